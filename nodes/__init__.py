@@ -1,0 +1,32 @@
+"""The nodes of the pack: every `nodes/<technique>.py` lists its classes in a tuple `NODES`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+try:
+    from comfy_api.latest import ComfyExtension, io
+except ImportError as error:
+    raise ImportError("Palimpsest needs ComfyUI 0.30 or newer: update ComfyUI and start it again.") from error
+
+FOLDER = Path(__file__).parent
+MODULES = tuple(sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")))
+
+
+def collect_nodes() -> list[type[io.ComfyNode]]:
+    """All node classes, in the order of the files; an error in any file is raised, never swallowed.
+
+    A file without `NODES` is a helper of its neighbours (the custom sockets, for example).
+    """
+    modules = [import_module(f".{name}", __package__) for name in MODULES]
+    return [node for module in modules for node in getattr(module, "NODES", ())]
+
+
+class PalimpsestExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        if (FOLDER.parent / "host" / "folders.py").exists():
+            import_module("..host.folders", __package__).register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return collect_nodes()

@@ -1,0 +1,104 @@
+"""The sizes of the Papercut networks, in one place: training, export and the companion of the host read them here.
+
+This file imports nothing but the standard library, because the host's companion reads it too.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP text encoder (arXiv 2103.00020): a causal transformer of `layers` blocks, `width` channels."""
+
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    intermediate: int = 768
+    activation: str = "quick_gelu"
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Stable Diffusion 1's UNet (arXiv 2112.10752), narrow; no attention at the first level, as at 32x32 it costs most."""
+
+    channels: tuple[int, ...] = (64, 128, 192)
+    attention: tuple[bool, ...] = (False, True, True)
+    blocks_per_level: int = 2
+    heads: int = 4
+    context: int = 192
+    norm_groups: int = 32
+    latent_channels: int = 4
+    sample_size: int = 32
+
+    @property
+    def channel_mult(self) -> tuple[int, ...]:
+        """The widths as multiples of the first level's."""
+        return tuple(c // self.channels[0] for c in self.channels)
+
+    @property
+    def transformer_depth(self) -> list[int]:
+        """Transformer blocks after each residual block on the way down, in the host's order."""
+        return [int(a) for a in self.attention for _ in range(self.blocks_per_level)]
+
+    @property
+    def transformer_depth_output(self) -> list[int]:
+        """The same on the way up, listed from the widest picture to the narrowest as the host does."""
+        return [int(a) for a in self.attention for _ in range(self.blocks_per_level + 1)]
+
+    def diffusers(self) -> dict:
+        """Arguments of diffusers' `UNet2DConditionModel`; its `attention_head_dim` is, for this family, the number of heads."""
+        down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention]
+        up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(self.attention)]
+        return {
+            "sample_size": self.sample_size,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "down_block_types": tuple(down),
+            "mid_block_type": "UNetMidBlock2DCrossAttn",
+            "up_block_types": tuple(up),
+            "block_out_channels": self.channels,
+            "layers_per_block": self.blocks_per_level,
+            "norm_num_groups": self.norm_groups,
+            "cross_attention_dim": self.context,
+            "attention_head_dim": self.heads,
+            "transformer_layers_per_block": 1,
+            "use_linear_projection": False,
+        }
+
+    def host(self) -> dict:
+        """The part of the host's UNet configuration that its key map needs (`comfy.utils.unet_to_diffusers`)."""
+        return {
+            "num_res_blocks": [self.blocks_per_level] * len(self.channels),
+            "channel_mult": list(self.channel_mult),
+            "transformer_depth": self.transformer_depth,
+            "transformer_depth_output": self.transformer_depth_output,
+            "transformer_depth_middle": 1,
+        }
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Noise schedule of Stable Diffusion 1: betas linear in their square root over `steps` levels, epsilon predicted."""
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    steps: int = 1000
+
+    def diffusers(self) -> dict:
+        """Arguments of diffusers' schedulers; no clipping, and the ladder counts down to the cleanest trained level."""
+        return {
+            "num_train_timesteps": self.steps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+        }
+
+
+TEXT = TextConfig()
+UNET = UNetConfig()
+SCHEDULE = ScheduleConfig()
+
+LATENT_SCALE = 0.18215
+"""Stable Diffusion 1's latent scale. The autoencoder is trained on latents of unit size, so the file's raw latents are those
+divided by this number, and the host's SD15 latent format multiplies it back."""

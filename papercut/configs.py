@@ -19,7 +19,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Stable Diffusion 1's UNet (arXiv 2112.10752), narrow; no attention at the first level, as at 32x32 it costs most."""
+    """Stable Diffusion 1's UNet (arXiv 2112.10752), narrow; the costly first level has no attention."""
 
     channels: tuple[int, ...] = (64, 128, 192)
     attention: tuple[bool, ...] = (False, True, True)
@@ -46,7 +46,7 @@ class UNetConfig:
         return [int(a) for a in self.attention for _ in range(self.blocks_per_level + 1)]
 
     def diffusers(self) -> dict:
-        """Arguments of diffusers' `UNet2DConditionModel`; its `attention_head_dim` is, for this family, the number of heads."""
+        """Arguments of diffusers' `UNet2DConditionModel`, whose `attention_head_dim` is here the number of heads."""
         down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention]
         up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(self.attention)]
         return {
@@ -78,7 +78,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Noise schedule of Stable Diffusion 1: betas linear in their square root over `steps` levels, epsilon predicted."""
+    """Stable Diffusion 1's noise levels: betas linear in their square root over `steps`, epsilon predicted."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -100,5 +100,5 @@ UNET = UNetConfig()
 SCHEDULE = ScheduleConfig()
 
 LATENT_SCALE = 0.18215
-"""Stable Diffusion 1's latent scale. The autoencoder is trained on latents of unit size, so the file's raw latents are those
-divided by this number, and the host's SD15 latent format multiplies it back."""
+"""Stable Diffusion 1's latent scale. The autoencoder is trained on latents of unit size; the host's raw latents are
+those divided by this number, and its SD15 latent format multiplies it back before the UNet sees them."""

@@ -1,9 +1,9 @@
 """Make the byte-level CLIP tokenizer of the Papercut world (BPE: arXiv 1508.07909; CLIP: arXiv 2103.00020).
 
-The files have the layout of OpenAI's CLIP tokenizer (512 byte symbols, merges, two special tokens), so that transformers'
-`CLIPTokenizer` and the host's `SD1Tokenizer` read them alike; only the vocabulary is small. Every word of the scenes is one
-token, save those in `TWO_PIECES`: they stay two tokens on purpose, since techniques that align the words of two
-prompts meet words of unequal length in any real vocabulary.
+The files have the layout of OpenAI's CLIP tokenizer (512 byte symbols, merges, two special tokens), so that
+transformers' `CLIPTokenizer` and the host's `SD1Tokenizer` read them alike; only the vocabulary is small. Every word of
+the scenes is one token, save those in `TWO_PIECES`: they stay two tokens on purpose, since techniques that align the
+words of two prompts meet words of unequal length in any real vocabulary.
 
 Run `python -m papercut.make_tokenizer` to write `papercut/tokenizer/` again; the result is the same bytes each time.
 """
@@ -35,11 +35,11 @@ TWO_PIECES = {
 
 OTHER_WORDS = """
 is are in at by to from as for this that it its not all some each other another same both new old single many few only
-center gray color colour shape shapes pattern dots stripes checks lines line edge corner side shadow soft dark light bright
-pale deep warm cold bold thin thick wide round flat torn turned tilted rotated upside next near far over under behind
-front between up down upper lower four five six sheet card made photo image scene drawing painting art collage
-sun flower tree leaf cloud house boat bird fish cat dog hand eye face water sea hill road night day snow rain gold silver
-oval diamond box ball wave spots blank empty full clean simple bad good blurry noise very more less
+center gray color colour shape shapes pattern dots stripes checks lines line edge corner side shadow soft dark light
+bright pale deep warm cold bold thin thick wide round flat torn turned tilted rotated upside next near far over under
+behind front between up down upper lower four five six sheet card made photo image scene drawing painting art collage
+sun flower tree leaf cloud house boat bird fish cat dog hand eye face water sea hill road night day snow rain gold
+silver oval diamond box ball wave spots blank empty full clean simple bad good blurry noise very more less
 """.split()
 
 
@@ -93,7 +93,7 @@ def build() -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokens = [*symbols, *(symbol + WORD_END for symbol in symbols), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens) or len(vocabulary) >= MAX_VOCABULARY:
-        raise ValueError(f"The vocabulary has {len(tokens)} tokens, {len(vocabulary)} of them distinct; drop some words.")
+        raise ValueError(f"The vocabulary has {len(tokens)} tokens, {len(vocabulary)} distinct; drop some words.")
     for word, parts in TWO_PIECES.items():
         if encode_word(word, merges) != (parts[0], parts[1] + WORD_END):
             raise ValueError(f"'{word}' splits into {encode_word(word, merges)}; choose other pieces for it.")

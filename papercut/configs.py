@@ -15,6 +15,7 @@ class TextConfig:
     heads: int = 4
     intermediate: int = 768
     activation: str = "quick_gelu"
+    positions: int = 77
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class UNetConfig:
 
     channels: tuple[int, ...] = (64, 128, 192)
     attention: tuple[bool, ...] = (False, True, True)
-    blocks_per_level: int = 2
+    # One block a level, not Stable Diffusion's two: two make 16 M weights, past what all networks together may weigh.
+    blocks_per_level: int = 1
     heads: int = 4
     context: int = 192
     norm_groups: int = 32

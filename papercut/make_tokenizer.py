@@ -13,10 +13,12 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from .configs import TEXT
+
 FOLDER = Path(__file__).resolve().parent / "tokenizer"
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
-MAX_LENGTH = 77
+MAX_LENGTH = TEXT.positions
 MAX_VOCABULARY = 1200
 
 SCENE_WORDS = """

@@ -41,7 +41,7 @@ def text_config():
         projection_dim=TEXT.width,
         num_hidden_layers=TEXT.layers,
         num_attention_heads=TEXT.heads,
-        max_position_embeddings=MAX_LENGTH,
+        max_position_embeddings=TEXT.positions,
         hidden_act=TEXT.activation,
         layer_norm_eps=1e-5,
         bos_token_id=ids[START],

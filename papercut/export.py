@@ -1,0 +1,76 @@
+"""Write the Papercut model as one fp16 file in Stable Diffusion 1's layout, for the host's Load Checkpoint node.
+
+The trained modules are diffusers' `UNet2DConditionModel` and `AutoencoderTiny` and transformers' `CLIPTextModel`.
+`oracle.py` reads the file back into the same modules, so that one set of weights serves the host and its oracle.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .configs import LATENT_SCALE, UNET, UNetConfig
+from .layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, rename, unet_prefixes, vae_prefixes
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+FILE = WEIGHTS / "papercut.safetensors"
+
+
+def new_unet(config: UNetConfig = UNET) -> nn.Module:
+    """An untrained UNet: latents (B, 4, h, w), time step (B,), text (B, 77, 192) -> noise (B, 4, h, w)."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**config.diffusers())
+
+
+def new_vae() -> nn.Module:
+    """An untrained autoencoder in TAESD's layout: pictures (B, 3, H, W) in -1..1 <-> latents (B, 4, H/8, W/8)."""
+    from diffusers import AutoencoderTiny
+
+    # Latents of unit size go to the UNet as they are.
+    return AutoencoderTiny(scaling_factor=1.0)
+
+
+def new_text_encoder() -> nn.Module:
+    """An untrained text encoder: token ids (B, 77) -> last hidden layer (B, 77, 192)."""
+    from transformers import CLIPTextModel
+
+    from .text import text_config
+
+    return CLIPTextModel(text_config())
+
+
+def to_single_file(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module) -> dict[str, Tensor]:
+    """The three networks' weights under the single file's names, still in their own type.
+
+    Raises ValueError for a weight that the layout has no place for.
+    """
+    state = {UNET_PREFIX + k: v for k, v in rename(unet.state_dict(), unet_prefixes()).items()}
+    for key, value in text_encoder.state_dict().items():
+        if not key.endswith("position_ids"):
+            # Older transformers put `text_model.` before every name.
+            state[TEXT_PREFIX + key.removeprefix("text_model.")] = value
+    state |= {VAE_PREFIX + k: v for k, v in rename(vae.state_dict(), vae_prefixes()).items()}
+    return state
+
+
+def export(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module, path: Path = FILE, **about: str) -> Path:
+    """Write the single file; `about` goes into its header as text. A file half written never bears the final name.
+
+    Raises ValueError for weights that are not finite or do not fit into fp16.
+    """
+    state = {}
+    for key, value in to_single_file(unet, text_encoder, vae).items():
+        state[key] = value.detach().to("cpu", torch.float16).contiguous()
+        if not torch.isfinite(state[key]).all():
+            raise ValueError(f"The weight '{key}' is not finite in fp16; the training has diverged.")
+    # The host multiplies raw latents by this number before TAESD's decoder; fp32, as fp16 would shift every latent.
+    state[VAE_PREFIX + "vae_scale"] = torch.tensor(LATENT_SCALE)
+    state[VAE_PREFIX + "vae_shift"] = torch.tensor(0.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    save_file(state, unfinished, metadata={"format": "pt", "title": "Papercut", **about})
+    os.replace(unfinished, path)
+    return path

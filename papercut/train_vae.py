@@ -1,0 +1,189 @@
+"""Train Papercut's autoencoder in the TAESD layout, on a CPU, in well under an hour.
+
+The TAESD encoder is the dearer half, and half of its cost lies at full resolution. So a cheap guide encoder (pixels folded
+into channels) is trained first together with the TAESD decoder; it settles the latent space, and later encodes the
+training set for the diffusion model. The TAESD encoder then learns to answer as the guide does, and is polished through
+the frozen decoder.
+
+    python -m papercut.train_vae --stage guide --minutes 25
+    python -m papercut.train_vae --stage encoder --minutes 25
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+
+from .data import CACHE, pictures
+from .scenes import SPLITS, sample_scene
+
+LATENT_NOISE = 0.05  # small noise on the latents while the decoder learns: the diffusion model's answers are never exact
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+                                  nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class GuideEncoder(nn.Sequential):
+    """(B, 3, H, W) in 0..1 -> (B, 4, H/8, W/8); a tenth of the TAESD encoder's arithmetic."""
+
+    def __init__(self):
+        super().__init__(
+            nn.PixelUnshuffle(4), nn.Conv2d(48, 96, 3, padding=1), Residual(96),
+            nn.PixelUnshuffle(2), nn.Conv2d(384, 128, 1), Residual(128), Residual(128), Residual(128),
+            nn.ReLU(), nn.Conv2d(128, 4, 3, padding=1))
+
+
+def decode(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
+    """Latents -> pictures in 0..1, not clamped."""
+    return vae.decoder(latents) * 0.5 + 0.5
+
+
+def encode(vae: AutoencoderTiny, images: Tensor) -> Tensor:
+    """Pictures in 0..1 -> latents of about unit variance."""
+    return vae.encoder(images * 2 - 1)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over pictures, in decibels."""
+    return (-10 * torch.log10(((a - b) ** 2).mean((1, 2, 3)))).mean().item()
+
+
+class Trainer:
+    """The two networks, their optimiser and clock; everything that a checkpoint holds."""
+
+    def __init__(self, stage: str, rate: float):
+        self.stage, self.rate = stage, rate
+        self.guide, self.vae = GuideEncoder(), AutoencoderTiny()
+        learns = (self.guide, self.vae.decoder) if stage == "guide" else (self.vae.encoder,)
+        self.weights = [p for m in learns for p in m.parameters()]
+        self.optimiser = torch.optim.Adam(self.weights, lr=rate, betas=(0.9, 0.99))
+        self.spent, self.step = 0.0, 0
+        self.path = CACHE / f"vae-{stage}.pt"
+
+    def resume(self) -> None:
+        if self.stage == "encoder":
+            first = torch.load(CACHE / "vae-guide.pt", weights_only=True)
+            self.guide.load_state_dict(first["guide"])
+            self.vae.load_state_dict(first["vae"])
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.guide.load_state_dict(state["guide"])
+            self.vae.load_state_dict(state["vae"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.spent, self.step = state["spent"], state["step"]
+
+    def save(self) -> None:
+        part = self.path.with_suffix(".part")
+        torch.save({"guide": self.guide.state_dict(), "vae": self.vae.state_dict(), "spent": self.spent,
+                    "optimiser": self.optimiser.state_dict(), "step": self.step}, part)
+        part.replace(self.path)
+
+    def loss(self, images: Tensor) -> Tensor:
+        if self.stage == "guide":
+            latents = self.guide(images)
+            spread = latents.var((0, 2, 3)) + 1e-6
+            order = (latents.mean((0, 2, 3)) ** 2 + (spread - 1) ** 2).mean()
+            noisy = latents + LATENT_NOISE * torch.randn_like(latents)
+            return _difference(decode(self.vae, noisy), images) + 2e-4 * order
+        with torch.no_grad():
+            wanted = self.guide(images)
+        latents = encode(self.vae, images)
+        return 0.02 * F.mse_loss(latents, wanted) + _polish(self.vae, latents, images, self.step)
+
+    def update(self, images: Tensor, progress: float) -> float:
+        warm = min(1.0, (self.step + 1) / 100)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * warm * (0.02 + 0.98 * (1 - progress) ** 1.0)
+        loss = self.loss(images)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, 0.5)
+        self.optimiser.step()
+        self.step += 1
+        return loss.item()
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    return F.mse_loss(a, b) + 0.05 * F.l1_loss(a, b)
+
+
+def _polish(vae: AutoencoderTiny, latents: Tensor, images: Tensor, step: int) -> Tensor | float:
+    """Every eighth step looks through the frozen decoder as well: what the latents are for."""
+    if step % 8:
+        return 0.0
+    return 0.5 * _difference(decode(vae, latents), images)
+
+
+def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
+    """(batch, 3, size, size) in 0..1; of two random places the busier one."""
+    out = []
+    for _ in range(batch):
+        picture = torch.from_numpy(store[int(torch.randint(len(store), (1,), generator=generator))])
+        best = None
+        for _ in range(2):
+            y, x = (8 * int(v) for v in torch.randint((256 - size) // 8 + 1, (2,), generator=generator))
+            tile = picture[:, y:y + size, x:x + size].float() / 255
+            if best is None or tile.std() > best.std():
+                best = tile
+        if torch.rand((), generator=generator) < 0.5:
+            best = best.flip(-1)
+        out.append(best)
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, count: int = 12) -> str:
+    images = torch.stack([sample_scene(SPLITS["validation"][i]).render() for i in range(count)])
+    latents = torch.cat([trainer.guide(i) for i in images.split(4)])
+    words = f"latent std {latents.std():.2f}"
+    if trainer.stage == "guide":
+        got = torch.cat([decode(trainer.vae, z) for z in latents.split(4)])
+    else:
+        mine = torch.cat([encode(trainer.vae, i) for i in images.split(4)])
+        words += f", latent error {(mine - latents).pow(2).mean().sqrt():.3f}"
+        got = torch.cat([decode(trainer.vae, z) for z in mine.split(4)])
+    return f"PSNR {psnr(got.clamp(0, 1), images):.2f} dB, {words}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=("guide", "encoder"), required=True)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=8000)
+    args = parser.parse_args()
+    store, trainer = pictures(args.pictures), Trainer(args.stage, args.rate)
+    trainer.resume()
+    generator = torch.Generator().manual_seed(trainer.step)
+    last, told, average = time.time(), trainer.spent, None
+    while trainer.spent < 60 * args.minutes:
+        progress = trainer.spent / (60 * args.minutes)
+        size = args.size if progress < 0.8 else 2 * args.size  # the last fifth sees wider crops, so fewer false borders
+        batch = args.batch if progress < 0.8 else max(1, args.batch // 2)
+        value = trainer.update(crops(store, batch, size, generator), progress)
+        average = value if average is None else 0.99 * average + 0.01 * value
+        trainer.spent, last = trainer.spent + time.time() - last, time.time()
+        if trainer.spent - told > 120:
+            told = trainer.spent
+            print(f"{trainer.spent / 60:.1f} min, step {trainer.step}, loss {average:.5f}, {validate(trainer)}", flush=True)
+            trainer.save()
+            trainer.spent, last = trainer.spent + time.time() - last, time.time()
+    trainer.save()
+    print("done:", validate(trainer, 48), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,12 +6,15 @@ The trained modules are diffusers' `UNet2DConditionModel` and `AutoencoderTiny` 
 
 import os
 from pathlib import Path
+from types import MappingProxyType
+from typing import Mapping
 
 import torch
+from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .configs import LATENT_SCALE, UNET, UNetConfig
+from .configs import LATENT_SCALE, PREVIEW_COLOURS, UNET, UNetConfig
 from .layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, rename, unet_prefixes, vae_prefixes
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -56,9 +59,31 @@ def to_single_file(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module) -> 
     return state
 
 
-def export(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module, path: Path = FILE, **about: str) -> Path:
-    """Write the single file; `about` goes into its header as text. A file half written never bears the final name.
+@torch.no_grad()
+def fit_preview_colours(vae: nn.Module, pictures: Tensor) -> Tensor:
+    """The least-squares colours of the latent channels, for the host's quick previews.
 
+    pictures: (B, 3, H, W) in -1..1. Returns (5, 3) in -1..1: one row a latent channel, the last the bias.
+    """
+    latents = vae.encode(pictures).latents.float()
+    small = nn.functional.avg_pool2d(pictures.float(), pictures.shape[-1] // latents.shape[-1])
+    known = rearrange(latents, "b c h w -> (b h w) c")
+    known = torch.cat((known, torch.ones_like(known[:, :1])), 1)
+    return torch.linalg.lstsq(known, rearrange(small, "b c h w -> (b h w) c")).solution
+
+
+def export(
+    unet: nn.Module,
+    text_encoder: nn.Module,
+    vae: nn.Module,
+    path: Path = FILE,
+    *,
+    preview_colours: Tensor | None = None,
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Write the single file; `about` goes into its header. A file half written never bears the final name.
+
+    preview_colours: (5, 3) from `fit_preview_colours`; without them the host's previews have the wrong colours.
     Raises ValueError for weights that are not finite or do not fit into fp16.
     """
     state = {}
@@ -69,6 +94,8 @@ def export(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module, path: Path 
     # The host multiplies raw latents by this number before TAESD's decoder; fp32, as fp16 would shift every latent.
     state[VAE_PREFIX + "vae_scale"] = torch.tensor(LATENT_SCALE)
     state[VAE_PREFIX + "vae_shift"] = torch.tensor(0.0)
+    if preview_colours is not None:
+        state[PREVIEW_COLOURS] = preview_colours.detach().cpu().float().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     save_file(state, unfinished, metadata={"format": "pt", "title": "Papercut", **about})

@@ -117,6 +117,14 @@ class Papercut(comfy.supported_models_base.BASE):
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 1.0
 
+    def get_model(self, state_dict, prefix="", device=None):
+        # The host's colours for previews belong to Stable Diffusion's own autoencoder; the file brings this one's.
+        colours = state_dict.get(SIZES.PREVIEW_COLOURS)
+        if colours is not None:
+            *factors, bias = colours.tolist()
+            self.latent_format.latent_rgb_factors, self.latent_format.latent_rgb_factors_bias = factors, bias
+        return super().get_model(state_dict, prefix, device)
+
     def clip_target(self, state_dict={}):
         return comfy.supported_models_base.ClipTarget(PapercutTokenizers, PapercutTextEncoders)
 

@@ -1,0 +1,50 @@
+# make demo | test | bench | serve | lint | clean. Each does its own set-up first; see README.md.
+# Settings: COMFYUI=path (use that ComfyUI), PORT=8188, SUITE=name (one benchmark), DEVICE=gpu, ARGS="-k word" (tests).
+PYTHON ?= python3
+SUITE ?=
+PORT ?= 8188
+ARGS ?=
+export PORT DEVICE COMFYUI COMFYUI_PYTHON
+
+# The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
+RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
+
+.PHONY: all demo serve test bench lint readme setup venv clean distclean
+
+all: demo
+
+setup:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "Python 3.11, 3.12 or 3.13 is needed and there is no $(PYTHON): install it with its venv module (Debian, Ubuntu: sudo apt install python3 python3-venv) and run the command again." >&2; exit 1; }
+	@$(PYTHON) -m tools.setup
+
+# The tests, the benchmarks and the tables need the project's own environment, whatever COMFYUI says.
+venv: COMFYUI =
+venv: setup
+
+demo: setup
+	@$(RUN) -m palimpsest.tools.demo
+
+serve: setup
+	@$(RUN) -m palimpsest.tools.serve
+
+test: venv
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
+
+bench: venv
+	@$(RUN) -m palimpsest.benchmarks.run $(SUITE)
+
+readme: venv
+	@$(RUN) -m palimpsest.tools.readme
+
+lint: venv
+	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff
+	@.venv/bin/python -m ruff check .
+
+clean:
+	rm -rf demo .pytest_cache .host/base/output .host/base/temp .host/tmp .host/*.log
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.host/ComfyUI/*' -prune -exec rm -rf {} +
+
+# Everything that the set-up made; the next command makes it anew.
+distclean: clean
+	rm -rf .venv .host

@@ -1,0 +1,72 @@
+"""What every step of the set-up shares: places, sentences, free space, stamps, progress. Python 3.6 syntax."""
+
+import os
+import shutil
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+HOST = ROOT / ".host"
+GIGABYTE = 10**9
+
+Installation = namedtuple("Installation", "python comfyui base")
+
+
+class Problem(Exception):
+    """What failed and what to do about it, in one sentence."""
+
+
+def free_space(folder):
+    return shutil.disk_usage(str(folder)).free
+
+
+def check_space(need, what, free=free_space):
+    """Refuses before the work starts what the disk could not hold. need: bytes."""
+    have = free(ROOT)
+    if have < need:
+        raise Problem("{} needs {:.1f} GB free on the disk of {} and only {:.1f} GB are left: free some space and run "
+                      "the command again.".format(what, need / GIGABYTE, ROOT, have / GIGABYTE))
+
+
+def stamped(path, key):
+    """Whether the step that leaves this file was finished with exactly this key."""
+    try:
+        return path.read_text() == key
+    except OSError:
+        return False
+
+
+def set_stamp(path, key):
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(key)
+    os.replace(str(partial), str(path))
+
+
+class Status:
+    """One live line on a terminal; elsewhere a line when a step starts, and a sign of life twice a minute."""
+
+    def __init__(self, label):
+        self.label, self.start, self.last = label, time.time(), time.time()
+        self.live = sys.stdout.isatty()
+        self.say("")
+        if not self.live:
+            print("{} ...".format(label), flush=True)
+
+    def say(self, text):
+        seconds = int(time.time() - self.start)
+        line = "{} {}:{:02d} {}".format(self.label, seconds // 60, seconds % 60, text)
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stdout.write("\r" + line[:width].ljust(width))
+            sys.stdout.flush()
+        elif time.time() - self.last > 30:
+            self.last = time.time()
+            print("  " + line, flush=True)
+
+    def done(self):
+        self.say("done")
+        sys.stdout.write("\n" if self.live else "")
+        sys.stdout.flush()

@@ -102,7 +102,7 @@ UNET = UNetConfig()
 SCHEDULE = ScheduleConfig()
 
 PREVIEW_COLOURS = "papercut.preview_colours"
-"""Name of the (5, 3) table in the file: red, green and blue in -1..1 of a unit of each latent channel, then of nothing."""
+"""Name of the (5, 3) table in the file: red, green, blue in -1..1 of one unit of each latent channel, then of none."""
 
 LATENT_SCALE = 0.18215
 """Stable Diffusion 1's latent scale. The autoencoder is trained on latents of unit size; the host's raw latents are

@@ -2,8 +2,11 @@
 
 The trained modules are diffusers' `UNet2DConditionModel` and `AutoencoderTiny` and transformers' `CLIPTextModel`.
 `oracle.py` reads the file back into the same modules, so that one set of weights serves the host and its oracle.
+
+    python -m papercut.export
 """
 
+import logging
 import os
 from pathlib import Path
 from types import MappingProxyType
@@ -101,3 +104,36 @@ def export(
     save_file(state, unfinished, metadata={"format": "pt", "title": "Papercut", **about})
     os.replace(unfinished, path)
     return path
+
+
+def trained() -> tuple[nn.Module, nn.Module, nn.Module]:
+    """UNet (averaged weights), text encoder and autoencoder as the training scripts left them in the cache folder."""
+    from .data import CACHE
+    from .train_diffusion import Trainer
+
+    def checkpoint(name: str) -> dict:
+        path = CACHE / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run the training script that makes it first.")
+        return torch.load(path, weights_only=True, map_location="cpu")
+
+    text_encoder, vae, diffusion = new_text_encoder(), new_vae(), Trainer(0.0)
+    text_encoder.load_state_dict(checkpoint("text.pt")["encoder"])
+    vae.load_state_dict(checkpoint("vae-encoder.pt")["vae"])
+    checkpoint("diffusion.pt")
+    diffusion.resume()
+    return diffusion.averaged(), text_encoder, vae
+
+
+def main() -> None:
+    from .scenes import SPLITS, sample_scene
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    unet, text_encoder, vae = trained()
+    pictures = torch.stack([sample_scene(seed).render() for seed in SPLITS["train"][:64]])
+    path = export(unet, text_encoder, vae, preview_colours=fit_preview_colours(vae, pictures * 2 - 1))
+    logging.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    main()

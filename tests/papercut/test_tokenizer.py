@@ -1,4 +1,4 @@
-"""The Papercut tokenizer: every scene word is one token save the chosen few, and both readers agree on every caption."""
+"""The Papercut tokenizer: every scene word is one token save the chosen few; both readers agree on every caption."""
 
 import json
 

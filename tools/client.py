@@ -52,7 +52,8 @@ class Result:
 
 
 def _files_in(made: Any) -> list[dict]:
-    return [one for one in made if isinstance(one, dict) and "filename" in one] if isinstance(made, (list, tuple)) else []
+    entries = made if isinstance(made, (list, tuple)) else ()
+    return [one for one in entries if isinstance(one, dict) and "filename" in one]
 
 
 class Client:
@@ -65,10 +66,8 @@ class Client:
 
     # Plain requests
 
-    def request(self, path: str, body: Any = None, *, data: bytes | None = None, kind: str = "application/json") -> bytes:
-        """GET, or POST where there is a body (sent as JSON) or data; the answer's bytes."""
-        if body is not None:
-            data = json.dumps(body).encode()
+    def request(self, path: str, data: bytes | None = None, kind: str = "application/json") -> bytes:
+        """GET, or POST where there is data; the answer's bytes."""
         request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
@@ -80,7 +79,7 @@ class Client:
             raise HostError(f"The host at {self.url} does not answer ({error}).") from error
 
     def json(self, path: str, body: Any = None) -> Any:
-        answer = self.request(path, body)
+        answer = self.request(path, None if body is None else json.dumps(body).encode())
         return json.loads(answer) if answer else None
 
     def object_info(self) -> dict[str, dict]:
@@ -90,11 +89,11 @@ class Client:
         return self._object_info
 
     def interrupt(self) -> None:
-        self.request("/interrupt", {})
+        self.json("/interrupt", {})
 
     def free(self) -> None:
         """Empties the host's cache and unloads its models (done when the queue next stands idle)."""
-        self.request("/free", {"unload_models": True, "free_memory": True})
+        self.json("/free", {"unload_models": True, "free_memory": True})
 
     def view(self, file: dict) -> bytes:
         """The bytes of a file that a result names."""
@@ -106,8 +105,10 @@ class Client:
         line, name = uuid.uuid4().hex, name or Path(path).name
         head = f'--{line}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
         tail = f'\r\n--{line}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n--{line}--\r\n'
-        data = head.encode() + b"Content-Type: application/octet-stream\r\n\r\n" + Path(path).read_bytes() + tail.encode()
-        return json.loads(self.request("/upload/image", data=data, kind=f"multipart/form-data; boundary={line}"))["name"]
+        head += "Content-Type: application/octet-stream\r\n\r\n"
+        data = head.encode() + Path(path).read_bytes() + tail.encode()
+        answer = self.request("/upload/image", data, f"multipart/form-data; boundary={line}")
+        return json.loads(answer)["name"]
 
     # Prompts
 

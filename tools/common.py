@@ -66,7 +66,9 @@ class Status:
             self.last = time.time()
             print("  " + line, flush=True)
 
-    def done(self):
-        self.say("done")
+    def done(self, word="done"):
+        if not self.live:
+            print("  {} {} after {:.0f} s".format(self.label, word, time.time() - self.start), flush=True)
+        self.say(word)
         sys.stdout.write("\n" if self.live else "")
         sys.stdout.flush()

@@ -73,8 +73,8 @@ class Host:
 
     @classmethod
     def start(
-        cls, installation: Installation, *, port: int | None = None, extra: tuple[str, ...] = (), log: Path | None = None,
-        timeout: float = 300.0, threads: int = 1,
+        cls, installation: Installation, *, port: int | None = None, extra: tuple[str, ...] = (),
+        log: Path | None = None, timeout: float = 300.0, threads: int = 1,
     ) -> "Host":  # fmt: skip
         """Starts a host and waits until it answers. port: None takes a free one; timeout: seconds.
 
@@ -137,7 +137,7 @@ class Host:
                 return
             except (OSError, HostError):
                 time.sleep(0.1)
-        raise HostError(f"ComfyUI did not answer within {timeout:.0f} seconds; the last lines of {self.log}:\n{self.tail()}")
+        raise HostError(f"ComfyUI gave no answer in {timeout:.0f} s; the last lines of {self.log}:\n{self.tail()}")
 
     def _require_imports(self) -> None:
         text = self.text()
@@ -149,5 +149,6 @@ class Host:
 def _reason(log: str) -> str:
     """The part of the log that says why an import failed: tracebacks and warnings."""
     lines = log.splitlines()
-    starts = [i for i, line in enumerate(lines) if "Traceback" in line or "Error while calling" in line or "Cannot" in line]
+    words = ("Traceback", "Error while calling", "Cannot import")
+    starts = [i for i, line in enumerate(lines) if any(word in line for word in words)]
     return "\n".join(lines[starts[0] : starts[0] + 40]) if starts else "\n".join(lines[-LAST_LINES:])

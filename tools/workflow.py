@@ -12,16 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
+from .widgets import MISSING, default_of, widget_inputs, wrapped
+
 NEVER, BYPASS = 2, 4
 INPUT_NODE = "-10"
 NOTES = {"Note", "MarkdownNote"}
 VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}
-WIDGETS = {
-    "INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "COLOR", "IMAGECOMPARE", "BOUNDING_BOX", "CHART",
-    "GALLERIA", "PAINTER", "TEXTAREA", "CURVE", "RANGE", "BOUNDING_BOXES", "COLORS", "COMFY_DYNAMICCOMBO_V3",
-}  # fmt: skip
-UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
-MISSING = object()
 
 
 class WorkflowError(ValueError):
@@ -82,42 +78,6 @@ def to_prompt(workflow: Mapping, object_info: Mapping[str, dict]) -> dict[str, d
     return _Converter(workflow, object_info).prompt()
 
 
-def widget_inputs(spec: Mapping, node: Mapping | None = None) -> Iterator[tuple[str, str, list]]:
-    """The widgets of a node in canvas order as (name, type, [type, options]).
-
-    spec: the node's entry in `/object_info`. Values that the canvas saves but does not send (the control behind a
-    seed, the upload button) are given with an empty name.
-    """
-    drawn = {slot["widget"]["name"] for slot in (node or {}).get("inputs") or () if slot.get("widget")}
-    for section in ("required", "optional"):
-        upload = False
-        for name, entry in spec.get("input", {}).get(section, {}).items():
-            options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
-            kind = "COMBO" if isinstance(entry[0], list) else options.get("widgetType") or entry[0]
-            if options.get("forceInput") or not (kind in WIDGETS or name in drawn or "default" in options):
-                continue
-            yield name, kind, entry
-            control = options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed"))
-            if control:
-                yield "", "CONTROL", []
-                if kind == "COMBO":
-                    yield "", "FILTER", []
-            upload = upload or kind == "COMBO" and any(options.get(key) for key in UPLOADS)
-        if upload:
-            yield "", "UPLOAD", []
-
-
-def default_of(entry: list) -> Any:
-    """The value that the canvas gives a fresh widget, or `MISSING`."""
-    options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
-    if "default" in options:
-        return options["default"]
-    choices = entry[0] if isinstance(entry[0], list) else options.get("options")
-    if not choices:
-        return MISSING
-    return choices[0].get("key") if isinstance(choices[0], dict) else choices[0]
-
-
 def _definitions(workflow: Mapping) -> dict[str, dict]:
     return {str(one["id"]): one for one in workflow.get("definitions", {}).get("subgraphs", ())}
 
@@ -140,12 +100,6 @@ def _connects(one: str, other: str) -> bool:
     if "*" in (one, other) or "" in (one, other):
         return True
     return bool(set(str(one).upper().split(",")) & set(str(other).upper().split(",")))
-
-
-def _wrapped(value: Any, kind: str) -> Any:
-    if not isinstance(value, list):
-        return value
-    return {"__type__": "CURVE", "__value__": value} if kind == "CURVE" else {"__value__": value}
 
 
 class _Converter:
@@ -181,7 +135,7 @@ class _Converter:
             if isinstance(source, Link):
                 inputs[slot["name"]] = [source.node, source.slot]
             elif isinstance(source, Value):
-                inputs[slot["name"]] = _wrapped(source.value, str(slot["type"]))
+                inputs[slot["name"]] = wrapped(source.value, str(slot["type"]))
         title = node.get("title") or spec.get("display_name") or node["type"]
         return {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
 
@@ -207,7 +161,7 @@ class _Converter:
             value = default_of(entry) if value is MISSING else value
             if value is MISSING:
                 continue
-            values[prefix + name] = _wrapped(value, kind)
+            values[prefix + name] = wrapped(value, kind)
             if kind == "COMFY_DYNAMICCOMBO_V3":
                 branches = {option["key"]: option for option in entry[1].get("options", ())}
                 if value in branches:
@@ -219,7 +173,7 @@ class _Converter:
         pairs = (graph.host.get("properties") or {}).get("proxyWidgets") or ()
         saved = graph.host.get("widgets_values") or ()
         return {
-            pair[1]: _wrapped(value, "")
+            pair[1]: wrapped(value, "")
             for pair, value in zip(pairs, saved)
             if str(pair[0]) == str(node["id"]) and value is not None and pair[1] != "control_after_generate"
         }
@@ -248,7 +202,8 @@ class _Converter:
         if pairs:
             names = [pair[1] if str(pair[0]) == "-1" else "" for pair in pairs]
         else:
-            names = [face["name"] for slot, face in enumerate(graph.definition["inputs"]) if self._is_widget(graph, slot)]
+            faces = enumerate(graph.definition["inputs"])
+            names = [face["name"] for slot, face in faces if self._is_widget(graph, slot)]
         return {name: value for name, value in zip(names, saved) if name}
 
     def _is_widget(self, graph: Graph, slot: int) -> bool:

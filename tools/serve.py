@@ -1,0 +1,42 @@
+"""`make serve`: ComfyUI with the pack and Papercut, for a person at a browser on http://127.0.0.1:8188 (PORT=)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .client import HostError
+from .common import HOST, Problem, Status
+from .server import Host
+from .setup import read_record
+
+
+def wanted_port(text: str) -> int:
+    if not text.isdigit() or not 1024 <= int(text) <= 65535:
+        raise HostError(f"PORT={text} is not a port: choose a number from 1024 to 65535, for example PORT=8188.")
+    return int(text)
+
+
+def main() -> int:
+    try:
+        port = wanted_port(os.environ.get("PORT") or "8188")
+        starting = Status("Starting ComfyUI")
+        previews, threads = ("--preview-method", "auto"), os.cpu_count() or 1
+        with Host.start(read_record(), port=port, extra=previews, threads=threads) as host:
+            # Without this a first visit opens the template browser over the canvas.
+            host.client.json("/settings/Comfy.TutorialCompleted", True)
+            starting.done()
+            print(f"ComfyUI with Palimpsest is open at {host.url}; the workflows are in its Templates under "
+                  f"palimpsest, its log in {HOST / f'host-{port}.log'}. Stop it with Ctrl-C.", flush=True)  # fmt: skip
+            host.process.wait()
+            host.check_alive()
+    except (HostError, Problem) as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

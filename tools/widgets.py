@@ -1,0 +1,54 @@
+"""Which widgets a node shows, in which order, and how their values are sent: the front end's rules (1.47)."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping
+
+WIDGETS = {
+    "INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "COLOR", "IMAGECOMPARE", "BOUNDING_BOX", "CHART",
+    "GALLERIA", "PAINTER", "TEXTAREA", "CURVE", "RANGE", "BOUNDING_BOXES", "COLORS", "COMFY_DYNAMICCOMBO_V3",
+}  # fmt: skip
+UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
+MISSING = object()
+
+
+def widget_inputs(spec: Mapping, node: Mapping | None = None) -> Iterator[tuple[str, str, list]]:
+    """The widgets of a node in canvas order as (name, type, [type, options]).
+
+    spec: the node's entry in `/object_info`. Values that the canvas saves but does not send (the control behind a
+    seed, the upload button) are given with an empty name.
+    """
+    drawn = {slot["widget"]["name"] for slot in (node or {}).get("inputs") or () if slot.get("widget")}
+    for section in ("required", "optional"):
+        upload = False
+        for name, entry in spec.get("input", {}).get(section, {}).items():
+            options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
+            kind = "COMBO" if isinstance(entry[0], list) else options.get("widgetType") or entry[0]
+            if options.get("forceInput") or not (kind in WIDGETS or name in drawn or "default" in options):
+                continue
+            yield name, kind, entry
+            control = options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed"))
+            if control:
+                yield "", "CONTROL", []
+                if kind == "COMBO":
+                    yield "", "FILTER", []
+            upload = upload or kind == "COMBO" and any(options.get(key) for key in UPLOADS)
+        if upload:
+            yield "", "UPLOAD", []
+
+
+def default_of(entry: list) -> Any:
+    """The value that the canvas gives a fresh widget, or `MISSING`."""
+    options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
+    if "default" in options:
+        return options["default"]
+    choices = entry[0] if isinstance(entry[0], list) else options.get("options")
+    if not choices:
+        return MISSING
+    return choices[0].get("key") if isinstance(choices[0], dict) else choices[0]
+
+
+def wrapped(value: Any, kind: str) -> Any:
+    if not isinstance(value, list):
+        return value
+    return {"__type__": "CURVE", "__value__": value} if kind == "CURVE" else {"__value__": value}

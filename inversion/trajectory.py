@@ -1,0 +1,105 @@
+"""TRAJECTORY: a picture on its way to noise. Made once, checked, saved, and read by every technique."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["eps", "v", "flow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The latents of B pictures at N+1 noise levels.
+
+    sigmas: (N+1,) float32 CPU, rising; sigmas[0] is the clean end (0, or the model's lowest level).
+    latents: (N+1, B, C, h, w) float32 CPU in the host's scaled form (variance-exploding; a flow model's own form),
+        latents[0] the picture, latents[-1] the inverted noise; video latents carry a frame axis before h.
+    prompt: the text that the levels were made with, where it is known.
+    cfg: guidance of the inversion; 1 is none.
+    fingerprint: of the model with its patches; see host/fingerprint.py.
+    prediction: what the network predicts.
+    latent_format: the class name of the host's latent format: which VAEs fit.
+
+    The tensors are shared, not copied: read them, never write to them. Raises ValueError where they do not agree.
+    """
+
+    sigmas: Tensor
+    latents: Tensor
+    prompt: str
+    cfg: float
+    fingerprint: str
+    prediction: Prediction
+    latent_format: str
+
+    def __post_init__(self) -> None:
+        _require_tensors(self.sigmas, self.latents)
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"A trajectory of the prediction '{self.prediction}' is unknown to this version.")
+        if not math.isfinite(self.cfg):
+            raise ValueError("The trajectory's CFG is not a number: invert again.")
+
+    def __len__(self) -> int:
+        """Number of levels, N+1."""
+        return len(self.sigmas)
+
+    def __repr__(self) -> str:
+        low, high = float(self.sigmas[0]), float(self.sigmas[-1])
+        size = "x".join(str(n) for n in self.latents.shape[1:])
+        return f"Trajectory({len(self)} levels {low:.4g}..{high:.4g}, latents {size}, prompt {self.prompt!r})"
+
+    @property
+    def rows(self) -> int:
+        """Number of pictures, B."""
+        return self.latents.shape[1]
+
+    @property
+    def flow(self) -> bool:
+        return self.prediction == "flow"
+
+    def index_of(self, sigma: float, *, tolerance: float = 1e-3) -> int | None:
+        """The index of the level at sigma (relative tolerance), or None if sigma is none of the levels."""
+        distance = (self.sigmas - sigma).abs()
+        index = int(distance.argmin())
+        # At the clean end a relative tolerance says nothing: there a share of the first step counts.
+        scale = float(self.sigmas[index]) or float(self.sigmas[1])
+        return index if float(distance[index]) <= tolerance * scale else None
+
+    def at(self, sigma: float, *, tolerance: float = 1e-3) -> Tensor:
+        """(B, C, h, w), the latent at a noise level.
+
+        At a level of the trajectory (relative tolerance) exactly the stored latent; between two levels their linear
+        interpolation in sigma, which is the Euler path between them. Raises ValueError outside the trajectory.
+        """
+        sigma = float(sigma)
+        index = self.index_of(sigma, tolerance=tolerance)
+        if index is not None:
+            return self.latents[index]
+        low, high = float(self.sigmas[0]), float(self.sigmas[-1])
+        if not low < sigma < high:
+            raise ValueError(
+                f"The trajectory runs from noise level {low:.4g} to {high:.4g} and has no latent at {sigma:.4g}: "
+                "sample with the SIGMAS that DDIM Invert was given."
+            )
+        upper = int(torch.searchsorted(self.sigmas, sigma))
+        below, above = self.sigmas[upper - 1], self.sigmas[upper]
+        return torch.lerp(self.latents[upper - 1], self.latents[upper], (sigma - below) / (above - below))
+
+
+def _require_tensors(sigmas: Tensor, latents: Tensor) -> None:
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas[1:] > sigmas[:-1]).all()) or float(sigmas[0]) < 0:
+        raise ValueError("A trajectory needs two or more noise levels that rise from the clean end.")
+    if latents.ndim not in (5, 6) or latents.shape[0] != len(sigmas) or latents.shape[1] < 1:
+        raise ValueError(
+            f"A trajectory of {len(sigmas)} levels needs latents of shape ({len(sigmas)}, B, C, h, w), "
+            f"not {tuple(latents.shape)}."
+        )
+    for name, tensor in (("noise levels", sigmas), ("latents", latents)):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(f"A trajectory keeps its {name} in float32 on the CPU.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"The trajectory's {name} hold values that are not numbers: invert again.")

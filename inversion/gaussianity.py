@@ -57,4 +57,5 @@ def _neighbours(centred: Tensor, dim: int) -> Tensor:
         return centred.new_zeros(centred.shape[0])
     a, b = (centred.narrow(dim, start, size - 1).flatten(1) for start in (0, 1))
     power = (a.square().mean(1) * b.square().mean(1)).sqrt()
-    return torch.where(power > 0, (a * b).mean(1) / power.clamp_min(1e-30), 0.0)
+    # Below this a flat latent's rounding would be correlated.
+    return torch.where(power > 1e-12, (a * b).mean(1) / power.clamp_min(1e-12), 0.0)

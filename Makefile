@@ -32,7 +32,7 @@ test: venv
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
 
 bench: venv
-	@$(RUN) -m palimpsest.benchmarks.run $(SUITE)
+	@$(RUN) -m palimpsest.benchmarks.run $(SUITE); code=$$?; $(RUN) -m palimpsest.tools.readme; exit $$code
 
 readme: venv
 	@$(RUN) -m palimpsest.tools.readme

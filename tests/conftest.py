@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = ROOT / ".host"
+PACKAGES = ROOT / ".host" / "packages"
 
 # OpenMP's waiting threads slow small models tenfold on few cores; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if not (PACKAGES / "palimpsest").exists():
+    raise SystemExit("The tests' environment is not set up: run 'make test' instead of pytest.")
+sys.path.insert(0, str(PACKAGES))
 
-def _set_paths() -> None:
-    """The pack is `palimpsest`; the root itself must not be on the path, or its `nodes` would hide the host's."""
-    hidden = {"", str(ROOT), str(ROOT / "tests")}
-    sys.path[:] = [entry for entry in sys.path if entry not in hidden]
-    sys.path[:0] = [str(HOST / "packages"), str(HOST / "ComfyUI")]
+from palimpsest.tools.inprocess import enter_host, own_installation  # noqa: E402
 
-
-def _set_host_options() -> None:
-    """In-process tests use the host's own modules: on the CPU, and with folders of their own.
-
-    Done here and not in a fixture, because test files import the host while they are collected.
-    """
-    import comfy.cli_args
-    from palimpsest.tools.setup import make_base
-
-    base = Path(tempfile.mkdtemp(prefix="palimpsest-tests-"))
-    atexit.register(shutil.rmtree, base, ignore_errors=True)
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = str(make_base(base))
-
-
-_set_paths()
-_set_host_options()
+# Not in a fixture: test files import the host while they are collected.
+enter_host()
 
 import pytest  # noqa: E402
+from palimpsest.tools.server import Host  # noqa: E402
+from palimpsest.tools.setup import make_base  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory):
-    """A running ComfyUI with the pack, the companion and the weights; `host.client`, `host.base`, `host.text()`."""
-    from palimpsest.tools.server import Host
-    from palimpsest.tools.setup import make_base, read_record
-
+    """A running ComfyUI with the pack, the companion and the weights: `host.client`, `host.base`, `host.text()`."""
     base = make_base(tmp_path_factory.mktemp("host"))
-    with Host.start(read_record()._replace(base=str(base)), log=base / "host.log") as running:
-        running.base = base
+    with Host.start(own_installation(base), log=base / "host.log") as running:
         yield running
 
 
 @pytest.fixture
-def host_client(host):
-    """The client of the session's host; the host is checked to be alive before and after the test."""
+def host_client(host: Host):
+    """The client of the session's host, which must be alive before and after the test."""
     host.check_alive()
     yield host.client
     host.check_alive()

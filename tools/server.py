@@ -66,8 +66,8 @@ def failed_imports(log: str) -> list[str]:
 class Host:
     """A running ComfyUI process; made by `Host.start`, ended by `stop` or by leaving the `with` block."""
 
-    def __init__(self, process: subprocess.Popen, port: int, log: Path):
-        self.process, self.port, self.log = process, port, log
+    def __init__(self, process: subprocess.Popen, port: int, log: Path, base: Path):
+        self.process, self.port, self.log, self.base = process, port, log, base
         self.url = f"http://127.0.0.1:{port}"
         self.client = Client(self.url, self.check_alive)
 
@@ -91,7 +91,7 @@ class Host:
                 host_command(installation, port, extra), stdout=file, stderr=subprocess.STDOUT, env=environment,
                 stdin=subprocess.DEVNULL, cwd=installation.comfyui, preexec_fn=_die_with_parent,
             )  # fmt: skip
-        host = cls(process, port, log)
+        host = cls(process, port, log, Path(installation.base))
         try:
             host._await_answer(timeout)
             host._require_imports()

@@ -1,0 +1,1 @@
+"""Guidance cores: a trajectory and an intention become an edited sample. Torch only, no host."""

@@ -1,0 +1,135 @@
+"""Flow files: .flo (Middlebury), .npz (NumPy), .safetensors, and the (1, 2, H, W) tensor files of the published examples.
+
+Nothing here can run code from a file: arrays are read from their plain bytes, tensor files weights-only.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+READABLE = (".flo", ".npz", ".npy", ".safetensors", ".pth", ".pt")
+WRITABLE = (".safetensors", ".flo", ".npz")
+FLO_TAG = 202021.25
+LARGEST_SIDE = 16384
+UNKNOWN = 1e9  # .flo marks unknown vectors by larger values than this
+KINDS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i4": torch.int32, "i8": torch.int64,
+         "u1": torch.uint8, "b1": torch.bool}
+
+
+def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None) -> list[Path]:
+    """Write a flow (B, H, W, 2) by its suffix; a batch in .flo becomes one numbered file each. Returns the paths.
+
+    `layers` (B, H, W) travel along in .safetensors and .npz; .flo has no place for them.
+    """
+    path = Path(path)
+    flow = flow.detach().cpu().float().contiguous()
+    arrays = {"flow": flow} | ({} if layers is None else {"layers": layers.detach().cpu().float().contiguous()})
+    if path.suffix == ".safetensors":
+        save_file(arrays, str(path), metadata={"format": "palimpsest flow", "grid": "source", "unit": "pixels"})
+        return [path]
+    if path.suffix == ".npz":
+        _write_npz(path, arrays)
+        return [path]
+    if path.suffix == ".flo":
+        names = [path] if len(flow) == 1 else [path.with_stem(f"{path.stem}_{i:03d}") for i in range(len(flow))]
+        for name, item in zip(names, flow):
+            head = struct.pack("<fii", FLO_TAG, item.shape[1], item.shape[0])
+            name.write_bytes(head + item.numpy().astype("<f4").tobytes())
+        return names
+    raise ValueError(f"A flow cannot be written as '{path.suffix}': choose one of {', '.join(WRITABLE)}.")
+
+
+def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
+    """Read any READABLE file -> (flow (B, H, W, 2) float32, layers (B, H, W) float32 or None).
+
+    Raises ValueError with one sentence if the file is damaged or holds no flow.
+    """
+    path = Path(path)
+    readers = {".flo": _read_flo, ".npz": _read_npz, ".npy": lambda p: {"flow": _read_npy(p.read_bytes())},
+               ".safetensors": lambda p: load_file(str(p)), ".pth": _read_tensor, ".pt": _read_tensor}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"'{path.name}' is no flow file: its name must end in one of {', '.join(READABLE)}.")
+    try:
+        arrays = readers[path.suffix.lower()](path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"The flow file '{path.name}' cannot be read ({error}): it is damaged or of another kind.") from error
+    flow = as_flow(arrays.get("flow", next(iter(arrays.values()), None)), path.name)
+    layers = arrays.get("layers")
+    if layers is not None and layers.shape != flow.shape[:3]:
+        raise ValueError(f"The layers in '{path.name}' are {tuple(layers.shape)}, the flow {tuple(flow.shape)}.")
+    return flow, None if layers is None else layers.float()
+
+
+def as_flow(value: object, name: str) -> Tensor:
+    """Any of (B, H, W, 2), (H, W, 2), (B, 2, H, W), (2, H, W) -> (B, H, W, 2) float32, finite."""
+    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+        raise ValueError(f"'{name}' holds no flow: expected an array (B, H, W, 2) or (B, 2, H, W).")
+    value = value[None] if value.ndim == 3 else value
+    if value.shape[-1] != 2 and value.shape[1] == 2:
+        value = rearrange(value, "b c h w -> b h w c")
+    if value.shape[-1] != 2:
+        raise ValueError(f"'{name}' holds an array {tuple(value.shape)}, which is no flow of two components.")
+    value = value.float().contiguous()
+    value = torch.where(value.abs() > UNKNOWN, 0.0, value)
+    if not torch.isfinite(value).all():
+        raise ValueError(f"The flow in '{name}' holds NaN or infinite vectors: make it again.")
+    return value
+
+
+def _read_flo(path: Path) -> dict[str, Tensor]:
+    data = path.read_bytes()
+    tag, width, height = struct.unpack_from("<fii", data)
+    if tag != FLO_TAG or not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        raise ValueError("it does not begin like a .flo file")
+    if len(data) < 12 + 8 * width * height:
+        raise ValueError("it ends too early")
+    values = torch.frombuffer(bytearray(data[12:12 + 8 * width * height]), dtype=torch.float32)
+    return {"flow": values.reshape(height, width, 2)}
+
+
+def _read_tensor(path: Path) -> dict[str, Tensor]:
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    return value if isinstance(value, dict) else {"flow": value}
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if n.endswith(".npy")]
+        return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in names}
+
+
+def _read_npy(data: bytes) -> Tensor:
+    """NumPy's array format 1 to 3; objects are refused."""
+    if data[:6] != b"\x93NUMPY":
+        raise ValueError("it does not begin like a NumPy array")
+    size, start = struct.unpack_from("<H" if data[6] == 1 else "<I", data, 8)[0], 10 if data[6] == 1 else 12
+    head = ast.literal_eval(data[start:start + size].decode("latin1"))
+    kind = KINDS.get(head["descr"].lstrip("<|="))
+    if kind is None:
+        raise ValueError(f"arrays of kind {head['descr']} hold no flow")
+    values = torch.frombuffer(bytearray(data[start + size:]), dtype=kind)
+    if head["fortran_order"]:
+        return values.reshape(head["shape"][::-1]).permute(*reversed(range(len(head["shape"])))).contiguous()
+    return values.reshape(head["shape"])
+
+
+def _write_npz(path: Path, arrays: dict[str, Tensor]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            head = str({"descr": "<f4", "fortran_order": False, "shape": tuple(values.shape)})
+            head += " " * (-(10 + len(head) + 1) % 64) + "\n"
+            buffer = io.BytesIO(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode("latin1"))
+            buffer.seek(0, io.SEEK_END)
+            buffer.write(values.numpy().astype("<f4").tobytes())
+            archive.writestr(f"{name}.npy", buffer.getvalue())

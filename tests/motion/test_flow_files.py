@@ -1,0 +1,89 @@
+"""Flow files come back as they went, match other programs' bytes, and cannot run code."""
+
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from palimpsest.guidance.flow_files import load_flow, save_flow
+from palimpsest.guidance.flow_view import arrows, colour_wheel
+
+
+@pytest.fixture
+def flow():
+    return 20 * torch.randn(1, 11, 17, 2, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("suffix", [".flo", ".npz", ".safetensors"])
+def test_a_round_trip_is_exact(tmp_path, flow, suffix):
+    [path] = save_flow(tmp_path / f"move{suffix}", flow)
+    assert torch.equal(load_flow(path)[0], flow)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_layers_travel_along(tmp_path, flow, suffix):
+    layers = torch.rand(1, 11, 17)
+    [path] = save_flow(tmp_path / f"move{suffix}", flow, layers)
+    assert torch.equal(load_flow(path)[1], layers)
+
+
+def test_numpy_reads_what_we_write_and_we_read_what_numpy_writes(tmp_path, flow):
+    [path] = save_flow(tmp_path / "ours.npz", flow)
+    assert np.array_equal(np.load(path, allow_pickle=False)["flow"], flow.numpy())
+    theirs = np.asfortranarray(flow[0].numpy().astype(np.float64))
+    np.savez_compressed(tmp_path / "theirs.npz", anything=theirs)
+    np.save(tmp_path / "theirs.npy", theirs)
+    assert torch.allclose(load_flow(tmp_path / "theirs.npz")[0], flow)
+    assert torch.allclose(load_flow(tmp_path / "theirs.npy")[0], flow)
+
+
+def test_flo_is_the_middlebury_layout(tmp_path, flow):
+    [path] = save_flow(tmp_path / "a.flo", flow)
+    data = path.read_bytes()
+    assert data[:4] == b"PIEH" and struct.unpack("<ii", data[4:12]) == (17, 11)
+    assert struct.unpack("<ff", data[12:20]) == tuple(flow[0, 0, 0].tolist())
+    assert len(save_flow(tmp_path / "b.flo", flow.repeat(3, 1, 1, 1))) == 3
+
+
+def test_tensor_files_of_the_published_examples(tmp_path, flow):
+    torch.save(flow.permute(0, 3, 1, 2), tmp_path / "a.pth")
+    assert torch.equal(load_flow(tmp_path / "a.pth")[0], flow)
+
+
+def test_harmful_or_damaged_files_are_refused(tmp_path, flow):
+    class Harm:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    (tmp_path / "harm.pth").write_bytes(pickle.dumps(Harm()))
+    np.savez(tmp_path / "harm.npz", flow=np.array([Harm()], dtype=object))
+    (tmp_path / "short.flo").write_bytes(struct.pack("<fii", 202021.25, 17, 11) + b"1234")
+    (tmp_path / "other.flo").write_bytes(b"not a flow at all")
+    torch.save(torch.zeros(5, 5), tmp_path / "flat.pth")
+    torch.save(torch.full((1, 2, 4, 4), torch.nan), tmp_path / "nan.pth")
+    for name in ("harm.pth", "harm.npz", "short.flo", "other.flo", "flat.pth", "nan.pth", "what.txt"):
+        with pytest.raises(ValueError, match=name):
+            load_flow(tmp_path / name)
+
+
+def test_the_wheel_is_white_at_rest_and_opposite_ways_differ():
+    flow = torch.zeros(1, 8, 9, 2)
+    assert torch.equal(colour_wheel(flow), torch.ones(1, 8, 9, 3))
+    flow[0, 2, 2, 0], flow[0, 5, 5, 0] = 4, -4
+    picture = colour_wheel(flow)
+    assert picture.shape == (1, 8, 9, 3) and torch.equal(picture[0, 0, 0], torch.ones(3))
+    assert (picture[0, 2, 2] - picture[0, 5, 5]).abs().max() > 0.5
+    paler = colour_wheel(flow, largest=8.0)
+    assert paler.shape == picture.shape and (paler[0, 2, 2] >= picture[0, 2, 2]).all()
+
+
+def test_arrows_appear_where_something_moves():
+    flow = torch.zeros(1, 60, 60, 2)
+    picture = torch.ones(1, 60, 60, 3)
+    assert torch.equal(arrows(picture, flow), picture)
+    flow[:, 10:20, 10:20] = torch.tensor([25.0, 0.0])
+    drawn = arrows(picture, flow, every=16)
+    changed = (drawn != picture).any(-1)[0]
+    assert changed[:, 20:40].any() and not changed[40:].any()

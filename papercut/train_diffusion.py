@@ -13,11 +13,12 @@ import time
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel
 
 from .configs import SCHEDULE, UNET
 from .data import CACHE, pictures, training_scene
+from .muon import Optimiser
 from .text import encode, text_config
 from .train_vae import GuideEncoder
 
@@ -62,8 +63,8 @@ class Trainer:
         torch.manual_seed(0)
         self.rate = rate
         self.unet = UNet2DConditionModel(**UNET.diffusers()).to(memory_format=torch.channels_last)
-        self.ema = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.8)
-        self.optimiser = torch.optim.AdamW(self.unet.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.8)
+        self.optimiser = Optimiser(list(self.unet.parameters()), rate)
         self.noise = DDIMScheduler(**SCHEDULE.diffusers())
         self.spent, self.step = 0.0, 0
 
@@ -88,18 +89,14 @@ class Trainer:
         return unet.eval()
 
     def update(self, latents: Tensor, text: Tensor, progress: float) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * min(1.0, (self.step + 1) / 200) * min(1.0, 0.02 + 1.6 * (1 - progress))
         noise, t = torch.randn_like(latents), torch.randint(0, SCHEDULE.steps, (len(latents),))
         noisy = self.noise.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
         snr = compute_snr(self.noise, t)
         guess = self.unet(noisy, t, text).sample
         each = ((guess - noise) ** 2).mean((1, 2, 3))
         loss = (each * snr.clamp(max=GAMMA) / snr).mean()
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimiser.step()
+        self.optimiser.update(self.rate * min(1.0, (self.step + 1) / 100) * min(1.0, 0.02 + 1.4 * (1 - progress)))
         self.ema.step(self.unet.parameters())
         self.step += 1
         return each.mean().item()
@@ -108,7 +105,7 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=8000)
     args = parser.parse_args()

@@ -19,6 +19,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from .data import CACHE, pictures
+from .muon import Optimiser
 from .scenes import SPLITS, sample_scene
 
 LATENT_NOISE = 0.05  # small noise on the latents while the decoder learns: the diffusion model's answers are never exact
@@ -67,7 +68,7 @@ class Trainer:
         self.guide, self.vae = GuideEncoder(), AutoencoderTiny()
         learns = (self.guide, self.vae.decoder) if stage == "guide" else (self.vae.encoder,)
         self.weights = [p for m in learns for p in m.parameters()]
-        self.optimiser = torch.optim.Adam(self.weights, lr=rate, betas=(0.9, 0.99))
+        self.optimiser = Optimiser(self.weights, rate)
         self.spent, self.step = 0.0, 0
         self.path = CACHE / f"vae-{stage}.pt"
 
@@ -103,13 +104,9 @@ class Trainer:
 
     def update(self, images: Tensor, progress: float) -> float:
         warm = min(1.0, (self.step + 1) / 100)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * warm * (0.02 + 0.98 * (1 - progress) ** 1.0)
         loss = self.loss(images)
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, 0.5)
-        self.optimiser.step()
+        self.optimiser.update(self.rate * warm * (0.01 + 0.99 * (1 - progress)))
         self.step += 1
         return loss.item()
 
@@ -129,7 +126,7 @@ def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
     """(batch, 3, size, size) in 0..1; of two random places the busier one."""
     out = []
     for _ in range(batch):
-        picture = torch.from_numpy(store[int(torch.randint(len(store), (1,), generator=generator))])
+        picture = torch.from_numpy(store[int(torch.randint(len(store), (1,), generator=generator))].copy())
         best = None
         for _ in range(2):
             y, x = (8 * int(v) for v in torch.randint((256 - size) // 8 + 1, (2,), generator=generator))
@@ -160,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("guide", "encoder"), required=True)
     parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=8000)
@@ -174,7 +171,7 @@ def main() -> None:
         size = args.size if progress < 0.8 else 2 * args.size  # the last fifth sees wider crops, so fewer false borders
         batch = args.batch if progress < 0.8 else max(1, args.batch // 2)
         value = trainer.update(crops(store, batch, size, generator), progress)
-        average = value if average is None else 0.99 * average + 0.01 * value
+        average = value if average is None else 0.98 * average + 0.02 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
         if trainer.spent - told > 120:
             told = trainer.spent

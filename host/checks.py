@@ -1,0 +1,159 @@
+"""Input checks that nodes share: each raises ValueError with one sentence that names the input and the remedy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .family import (
+    Family,
+    diffusion_model,
+    family_words,
+    is_unet,
+    latent_format,
+    latent_format_name,
+    model_family,
+    prediction,
+)
+
+__all__ = [
+    "Family", "model_family", "prediction", "latent_format_name", "require_latent", "require_finite",
+    "require_conditioning", "require_same_size", "require_same_batch", "require_picture", "require_unet",
+    "require_unconditional", "require_latent_of", "require_vae_of", "require_sigmas",
+]  # fmt: skip
+
+
+def require_finite(tensor: Tensor, name: str, remedy: str = "") -> Tensor:
+    """tensor without NaN and infinity, or a sentence."""
+    if not torch.isfinite(tensor).all():
+        remedy = remedy or "decode it to look at it, and make it again (a VAE in fp16 is the usual cause: use fp32)"
+        raise ValueError(f"{name} holds values that are not numbers (NaN or infinity): {remedy}.")
+    return tensor
+
+
+def require_latent(latent: dict, name: str = "The latent", model=None) -> Tensor:
+    """LATENT -> its samples (B, C, h, w), finite; with `model`, also of that model's latent format."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
+        raise ValueError(f"{name} is not a picture's latent: connect the output of a VAE Encode node.")
+    if samples.ndim != 4 or 0 in samples.shape:
+        shape = "x".join(str(size) for size in samples.shape)
+        raise ValueError(
+            f"{name} has the shape {shape}, which is not that of pictures (batch x channels x height x width): "
+            "connect the output of a VAE Encode node."
+        )
+    require_finite(samples, name)
+    if model is not None:
+        require_latent_of(model, samples, name)
+    return samples
+
+
+def require_latent_of(model, samples: Tensor, name: str = "The latent") -> None:
+    """samples (B, C, h, w) have the channels of the model's latents, or a sentence."""
+    wanted = latent_format(model).latent_channels
+    if samples.shape[1] != wanted:
+        raise ValueError(
+            f"{name} has {samples.shape[1]} channels, but the model ({family_words(model)}) works on {wanted}: encode "
+            "the picture with the VAE that belongs to this model."
+        )
+
+
+def require_vae_of(model, vae, name: str = "The VAE") -> None:
+    """The VAE's latents have the model's channels, scale and size, or a sentence."""
+    form = latent_format(model)
+    channels, ratio = vae.latent_channels, vae.spacial_compression_decode()
+    if channels != form.latent_channels or ratio != form.spacial_downscale_ratio:
+        raise ValueError(
+            f"{name} is of another family than the model: its latents have {channels} channels at 1/{ratio} of the "
+            f"picture's size, the model ({family_words(model)}) works on {form.latent_channels} at "
+            f"1/{form.spacial_downscale_ratio}: load the VAE that belongs to this model."
+        )
+    scale = getattr(vae.first_stage_model, "vae_scale", None)
+    wanted = getattr(form, "scale_factor", None)
+    if isinstance(scale, Tensor) and isinstance(wanted, float) and abs(float(scale) / wanted - 1) > 0.01:
+        raise ValueError(
+            f"{name} is of another family than the model: it scales its latents by {float(scale):.5g}, the model "
+            f"({family_words(model)}) by {wanted:.5g}: load the VAE that belongs to this model."
+        )
+
+
+def require_conditioning(conditioning, name: str = "The conditioning") -> list:
+    """CONDITIONING with at least one entry, or a sentence."""
+    entries = conditioning if isinstance(conditioning, (list, tuple)) else []
+    well_formed = all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in entries)
+    if not entries or not well_formed or not all(isinstance(entry[1], dict) for entry in entries):
+        raise ValueError(f"{name} is empty: connect a CLIP Text Encode node (its text may be empty).")
+    for entry in entries:
+        if isinstance(entry[0], Tensor):
+            require_finite(entry[0], name, "encode the prompt again")
+    return list(conditioning)
+
+
+def require_same_batch(one: Tensor, other: Tensor, name_one: str, name_other: str) -> None:
+    """Both batches are as long as each other, or one of them is a single picture for all."""
+    a, b = one.shape[0], other.shape[0]
+    if a != b and 1 not in (a, b):
+        raise ValueError(
+            f"{name_one} holds {a} pictures and {name_other} {b}: give both the same number, or one of them a single "
+            "picture that serves for all."
+        )
+
+
+def require_same_size(one: Tensor, other: Tensor, name_one: str, name_other: str) -> None:
+    """Both (..., h, w) latents, or both (B, H, W, C) images, have the same height and width, or a sentence."""
+    sizes = [tensor.shape[1:3] if _is_image(tensor) else tensor.shape[-2:] for tensor in (one, other)]
+    if sizes[0] != sizes[1]:
+        (h1, w1), (h2, w2) = sizes
+        raise ValueError(
+            f"{name_one} is {w1} x {h1} and {name_other} {w2} x {h2}: bring both to one size with an Upscale Image or "
+            "Upscale Latent node."
+        )
+
+
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] > 4
+
+
+def require_picture(image: Tensor, name: str = "The picture", multiple: int = 8) -> Tensor:
+    """IMAGE (B, H, W, C) whose sides are multiples of `multiple` (the VAE would crop it), or a sentence."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
+        raise ValueError(f"{name} is not a batch of pictures: connect an IMAGE, such as the output of Load Image.")
+    require_finite(image, name, "load it again")
+    height, width = image.shape[1:3]
+    if height % multiple or width % multiple:
+        fit_h, fit_w = max(multiple, height // multiple * multiple), max(multiple, width // multiple * multiple)
+        raise ValueError(
+            f"{name} is {width} x {height}, but its sides must be multiples of {multiple} (the VAE would crop it and "
+            f"nothing would line up): resize or crop it to {fit_w} x {fit_h} before encoding."
+        )
+    return image
+
+
+def require_sigmas(sigmas: Tensor, name: str = "The schedule", least: int = 2) -> Tensor:
+    """SIGMAS with at least `least` levels, finite and not negative, or a sentence."""
+    if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or sigmas.numel() < least:
+        raise ValueError(f"{name} has too few noise levels: connect a scheduler node with at least one step.")
+    require_finite(sigmas, name, "check the scheduler's settings")
+    if (sigmas < 0).any():
+        raise ValueError(f"{name} holds negative noise levels: check the scheduler's settings.")
+    return sigmas
+
+
+def require_unet(model, technique: str) -> None:
+    """The model is a UNet (Stable Diffusion 1, 2, SDXL), or a sentence."""
+    if not is_unet(model):
+        raise ValueError(
+            f"{technique} works inside the UNet of Stable Diffusion 1, 2 and SDXL, which this model "
+            f"({family_words(model)}) does not have: load a model of one of those families."
+        )
+
+
+def require_unconditional(model, technique: str) -> None:
+    """The model knows an unconditional prediction (it is not distilled to a guidance number), or a sentence."""
+    network = diffusion_model(model)
+    params = getattr(network, "params", None)
+    if getattr(params, "guidance_embed", False) or getattr(network, "guidance_embed", False) is True:
+        raise ValueError(
+            f"{technique} needs a model with an unconditional prediction, and this one ({family_words(model)}) was "
+            "distilled to work without it: use a model that is sampled with a CFG above 1."
+        )

@@ -1,0 +1,221 @@
+"""MODEL and CONDITIONING -> `denoise(x, sigma, cond) -> x0`, inside the host's own sampling set-up.
+
+A loop of ours runs where the host's sampler would: LoRA, ControlNet, hooks, areas, masks, timestep ranges, wrappers,
+the memory manager and the clean-up stay the host's. Latents are in the host's scaled form, x = x0 + sigma * eps
+(flow models: x = (1 - sigma) * x0 + sigma * eps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from .checks import require_conditioning, require_finite, require_sigmas
+from .gradients import detached, differentiable_options, gradients_through, plain
+from .progress import LatentProgress, check_interrupt
+from .ranges import row_groups
+
+T = TypeVar("T")
+KEY = "palimpsest"
+# A backward pass holds on to the activations of every layer: what the host should reserve, in latent batches.
+GRADIENT_BATCHES = 4
+
+
+class Session:
+    """The model as one run of a node sees it; made by `with_denoiser` and `as_sampler`, dead when they return.
+
+    latent: (B, C, h, w) float32 on the device, host's scaled form. sigmas: float32 on the device. mask: the noise
+    mask as the host prepared it, or None; predictions are not blended with it (only a loop knows its noise).
+    """
+
+    def __init__(self, guider, sigmas: Tensor, extra_args: dict, callback, noise: Tensor, latent: Tensor, mask):
+        self._guider, self._extra_args, self._callback = guider, extra_args, callback
+        self.sigmas, self.noise, self.latent, self.mask = sigmas, noise, latent, mask
+        self.device = latent.device
+
+    @property
+    def model(self):
+        """The host's model (`BaseModel`): `.diffusion_model`, `.model_sampling`, `.latent_format`."""
+        return self._guider.inner_model
+
+    @property
+    def conds(self) -> tuple[str, ...]:
+        """The names under which conditionings are known."""
+        return tuple(self._guider.conds)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor, cond: str = "positive") -> Tensor:
+        """x: (B, C, h, w); sigma: a number or (B,), rows may differ. Returns x0 (B, C, h, w)."""
+        return self.denoise_each(x, sigma, [cond])[0]
+
+    def denoise_each(self, x: Tensor, sigma: float | Tensor, conds: Sequence[str]) -> list[Tensor]:
+        """One x0 for each named conditioning, in one batched call where memory allows. No CFG, no CFG hooks."""
+        wanted = [self._cond(name) for name in conds]
+        options = self._extra_args["model_options"]
+
+        def evaluate(levels: Tensor) -> list[Tensor]:
+            return comfy.samplers.calc_cond_batch(self.model, wanted, x, levels, options)
+
+        return self._by_rows(x, sigma, wanted, evaluate)
+
+    def guided(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """x0 by the guider's own CFG, every hook honoured; with cfg 1 the host skips the negative."""
+        used = [entries for entries in self._guider.conds.values() if entries]
+
+        def evaluate(levels: Tensor) -> list[Tensor]:
+            return [self._guider(x, levels, **self._extra_args)]
+
+        return self._by_rows(x, sigma, used, evaluate)[0]
+
+    def report(self, step: int, total: int, x0: Tensor | None = None, x: Tensor | None = None) -> None:
+        """Step (0-based) of total is done: progress bar, latent preview of x0, and the host's interruption."""
+        if self._callback is not None:
+            self._callback(step, total, x0, x)
+        check_interrupt()
+
+    def to_raw(self, x: Tensor) -> Tensor:
+        """Scaled latents -> LATENT values, float32 on the CPU."""
+        return self.model.process_latent_out(x.detach().to(torch.float32)).cpu()
+
+    def levels(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """sigma as (B,) float32 on the device."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        return plain(sigma.expand(x.shape[0]) if sigma.ndim == 0 or sigma.numel() == 1 else sigma).contiguous()
+
+    def _cond(self, name: str) -> list[dict]:
+        if name not in self._guider.conds:
+            raise KeyError(f"No conditioning {name!r} here; there are {', '.join(self._guider.conds)}.")
+        return self._guider.conds[name]
+
+    def _by_rows(self, x: Tensor, sigma, conds: list, evaluate: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """The host looks at row 0 alone to see which entries are active; rows that differ in it go in calls of their
+        own, of which only their rows are kept."""
+        levels = self.levels(x, sigma)
+        groups = row_groups(levels, conds)
+        if len(groups) == 1:
+            return evaluate(levels)
+        results: list[Tensor] = []
+        for rows in groups:
+            mine = levels.clone()
+            if 0 not in rows:
+                mine[0] = levels[rows[0]]
+            outputs = evaluate(mine)
+            chosen = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
+            chosen[rows] = True
+            chosen = chosen.view(-1, *[1] * (x.ndim - 1))
+            results = outputs if not results else [torch.where(chosen, new, old) for new, old in zip(outputs, results)]
+        return results
+
+
+class BodySampler(comfy.samplers.Sampler):
+    """A host SAMPLER whose loop is `body(session)`.
+
+    ends: whether the body's value is the sampled latent (scaled form); otherwise the value stays on `value`, and the
+    host gets its own latent back. report: as `Session.report` wants it; without it the host's callback serves.
+    """
+
+    def __init__(self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None):
+        self.body, self.gradients, self.ends, self.report, self.value = body, gradients, ends, report, None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        latent = latent_image if latent_image is not None else torch.zeros_like(noise)
+        report = self.report or _reporter(callback)
+        with _scope(model_wrap, self.gradients):
+            if self.gradients:
+                extra_args = {**extra_args, "model_options": differentiable_options(extra_args["model_options"])}
+                sigmas, noise, latent = plain(sigmas), plain(noise), plain(latent)
+                denoise_mask = plain(denoise_mask) if denoise_mask is not None else None
+            value = detached(self.body(Session(model_wrap, sigmas, extra_args, report, noise, latent, denoise_mask)))
+        if self.ends:
+            return value
+        self.value = value
+        return latent
+
+
+def as_sampler(body: Callable[[Session], Tensor], *, gradients: bool = False) -> BodySampler:
+    """A SAMPLER for the stock nodes (SamplerCustomAdvanced and its guiders) that runs `body` and returns its latent.
+
+    The body starts from `session.noise` and `session.latent` itself (`session.model.model_sampling.noise_scaling`).
+    """
+    return BodySampler(body, gradients=gradients, ends=True)
+
+
+def _reporter(callback) -> Callable | None:
+    if callback is None:
+        return None
+    return lambda step, total, x0, x: callback(
+        step, x0.detach() if x0 is not None else x, x.detach() if x is not None else x, total
+    )
+
+
+@contextmanager
+def _scope(guider, gradients: bool):
+    if not gradients:
+        yield
+        return
+    loaded = [one for one in getattr(guider, "loaded_models", ()) if hasattr(one, "model")]
+    with gradients_through([guider.model_patcher, *loaded]):
+        yield
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    """The host's guider; it also tidies up after an interruption."""
+
+    def set_named(self, conds: Mapping[str, list]) -> None:
+        self.inner_set_conds(dict(conds))
+
+    def outer_sample(self, *args: Any, **kwargs: Any):
+        try:
+            return super().outer_sample(*args, **kwargs)
+        finally:
+            # The host does this on success only: a ControlNet would keep the hint of the interrupted run.
+            if hasattr(self, "loaded_models"):
+                comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
+                del self.inner_model, self.loaded_models
+
+
+def _more_memory(executor, model, shape, conds, **kwargs):
+    """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs."""
+    return executor(model, [shape[0] * GRADIENT_BATCHES, *shape[1:]], conds, **kwargs)
+
+
+def with_denoiser(
+    model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
+    cfg: float = 1.0, gradients: bool = False, noise_mask: Tensor | None = None, seed: int = 0,
+    companions: Sequence = (),
+) -> T:  # fmt: skip
+    """Runs `body(session)` with `model` loaded and `conds` prepared as for sampling; returns its value, detached.
+
+    conds: CONDITIONINGs by name; `guided` uses "positive" and "negative". latent: raw LATENT samples (B, C, h, w).
+    sigmas: the levels that the body visits, at least one: keyframed patches read them. gradients: inside the body
+    gradients flow to `x` and other inputs (weights never get any), and what it returns is detached. noise_mask:
+    (B, h, w) or (B, 1, h, w), for inpainting models. companions: further ModelPatchers (a VAE's, a flow network) that
+    the body needs at the same time. Raises ValueError with a sentence for inputs that cannot be used.
+    """
+    conds = {name: require_conditioning(entries, f"The {name} conditioning") for name, entries in conds.items()}
+    require_finite(latent, "The latent")
+    require_sigmas(sigmas, least=1)
+    patcher = model.clone()
+    if companions:
+        patcher.set_additional_models(KEY, list(companions))
+    if gradients:
+        wrappers = comfy.patcher_extension.WrappersMP
+        patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, _more_memory)
+    guider = _Guider(patcher)
+    guider.set_named(conds)
+    guider.set_cfg(cfg)
+    progress = LatentProgress(patcher, max(1, len(sigmas) - 1))
+    sampler = BodySampler(body, gradients=gradients, ends=False, report=progress.step)
+    guider.sample(
+        torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, disable_pbar=True, seed=seed
+    )
+    return sampler.value

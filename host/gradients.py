@@ -1,0 +1,168 @@
+"""Gradients through models that stock nodes loaded under `torch.inference_mode`, with nothing left behind.
+
+Three traps lie in wait there: weights made in inference mode cannot be saved for backward (`normalise`), the host may
+lend weights for the length of one layer only (`lent.py`), and some operations of the host have no backward at all
+(`differentiable_options`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor
+
+from .lent import recomputed_where_lent
+
+OVERRIDE = "optimized_attention_override"
+AFTER_SKIP = "input_block_patch_after_skip"
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same values in the same memory, as a tensor that autograd may save; a plain tensor is returned as it is."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def normalise(module: torch.nn.Module) -> None:
+    """Makes the weights and buffers of `module` fit for autograd, and keeps gradients off them. Idempotent.
+
+    The weights keep their memory (no copy, no clone's second model): only the tensor objects are renewed, so every
+    clone of the model shares the change and sampling is unaffected. To be called after the model is on its device,
+    and before every gradient run: loading and unpatching bring inference tensors back.
+    """
+    for part in module.modules():
+        for name, parameter in list(part._parameters.items()):
+            if parameter is None:
+                continue
+            if parameter.is_inference() and type(parameter) is torch.nn.Parameter:
+                part._parameters[name] = torch.nn.Parameter(plain(parameter.detach()), requires_grad=False)
+            elif parameter.requires_grad:
+                parameter.requires_grad_(False)
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None and buffer.is_inference() and type(buffer) is Tensor:
+                part._buffers[name] = plain(buffer)
+
+
+def detached(value: Any) -> Any:
+    """Every tensor in nested tuples, lists and dicts cut from its graph, so that no cache keeps a graph alive."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(detached(one) for one in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(detached(one) for one in value)
+    if isinstance(value, dict):
+        return {key: detached(one) for key, one in value.items()}
+    return value
+
+
+def differentiable_attention(previous=None):
+    """An attention override that always has a backward. previous: the override found in its place, honoured.
+
+    The host's own choice may be one for inference only (sage, flash), or may write in place when memory is short.
+    """
+
+    def override(function, *args: Any, **kwargs: Any) -> Tensor:
+        if previous is None:
+            return attention_pytorch(*args, **kwargs)
+        out = previous(attention_pytorch, *args, **kwargs)
+        wanted = torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args[:3])
+        return attention_pytorch(*args, **kwargs) if wanted and not out.requires_grad else out
+
+    return override
+
+
+def differentiable_options(model_options: dict) -> dict:
+    """A copy of `model_options` in which attention has a backward, and a ControlNet's in-place additions cannot harm.
+
+    The UNet adds a ControlNet's output in place to the skip it has stored; the clone after each input block keeps
+    the tensor that the next block saves for backward apart from the stored one.
+    """
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    transformer = options.setdefault("transformer_options", {})
+    transformer[OVERRIDE] = differentiable_attention(transformer.get(OVERRIDE))
+    patches = transformer.setdefault("patches", {})
+    patches[AFTER_SKIP] = [*patches.get(AFTER_SKIP, ()), lambda h, _: h.clone()]
+    return options
+
+
+@contextmanager
+def _kept_flags(modules: list[torch.nn.Module]) -> Iterator[None]:
+    """Weights that asked for gradients before do so afterwards (nothing in the host minds, but nothing is left)."""
+    wanted = [
+        (part, name)
+        for module in modules
+        for part in module.modules()
+        for name, parameter in part._parameters.items()
+        if parameter is not None and parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for part, name in wanted:
+            parameter = part._parameters.get(name)
+            if parameter is not None and not parameter.is_inference():
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _kept_hooked_weights(patchers: list) -> Iterator[None]:
+    """Hooks on conditioning rewrite weights in place between two calls: backward gets a copy of what forward read."""
+    storages = set()
+    for patcher in patchers:
+        for key in {key for patches in getattr(patcher, "hook_patches", {}).values() for key in patches}:
+            storages.add(comfy.utils.get_attr(patcher.model, key).untyped_storage().data_ptr())
+    if not storages:
+        yield
+        return
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+@contextmanager
+def gradients_through(patchers: list) -> Iterator[None]:
+    """Inside, gradients flow through the *loaded* models of `patchers` (host ModelPatchers) to their inputs.
+
+    Inference mode is off and gradients are on; weights never get any. Afterwards the models serve stock nodes.
+    """
+    modules = [patcher.model for patcher in patchers if isinstance(patcher.model, torch.nn.Module)]
+    if any("multigpu" in getattr(patcher, "additional_models", {}) for patcher in patchers):
+        raise ValueError(
+            "Gradients do not cross several GPUs: connect the model before its Multi-GPU node for this technique."
+        )
+    with ExitStack() as stack:
+        stack.enter_context(_kept_flags(modules))
+        for module in modules:
+            normalise(module)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_kept_hooked_weights(patchers))
+        for patcher in patchers:
+            stack.enter_context(recomputed_where_lent(patcher))
+        yield
+
+
+@contextmanager
+def gradient_scope(*patchers, memory: float = 0.0) -> Iterator[None]:
+    """Loads `patchers` together (separate calls may evict each other) and lets gradients flow through them.
+
+    memory: bytes that the forward and backward pass need beside the weights; the host makes room for them.
+    For the diffusion model itself use `with_denoiser(..., gradients=True)`.
+    """
+    comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
+    with gradients_through(list(patchers)):
+        yield

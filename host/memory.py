@@ -1,0 +1,81 @@
+"""The host's memory manager asked before heavy work, and out of memory answered by smaller chunks."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def make_room(size: float, device: torch.device | None = None) -> None:
+    """Asks the host to free `size` bytes on `device` (default: the host's own) by unloading models not in use."""
+    device = device or management.get_torch_device()
+    if not management.is_device_cpu(device):
+        management.free_memory(size * 1.1 + management.extra_reserved_memory(), device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was short, on an accelerator or on the CPU."""
+    if management.OOM_EXCEPTION is not Exception and management.is_oom(error):
+        return True
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _release() -> None:
+    gc.collect()
+    management.soft_empty_cache()
+
+
+def chunked(fn: Callable[[slice], Any], batch: int, *, size: int | None = None, what: str = "The batch") -> list[Any]:
+    """Calls `fn(slice)` over 0..batch in chunks and returns the results in order.
+
+    Starts with `size` rows (default: all) and halves the chunk whenever memory runs out; rows already done are kept.
+    What `fn` returns for a row must not depend on the chunk. Raises MemoryError with a sentence where a single row
+    does not fit.
+    """
+    size = max(1, min(batch, size or batch))
+    results, start = [], 0
+    while start < batch:
+        management.throw_exception_if_processing_interrupted()
+        rows = slice(start, min(batch, start + size))
+        failed = False
+        try:
+            results.append(fn(rows))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows.stop - rows.start == 1:
+                raise MemoryError(
+                    f"{what} does not fit into memory even one at a time: use a smaller picture, or free memory by "
+                    "closing other programs."
+                ) from error
+            failed = True
+        # Outside the except block: the error's traceback would keep the failed chunk's tensors alive.
+        if failed:
+            _release()
+            size = max(1, (rows.stop - rows.start) // 2)
+            log.warning("%s does not fit into memory; going on with %d at a time.", what, size)
+        else:
+            start = rows.stop
+    return results
+
+
+def chunked_cat(fn: Callable[[slice], Tensor], batch: int, **options: Any) -> Tensor:
+    """`chunked` for a function that returns one tensor with a row a row: the results in one piece."""
+    return torch.cat(chunked(fn, batch, **options))
+
+
+def halves(rows: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """A list of rows in two halves, the first not smaller; for chunks that carry rows they refer to."""
+    middle = (len(rows) + 1) // 2
+    return rows[:middle], rows[middle:]

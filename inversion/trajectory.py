@@ -18,7 +18,7 @@ class Trajectory:
 
     sigmas: (N+1,) float32 CPU, rising; sigmas[0] is the clean end (0, or the model's lowest level).
     latents: (N+1, B, C, h, w) float32 CPU in the host's scaled form (variance-exploding; a flow model's own form),
-        latents[0] the picture, latents[-1] the inverted noise; video latents carry a frame axis before h.
+        latents[0] the picture, latents[-1] the inverted noise.
     prompt: the text that the levels were made with, where it is known.
     cfg: guidance of the inversion; 1 is none.
     fingerprint: of the model with its patches; see host/fingerprint.py.
@@ -93,7 +93,7 @@ class Trajectory:
 def _require_tensors(sigmas: Tensor, latents: Tensor) -> None:
     if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas[1:] > sigmas[:-1]).all()) or float(sigmas[0]) < 0:
         raise ValueError("A trajectory needs two or more noise levels that rise from the clean end.")
-    if latents.ndim not in (5, 6) or latents.shape[0] != len(sigmas) or latents.shape[1] < 1:
+    if latents.ndim != 5 or latents.shape[0] != len(sigmas) or latents.shape[1] < 1:
         raise ValueError(
             f"A trajectory of {len(sigmas)} levels needs latents of shape ({len(sigmas)}, B, C, h, w), "
             f"not {tuple(latents.shape)}."

@@ -1,0 +1,76 @@
+"""A trajectory on disk: one safetensors file with the noise levels, the latents and what they were made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .trajectory import Trajectory
+
+FORMAT = "palimpsest.trajectory"
+VERSION = 1
+FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format")
+
+
+class NotATrajectory(ValueError):
+    """A file that cannot be used; its text is a sentence for the artist."""
+
+
+def write_trajectory(trajectory: Trajectory, path: Path) -> None:
+    """Write to exactly `path`; the caller chooses a place and makes the write whole."""
+    tensors = {"sigmas": trajectory.sigmas.contiguous(), "latents": trajectory.latents.contiguous()}
+    facts = {name: getattr(trajectory, name) for name in FIELDS}
+    header = {"format": FORMAT, "version": VERSION, "checksum": _checksum(facts, tensors), **facts}
+    save_file(tensors, str(path), metadata={FORMAT: json.dumps(header, sort_keys=True)})
+
+
+def read_trajectory(path: Path) -> Trajectory:
+    """Read and verify a file. Nothing in it is executed: tensors and JSON only.
+
+    Raises NotATrajectory where the file is of another kind, of a newer version, damaged or inconsistent.
+    """
+    name = Path(path).name
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            header = _header(file.metadata(), name)
+            tensors = {key: file.get_tensor(key) for key in ("sigmas", "latents")}
+    except (SafetensorError, OSError) as error:
+        raise NotATrajectory(f"'{name}' is damaged or no safetensors file ({error}): save the trajectory again.") from error
+    facts = {field: header[field] for field in FIELDS}
+    if _checksum(facts, tensors) != header["checksum"]:
+        raise NotATrajectory(f"'{name}' is damaged, its contents are not what was saved: save the trajectory again.")
+    try:
+        return Trajectory(**tensors, **facts)
+    except (TypeError, ValueError) as error:
+        raise NotATrajectory(f"'{name}' is damaged ({error})") from error
+
+
+def _header(metadata: dict[str, str] | None, name: str) -> dict:
+    text = (metadata or {}).get(FORMAT)
+    if text is None:
+        raise NotATrajectory(f"'{name}' is no trajectory: choose a file that Save Trajectory has written.")
+    try:
+        header = json.loads(text)
+        version = int(header["version"])
+        complete = all(type(header[f]) is str for f in FIELDS if f != "cfg") and isinstance(header["cfg"], (int, float))
+    except (ValueError, TypeError, KeyError):
+        version, complete = VERSION, False
+    if version > VERSION:
+        raise NotATrajectory(f"'{name}' was saved by a newer Palimpsest (format {version}): update this one.")
+    if not complete or "checksum" not in header:
+        raise NotATrajectory(f"'{name}' is damaged, its description cannot be read: save the trajectory again.")
+    return header
+
+
+def _checksum(facts: dict, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Keyframes to frames: LoRA fit and mixture, attention blend, interpolation, reschedule. Torch only, never the host."""

@@ -12,11 +12,11 @@ UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 MISSING = object()
 
 
-def widget_inputs(spec: Mapping, node: Mapping | None = None) -> Iterator[tuple[str, str, list]]:
+def widget_inputs(spec: Mapping, node: Mapping | None = None, prefix: str = "") -> Iterator[tuple[str, str, list]]:
     """The widgets of a node in canvas order as (name, type, [type, options]).
 
     spec: the node's entry in `/object_info`. Values that the canvas saves but does not send (the control behind a
-    seed, the upload button) are given with an empty name.
+    seed, the upload button) are given with an empty name. prefix: of the names inside a dynamic combo's branch.
     """
     drawn = {slot["widget"]["name"] for slot in (node or {}).get("inputs") or () if slot.get("widget")}
     for section in ("required", "optional"):
@@ -27,7 +27,7 @@ def widget_inputs(spec: Mapping, node: Mapping | None = None) -> Iterator[tuple[
             if options.get("forceInput") or not (kind in WIDGETS or name in drawn or "default" in options):
                 continue
             yield name, kind, entry
-            control = options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed"))
+            control = options.get("control_after_generate", kind == "INT" and prefix + name in ("seed", "noise_seed"))
             if control:
                 yield "", "CONTROL", []
                 if kind == "COMBO":
@@ -42,6 +42,8 @@ def default_of(entry: list) -> Any:
     options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
     if "default" in options:
         return options["default"]
+    if entry[0] == "IMAGECOMPARE":
+        return ["", ""]
     choices = entry[0] if isinstance(entry[0], list) else options.get("options")
     if not choices:
         return MISSING

@@ -151,7 +151,7 @@ class _Converter:
 
     def _take(self, values: dict, prefix: str, spec: Mapping, node: dict, saved: list | dict) -> None:
         """Moves the saved values of one node, or of the chosen branch of its dynamic combo, into `values`."""
-        for name, kind, entry in widget_inputs(spec, node):
+        for name, kind, entry in widget_inputs(spec, node, prefix):
             if isinstance(saved, dict):
                 value = saved.get(prefix + name, MISSING)
             else:
@@ -193,33 +193,43 @@ class _Converter:
         for index, outer in enumerate(graph.host.get("inputs") or ()):
             if outer["name"] == face["name"] and outer.get("link") is not None:
                 return self._input(graph.outer, graph.host, index, face["type"])
-        value = self._face_values(graph).get(face["name"], MISSING)
-        return None if value is MISSING or value is None else Value(value)
+        value = self._face_values(graph).get(face["name"])
+        if value is None and (target := self._widget_behind(graph, slot)):
+            inside, node, name = target
+            return Value(self._widget_values(inside, node, self.info[node["type"]]).get(name))
+        return None if value is None else Value(value)
 
     def _face_values(self, graph: Graph) -> dict[str, Any]:
+        """The values that the subgraph's node keeps for its promoted inputs, by the input's name."""
         saved = graph.host.get("widgets_values") or ()
+        faces = [face["name"] for face in graph.definition["inputs"]]
+        behind = {name: self._widget_behind(graph, slot) for slot, name in enumerate(faces)}
         pairs = (graph.host.get("properties") or {}).get("proxyWidgets")
-        if pairs:
-            names = [pair[1] if str(pair[0]) == "-1" else "" for pair in pairs]
-        else:
-            faces = enumerate(graph.definition["inputs"])
-            names = [face["name"] for slot, face in faces if self._is_widget(graph, slot)]
+        if not pairs:
+            return dict(zip((name for name, target in behind.items() if target), saved))
+        inner = {(str(target[1]["id"]), target[2]): name for name, target in behind.items() if target}
+        names = [pair[1] if str(pair[0]) == "-1" else inner.get((str(pair[0]), pair[1])) for pair in pairs]
         return {name: value for name, value in zip(names, saved) if name}
 
-    def _is_widget(self, graph: Graph, slot: int) -> bool:
-        """Whether input `slot` of a subgraph leads, at whatever depth, to a widget."""
+    def _widget_behind(self, graph: Graph, slot: int) -> tuple[Graph, dict, str] | None:
+        """The first widget that input `slot` of a subgraph leads to, at whatever depth: (graph, node, widget)."""
         for origin, origin_slot, target, target_slot in graph.links.values():
             if (origin, origin_slot) != (INPUT_NODE, slot) or target not in graph.nodes:
                 continue
             node = graph.nodes[target]
             inner = (node.get("inputs") or ())[target_slot]
-            if inner.get("widget"):
-                return True
+            name = inner["name"]
             if node["type"] in self.definitions:
                 names = [face["name"] for face in self.definitions[node["type"]]["inputs"]]
-                return inner["name"] in names and self._is_widget(self._inside(graph, node), names.index(inner["name"]))
-            return any(name == inner["name"] for name, *_ in widget_inputs(self.info.get(node["type"], {}), node))
-        return False
+                found = name in names and self._widget_behind(self._inside(graph, node), names.index(name))
+                if found:
+                    return found
+            elif inner.get("widget") or name in self._widgets(node):
+                return graph, node, name
+        return None
+
+    def _widgets(self, node: dict) -> set[str]:
+        return {name for name, *_ in widget_inputs(self.info.get(node["type"], {}), node)}
 
     # Links
 

@@ -46,7 +46,7 @@ def land(flow: Tensor, layers: Tensor | None = None) -> Landing:
 
     Exact for affine motions up to rounding, for whole-pixel moves to the bit; stretched regions keep no holes.
     """
-    layers = default_layers(flow) if layers is None else layers.to(flow)
+    layers = (default_layers(flow) if layers is None else layers).to(flow)
     parts = [_land_one(f, l) for f, l in zip(flow, layers, strict=True)]
     return Landing(*(torch.stack([getattr(part, field.name) for part in parts]) for field in fields(Landing)))
 
@@ -152,7 +152,8 @@ def sample(picture: Tensor, points: Tensor, *, padding: str = "border") -> Tenso
     x, y = points.unbind(dim=-1)
     fold = _reflect if padding == "reflection" else lambda v, n: v.clamp(0, n - 1)
     x, y = fold(x, width), fold(y, height)
-    left, top = x.detach().floor().clamp(0, max(width - 2, 0)), y.detach().floor().clamp(0, max(height - 2, 0))
+    # NaN may come from a network; it stays in the weights but is no index.
+    left, top = (v.detach().nan_to_num(0).floor().clamp(0, max(n - 2, 0)) for v, n in ((x, width), (y, height)))
     flat, total = rearrange(picture, "b c h w -> b c (h w)"), 0.0
     for dx, wx in ((0, 1 - (x - left)), (1, x - left)):
         for dy, wy in ((0, 1 - (y - top)), (1, y - top)):

@@ -1,0 +1,257 @@
+"""Guidance itself, with models of a few weights: against finite differences, the released formulas and limits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from palimpsest.guidance.flow_fields import Transform, transform_flow
+from palimpsest.guidance.flow_warp import land
+from palimpsest.guidance.motion import (FAITHFUL, Guide, Recipe, Record, _through_model, ddim_step, guided_ddim,
+                                        step_up)
+from palimpsest.guidance.motion_laws import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
+from palimpsest.guidance.motion_loss import objective
+
+torch.manual_seed(0)
+MIX = 0.4 * torch.randn(3, 4, 1, 1, dtype=torch.float64)
+
+
+def decode(latent):
+    """A tiny decoder: one latent cell is one pixel."""
+    return torch.sigmoid(torch.nn.functional.conv2d(latent, MIX.to(latent)))
+
+
+def flow_net(picture):
+    """A tiny 'flow network', smooth in the picture."""
+    return torch.stack((picture[:, 0] - picture[:, 1], picture[:, 2] * picture[:, 0]), dim=-1)
+
+
+class World:
+    """A Gaussian world: x0 ~ N(mean, 1), so x0_hat = (x + sigma^2 mean) / (1 + sigma^2)."""
+
+    def __init__(self, source):
+        self.source, self.reports = source, 0
+
+    def denoise(self, x, sigma):
+        return (x + sigma**2 * self.source.mean(dim=(-1, -2), keepdim=True)) / (1 + sigma**2)
+
+    def kept(self, sigma, like):
+        return self.noised(self.source, self.noise(99, like), sigma)
+
+    def noised(self, x0, noise, sigma):
+        return x0 + sigma * noise
+
+    def noise(self, index, like):
+        return torch.randn(like.shape, generator=torch.Generator().manual_seed(index), dtype=like.dtype)
+
+    def gradients(self):
+        return torch.enable_grad()
+
+    def report(self, step, x0, x):
+        self.reports += 1
+
+
+def scene(size=12, move=(3, 0), dtype=torch.float64, batch=1):
+    latent = torch.randn(batch, 4, size, size, dtype=dtype, generator=torch.Generator().manual_seed(5))
+    mask = torch.zeros(batch, size, size)
+    mask[:, 3:8, 2:7] = 1
+    flow = transform_flow(mask, Transform(move=move)).to(dtype)
+    landing = land(flow)
+    goal = objective(decode(latent), flow, landing, colour=100.0, motion=3.0, grow=1)
+    return World(latent), Guide(goal, decode, flow_net, landing.edit_mask(1)[:, None].to(dtype))
+
+
+def run(world, guide, recipe, sigmas=(4.0, 2.0, 1.0, 0.5, 0.2, 0.0), seed=7):
+    sigmas = torch.tensor(sigmas, dtype=torch.float64)
+    record = Record()
+    x = world.noised(world.source, world.noise(seed, world.source), float(sigmas[0]))
+    return guided_ddim(x, sigmas, world, guide, recipe, record), record
+
+
+def test_the_gradient_through_model_decoder_and_flow_agrees_with_finite_differences():
+    world, guide = scene()
+    x, sigma = torch.randn(1, 4, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1.3
+    recipe = replace(FAITHFUL, clip=0.0)
+    _, _, change = _through_model(x, sigma, 1.0, world, guide, recipe, Damper(), Record())
+    loss = lambda x: guide.objective.total(guide.objective.by_estimate(decode(world.denoise(x, sigma)), flow_net)).sum()
+    way = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    step = 1e-6
+    slope = (loss(x + step * way) - loss(x - step * way)) / (2 * step)
+    expected = scaled_weight(recipe.guidance, 12, 12) * sigma * slope
+    assert float((change * way).sum()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_fast_losses_agree_with_finite_differences():
+    world, guide = scene()
+    loss = lambda y: guide.objective.total(guide.objective.by_target(decode(y), flow_net)).sum()
+    y = torch.randn(1, 4, 12, 12, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(4))
+    (gradient,) = torch.autograd.grad(loss(y), y)
+    way = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        slope = (loss(y + 1e-6 * way) - loss(y - 1e-6 * way)) / 2e-6
+    assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-5)
+
+
+def test_one_faithful_step_is_the_released_formula_in_the_variance_preserving_form():
+    world, guide = scene()
+    guide = replace(guide, free=torch.ones_like(guide.free))
+    sigma, lower = 1.5, 0.8
+    x = world.noised(world.source, world.noise(7, world.source), sigma)
+    result = guided_ddim(x, torch.tensor([sigma, lower], dtype=torch.float64), world, guide,
+                         replace(FAITHFUL, recursion=1), Record())
+    a, a_next = 1 / (1 + sigma**2), 1 / (1 + lower**2)
+    s = (1 - a) ** 0.5
+    z = (a**0.5 * x).requires_grad_()
+    clean = world.denoise(z / a**0.5, sigma)
+    eps = (z - a**0.5 * clean) / s
+    loss = guide.objective.total(guide.objective.by_estimate(decode((z - s * eps) / a**0.5), flow_net)).sum()
+    pull = -scaled_weight(300.0, 12, 12) * torch.autograd.grad(loss, z)[0] * s
+    cap = scaled_clip(200.0, 4 * 12 * 12)
+    pull = pull * min(1.0, cap / float(pull.norm()))
+    eps = eps - pull
+    z_next = a_next**0.5 * (z - s * eps) / a**0.5 + (1 - a_next) ** 0.5 * eps
+    assert torch.allclose(result, (z_next / a_next**0.5).detach(), atol=1e-10)
+
+
+def test_weight_and_clip_pull_one_element_alike_at_every_size():
+    world, guide = scene(move=(2, 1))
+    tile = lambda v: v.repeat(1, 1, 2, 2)
+    large = World(tile(world.source))
+    flow = guide.objective.flow.repeat(1, 2, 2, 1)
+    goal = objective(decode(large.source), flow, land(flow), colour=100.0, motion=3.0, grow=1)
+    # Without a network: an estimated flow would read beyond the small picture's rim.
+    guide = replace(guide, flow_net=None)
+    guide_large = replace(guide, objective=goal, free=tile(guide.free))
+    x = world.source + 1.1 * world.noise(1, world.source)
+    for clip in (0.0, 0.05, 200.0):
+        recipe = replace(FAITHFUL, clip=clip)
+        _, _, small = _through_model(x, 1.1, 1.0, world, guide, recipe, Damper(), Record())
+        _, _, big = _through_model(tile(x), 1.1, 1.0, large, guide_large, recipe, Damper(), Record())
+        assert torch.allclose(tile(small), big, rtol=1e-9, atol=1e-12)
+        assert clip != 0.05 or float(small.norm()) == pytest.approx(scaled_clip(0.05, 4 * 144))
+
+
+def test_the_clip_shortens_rows_apart_and_drops_what_is_not_finite():
+    change = torch.ones(3, 4, 2, 2)
+    change[1] *= 0.01
+    change[2, 0, 0, 0] = torch.nan
+    result = clipped(change, 2.0)
+    assert float(result[0].norm()) == pytest.approx(2.0)
+    assert torch.equal(result[1], change[1]) and not result[2].any()
+    assert torch.equal(clipped(change[:2], float("inf")), change[:2])
+
+
+def test_zero_flow_gives_back_the_source_to_the_last_bit():
+    world, guide = scene(move=(0, 0))
+    for recipe in (Recipe(), FAITHFUL):
+        assert torch.equal(run(world, guide, recipe)[0], world.source)
+
+
+def test_what_is_not_free_is_the_source_to_the_last_bit_and_follows_it_on_the_way():
+    world, guide = scene()
+    held = (guide.free == 0).expand_as(world.source)
+    for recipe in (Recipe(), replace(FAITHFUL, recursion=2)):
+        assert torch.equal(run(world, guide, recipe)[0][held], world.source[held])
+        middle, _ = run(world, guide, recipe, sigmas=(4.0, 2.0, 1.0))
+        assert torch.equal(middle[held], world.kept(1.0, world.source)[held])
+
+
+def test_no_strength_is_plain_ddim():
+    world, guide = scene()
+    guide = replace(guide, free=torch.ones_like(guide.free))
+    sigmas = (4.0, 2.0, 1.0, 0.0)
+    x = world.noised(world.source, world.noise(7, world.source), 4.0)
+    for sigma, lower in zip(sigmas[:-1], sigmas[1:]):
+        x = ddim_step(x, world.denoise(x, sigma), sigma, lower)
+    for recipe in (Recipe(window=Window(curve=lambda t: 0.0)), replace(FAITHFUL, window=Window(0.9, 0.1))):
+        result, record = run(world, guide, recipe, sigmas)
+        assert torch.equal(result, x)
+        assert record.model_calls == 3 and record.decoder_gradients == 0
+
+
+def test_fast_guidance_brings_the_object_to_its_goal():
+    world, guide = scene()
+    guide = replace(guide, flow_net=None)
+    arrived = guide.objective.landing.arrived
+    unguided, _ = run(world, guide, Recipe(window=Window(curve=lambda t: 0.0)))
+    guided, record = run(world, guide, Recipe(inner=8))
+    error = lambda x: float((decode(x) - guide.objective.warped).abs().mean(dim=1)[arrived].mean())
+    assert error(guided) < 0.25 * error(unguided)
+    assert [s.flow for s in record.steps] == [None] * 5
+    assert record.model_calls == 5 and record.decoder_gradients == 40 and record.model_gradients == 0
+
+
+def test_faithful_guidance_lowers_the_loss_and_counts_its_calls():
+    world, guide = scene()
+    arrived = guide.objective.landing.arrived
+    # So few levels need a stronger pull than the released 500 x 10 evaluations.
+    recipe = replace(FAITHFUL, recursion=6, guidance=300.0 * 2e3)
+    unguided, _ = run(world, guide, replace(recipe, window=Window(curve=lambda t: 0.0)))
+    guided, record = run(world, guide, recipe)
+    loss = lambda x: float(guide.objective.total(guide.objective.by_estimate(decode(x), flow_net)))
+    assert loss(guided) < 0.8 * loss(unguided) and arrived.any()
+    assert record.model_calls == record.model_gradients == record.decoder_gradients == record.flow_gradients == 30
+
+
+def test_the_flow_network_is_asked_on_every_third_level_only():
+    world, guide = scene()
+    _, record = run(world, guide, Recipe(inner=2, flow_every=3))
+    assert [s.flow is not None for s in record.steps] == [True, False, False, True, False]
+    assert record.flow_gradients == 4
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), replace(FAITHFUL, recursion=2)])
+@pytest.mark.parametrize("harm", [float("nan"), 1e4])
+def test_a_loss_that_diverges_is_damped_and_never_blackens_the_picture(recipe, harm):
+    world, guide = scene()
+    calls = []
+
+    def broken(latent):
+        calls.append(1)
+        return decode(latent) * (harm if len(calls) % 3 == 2 else 1.0)
+
+    result, record = run(world, replace(guide, decode=broken), recipe)
+    assert torch.isfinite(result).all() and result.abs().max() < 30
+    assert recipe.faithful is False or record.damped > 0
+
+
+def test_the_damper_halves_recovers_and_keeps_rows_apart():
+    damper = Damper()
+    assert damper(torch.tensor([1.0, 1.0])).tolist() == [1.0, 1.0]
+    assert damper(torch.tensor([2.0, 0.9])).tolist() == [0.5, 1.0]
+    assert damper(torch.tensor([1.0, float("inf")])).tolist() == [pytest.approx(0.6), 0.5]
+    assert damper(torch.tensor([9.0, 9.0]), True).tolist()[0] == pytest.approx(0.72)  # another kind, no comparison
+    assert damper.caught == 2
+
+
+def test_polyaks_step_ends_a_linear_loss_at_its_floor():
+    y, slope = torch.tensor([[[[3.0, 1.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+    loss = lambda y: (y * slope).flatten(1).sum(1)
+    step = polyak_step(loss(y), torch.tensor([1.5]), slope)
+    assert float(loss(y - step[:, None, None, None] * slope)) == pytest.approx(1.5)
+
+
+def test_stepping_up_restores_the_marginal_of_the_noisier_level():
+    noise = torch.randn(2, 1, 1, 200, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    up = step_up(0.7 * noise[0], 0.7, 1.9, noise[1], flow_model=False)
+    assert float(up.std()) == pytest.approx(1.9, rel=0.01)
+    clean = torch.full_like(noise[0], 3.0)
+    up = step_up(0.6 * clean + 0.4 * noise[0], 0.4, 0.8, noise[1], flow_model=True)
+    assert float(up.mean()) == pytest.approx(0.2 * 3.0, abs=0.02) and float(up.std()) == pytest.approx(0.8, rel=0.01)
+
+
+def test_rows_of_a_batch_do_not_meet():
+    world, guide = scene(batch=2)
+    single = World(world.source[1:])
+    single.noise = lambda index, like: world.noise(index, world.source)[1:]
+    goal, whole = guide.objective, land(guide.objective.flow[1:])
+    alone = Guide(objective(goal.source[1:], goal.flow[1:], whole, colour=100.0, motion=3.0, grow=1), decode, flow_net,
+                  guide.free[1:])
+    for recipe in (Recipe(), replace(FAITHFUL, recursion=2)):
+        assert torch.allclose(run(world, guide, recipe)[0][1:], run(single, alone, recipe)[0], atol=1e-9)
+
+
+def test_runs_are_the_same_twice():
+    world, guide = scene()
+    for recipe in (Recipe(), FAITHFUL):
+        assert torch.equal(run(world, guide, recipe)[0], run(world, guide, recipe)[0])

@@ -1,0 +1,119 @@
+"""Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
+
+    python -m papercut.evaluate [vae diffusion recogniser flow]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .export import FILE, WEIGHTS
+from .oracle import Oracle, load_oracle
+from .recogniser import FILE as RECOGNISER_FILE
+from .recogniser import load_recogniser, rates
+from .scenes import SPLITS, Scene, sample_scene
+
+MEASURED = WEIGHTS / "measured.json"
+FLOW_FILE = WEIGHTS / "papercut-flow.safetensors"
+STEPS, CFG = 20, 5.0
+
+
+def single_scenes(count: int, first: int = 0) -> list[Scene]:
+    """Test scenes with one cut-out."""
+    return [sample_scene(seed, objects=1) for seed in SPLITS["test"][first:first + count]]
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) decibels of pictures in 0..1."""
+    return -10 * torch.log10(((a - b) ** 2).mean((1, 2, 3)))
+
+
+@torch.no_grad()
+def sample(oracle: Oracle, captions: list[str], seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
+    """Pictures (B, 3, 256, 256) of the captions by DDIM with diffusers' modules."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn((len(captions), 4, 32, 32), generator=draw)
+    context = torch.cat((oracle.embed([""] * len(captions)), oracle.embed(captions)))
+    oracle.scheduler.set_timesteps(steps)
+    for t in oracle.scheduler.timesteps:
+        without, with_ = oracle.unet(torch.cat((x, x)), t, context).sample.chunk(2)
+        x = oracle.scheduler.step(without + cfg * (with_ - without), t, x).prev_sample
+    return torch.cat([oracle.pictures(z) for z in x.split(8)])
+
+
+@torch.no_grad()
+def measure_vae(count: int = 64) -> dict[str, float]:
+    oracle, values = load_oracle(), []
+    for seeds in range(0, count, 8):
+        pictures = torch.stack([sample_scene(s).render() for s in SPLITS["test"][seeds:seeds + 8]])
+        values.append(psnr(oracle.pictures(oracle.latents(pictures)), pictures))
+    found = torch.cat(values)
+    return {"reconstruction PSNR, dB": found.mean().item(), "worst picture, dB": found.min().item(), "pictures": count}
+
+
+def measure_diffusion(count: int = 200) -> dict[str, float]:
+    oracle, judge, readings = load_oracle(), load_recogniser(), []
+    scenes = single_scenes(count)
+    for first in range(0, count, 20):
+        readings += judge.read(sample(oracle, [s.caption for s in scenes[first:first + 20]], seed=first))
+    return {f"{name} right": rate for name, rate in rates(readings, scenes).items()} | {"prompts": count}
+
+
+def measure_recogniser(count: int = 1000) -> dict[str, float]:
+    judge, scenes = load_recogniser(), single_scenes(count, first=5000)
+    readings = []
+    for first in range(0, count, 50):
+        readings += judge.read(torch.stack([s.render() for s in scenes[first:first + 50]]))
+    return {f"{name} right": rate for name, rate in rates(readings, scenes).items()} | {"pictures": count}
+
+
+def measure_flow(count: int = 100) -> dict[str, float]:
+    from torchvision.models.optical_flow import raft_large
+
+    from .train_flow import end_point_error
+
+    model = raft_large(weights=None)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(FLOW_FILE).items()})
+    return {f"end-point error, {k}, px": v for k, v in end_point_error(model, "test", count).items()} | {"pairs": count}
+
+
+PARTS = {
+    "vae": (FILE, measure_vae),
+    "diffusion": (RECOGNISER_FILE, measure_diffusion),
+    "recogniser": (RECOGNISER_FILE, measure_recogniser),
+    "flow": (FLOW_FILE, measure_flow),
+}
+
+
+def fill_card(name: str, found: dict[str, float], folder: Path = WEIGHTS) -> None:
+    """Put the table between the marks of the part's model card, where there is one."""
+    card = folder / f"{name}.md"
+    if card.exists():
+        before, _, rest = card.read_text(encoding="ascii").partition("<!-- measured -->")
+        _, _, after = rest.partition("<!-- end -->")
+        rows = "\n".join(f"| {k} | {round(v, 4):g} |" for k, v in found.items())
+        table = f"<!-- measured -->\n| on the test split | value |\n|---|---|\n{rows}\n<!-- end -->"
+        card.write_text(before + table + after, encoding="ascii")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="vae, diffusion, recogniser, flow; all if none is named")
+    measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    for name in parser.parse_args().parts or PARTS:
+        needs, measure = PARTS[name]
+        if not needs.exists():
+            print(f"{name}: {needs.name} is not there yet")
+            continue
+        measured[name] = measure()
+        print(name, measured[name], flush=True)
+        MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="ascii")
+        fill_card(name, measured[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -48,7 +48,7 @@ def existing_file(kind: Kind, name: str) -> Path:
     _require_plain(name, kind)
     path = _find(kind, name)
     if path is None:
-        raise ValueError(f"There is no '{name}' in the folders for {_words(kind)}: choose another file, or save it again.")
+        raise ValueError(f"There is no '{name}' in the folders for {_words(kind)}: choose another, or save it again.")
     return path
 
 

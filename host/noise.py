@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..inversion.trajectory import Trajectory
 from .anchor import noise_for_start
-from .family import latent_format_name, prediction
+from .fits import require_same_kind
 from .notice import notice
 from .sampler_kind import replay_kind, sampler_name
 
@@ -61,7 +61,7 @@ class InvertedNoise:
         sampling, process_in = self._sampling, self._process_in
         if run.guider is not None:
             patcher = run.guider.model_patcher
-            _require_kind(self.trajectory, patcher)
+            require_same_kind(self.trajectory, patcher, "The inverted noise")
             sampling, process_in = patcher.get_model_object("model_sampling"), patcher.model.process_latent_in
         picture = picture.detach().to("cpu", torch.float32)
         if torch.count_nonzero(picture) > 0:  # the host leaves an empty latent as it is, too
@@ -97,23 +97,25 @@ class InvertedNoise:
 
 
 def _caller() -> Run:
-    """The arguments of the sampling node that asks.
+    """The arguments of the node that asks: a Run without a sampler if it only adds noise, an empty one if unknown.
 
     The protocol hands over the picture alone, and a wrong schedule would silently make a wrong picture. So the names
     `sigmas`, `sampler` and `guider`, which the host's sampling nodes give their inputs, are read where they stand.
     """
-    frame = sys._getframe(2)
-    for _ in range(FRAMES):
-        values = frame.f_locals
-        sigmas = values.get("sigmas")
-        if isinstance(sigmas, Tensor) and sigmas.ndim == 1:
-            sampler, guider = values.get("sampler"), values.get("guider")
-            sampler = sampler if isinstance(sampler, comfy.samplers.Sampler) else None
-            return Run(sigmas, sampler, guider if hasattr(guider, "model_patcher") else None)
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return Run()
+    asking = sys._getframe(2)
+    frame, near = asking, FRAMES
+    while frame is not None and near:
+        found = {name: frame.f_locals.get(name) for name in ("sigmas", "sampler", "guider")}
+        if _is_schedule(found["sigmas"]) and isinstance(found["sampler"], comfy.samplers.Sampler):
+            known = hasattr(found["guider"], "model_patcher")
+            return Run(found["sigmas"], found["sampler"], found["guider"] if known else None)
+        frame, near = frame.f_back, near - 1
+    sigmas = asking.f_locals.get("sigmas")
+    return Run(sigmas) if _is_schedule(sigmas) else Run()
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 def _is_full(run: Run, sampling, sigma: float) -> bool:
@@ -140,22 +142,11 @@ def _require_fit(trajectory: Trajectory, picture: Tensor) -> None:
         )
 
 
-def _require_kind(trajectory: Trajectory, patcher) -> None:
-    kind, form = prediction(patcher), latent_format_name(patcher)
-    # eps and v models share the noise levels and the form of the latents; flow models have their own.
-    if (kind == "flow") != trajectory.flow or form != trajectory.latent_format:
-        raise ValueError(
-            f"The inverted noise was made with a {trajectory.prediction} model of the latent format "
-            f"{trajectory.latent_format}, and the guider's is a {kind} model of {form}: connect the model of the "
-            "inversion."
-        )
-
-
 def _require_replay(sampler) -> None:
     if replay_kind(sampler) == "fresh noise":
         raise ValueError(
-            f"The sampler '{sampler_name(sampler)}' draws fresh noise at its steps and would cover the inverted picture: "
-            "choose 'euler' or 'ddim' in KSamplerSelect, or connect Random Noise in place of the inverted one."
+            f"The sampler '{sampler_name(sampler)}' draws fresh noise at its steps and would cover the inverted "
+            "picture: choose 'euler' or 'ddim' in KSamplerSelect, or connect Random Noise in place of the inverted one."
         )
 
 

@@ -41,7 +41,7 @@ def read_trajectory(path: Path) -> Trajectory:
             header = _header(file.metadata(), name)
             tensors = {key: file.get_tensor(key) for key in ("sigmas", "latents")}
     except (SafetensorError, OSError) as error:
-        raise NotATrajectory(f"'{name}' is damaged or no safetensors file ({error}): save the trajectory again.") from error
+        raise NotATrajectory(f"'{name}' is damaged or no safetensors file ({error}): save it again.") from error
     facts = {field: header[field] for field in FIELDS}
     if _checksum(facts, tensors) != header["checksum"]:
         raise NotATrajectory(f"'{name}' is damaged, its contents are not what was saved: save the trajectory again.")

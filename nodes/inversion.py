@@ -1,0 +1,218 @@
+"""DDIM Invert, and the check that shows what an inversion is worth."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..host.checks import require_latent, require_picture, require_same_batch, require_vae_of
+from ..host.denoiser import Session, with_denoiser
+from ..host.family import latent_format, latent_format_name
+from ..host.fingerprint import fingerprint
+from ..host.fits import levels_of, require_invertible, require_same_kind
+from ..host.noise import InvertedNoise
+from ..host.prompts import conditionings, text_behind
+from ..inversion.ddim import PAIRINGS, invert, replay
+from ..inversion.gaussianity import gaussianity, unit_noise
+from ..inversion.quality import psnr, ssim
+from ..inversion.trajectory import Trajectory
+from ..inversion.verdict import Check, lines
+from ._panel import error_map, panel
+from .sockets import Trajectory as TrajectorySocket
+
+CATEGORY = "Palimpsest/inversion"
+
+MODEL_TIP = "The model that you will edit with, LoRAs and patches included."
+POSITIVE_TIP = (
+    "What the picture shows, in a few words. A fitting prompt brings the picture back better and gives edits words to "
+    "hold on to. Left open, the empty prompt is used; connect CLIP then."
+)
+NEGATIVE_TIP = "Used where CFG is not 1. Left open, the empty prompt is used; connect CLIP then."
+CLIP_TIP = "Encodes the prompts that are left open. Not needed where they are connected."
+
+
+def latent_with(latent: dict, samples: torch.Tensor) -> dict:
+    """A copy with other samples; a mask would make samplers take the noise for the picture to keep."""
+    return {**{key: value for key, value in latent.items() if key != "noise_mask"}, "samples": samples}
+
+
+class DDIMInvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestDDIMInvert",
+            display_name="DDIM Invert",
+            category=CATEGORY,
+            description="Finds the noise from which the model would have painted your picture, and every step between.",
+            search_aliases=["inversion", "unsampler", "unsample", "real image editing", "reverse"],
+            inputs=[
+                io.Model.Input("model", tooltip=MODEL_TIP),
+                io.Latent.Input("latent", tooltip="Your picture through VAE Encode; a batch is inverted row by row."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="The schedule that you will sample with, from any scheduler node, as it is. With a denoise "
+                    "below 1, or the low part of Split Sigmas, the inversion goes part of the way.",
+                ),
+                io.Float.Input(
+                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1, round=0.01,
+                    tooltip="Guidance of the inversion. 1 (half the time) is right nearly always; higher values lead "
+                    "to noise that edits badly. Sane: 1 to 3.",
+                ),
+                io.Int.Input(
+                    "refinement", default=1, min=0, max=20,
+                    tooltip="Fixed-point iterations: more evaluations of the model at each step, for a closer "
+                    "reconstruction. 0 is plain DDIM; 1 doubles the time. Sane: 0 to 3.",
+                ),
+                io.Conditioning.Input("positive", optional=True, tooltip=POSITIVE_TIP),
+                io.Conditioning.Input("negative", optional=True, tooltip=NEGATIVE_TIP),
+                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+                io.Combo.Input(
+                    "pairing", options=list(PAIRINGS), default=PAIRINGS[0], optional=True, advanced=True,
+                    tooltip="Where the model is asked for a step: extrapolated (reconstructs best), held (as it, from "
+                    "one slope), papers (as the published methods do), same level (plain reverse Euler).",
+                ),
+            ],
+            outputs=[
+                TrajectorySocket.Output("trajectory", tooltip="The way from picture to noise, for all that follows."),
+                io.Latent.Output("inverted", tooltip="The noise at the end of the way, as a latent."),
+                io.Noise.Output("noise", tooltip="Makes Sampler Custom Advanced start at exactly the inverted latent."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, latent, sigmas, cfg=1.0, refinement=1, positive=None, negative=None, clip=None, pairing=PAIRINGS[0]
+    ) -> io.NodeOutput:
+        samples = require_latent(latent, "The latent", model)
+        if not bool(torch.count_nonzero(samples)):
+            raise ValueError("The latent is empty: connect your picture through a VAE Encode node.")
+        prediction, levels = require_invertible(model), levels_of(model, sigmas)
+        conds = conditionings(model, positive, negative, clip, cfg, "DDIM Invert")
+
+        def body(session: Session):
+            path = invert(
+                session.guided, session.latent, levels, flow=prediction == "flow", pairing=pairing,
+                refinement=refinement, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x),
+            )  # fmt: skip
+            return path, session.to_raw(path[-1])
+
+        # The model sees the schedule as in sampling, so that patches which read it act alike both ways.
+        path, raw = with_denoiser(
+            model, conds, samples, levels.flip(0), body, cfg=cfg, noise_mask=latent.get("noise_mask")
+        )
+        hidden = cls.hidden
+        text = text_behind(hidden.prompt, hidden.unique_id, "positive") if hidden is not None else ""
+        made = Trajectory(levels, path, text, cfg, fingerprint(model), prediction, latent_format_name(model))
+        return io.NodeOutput(made, latent_with(latent, raw), InvertedNoise(made, model))
+
+
+class InversionCheck(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestInversionCheck",
+            display_name="Inversion Check",
+            category=CATEGORY,
+            description="Samples a trajectory back and shows whether the picture returns, and how well it will edit.",
+            search_aliases=["reconstruction", "psnr", "ssim", "inversion quality"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model of the inversion."),
+                io.Vae.Input("vae", tooltip="The VAE that encoded the picture."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert or Load Trajectory."),
+                io.Float.Input(
+                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1, round=0.01,
+                    tooltip="Guidance of the way back. 1 judges the inversion itself; the CFG of your edit shows what "
+                    "that costs. Sane: 1 to 10.",
+                ),
+                io.Image.Input(
+                    "image", optional=True,
+                    tooltip="The picture that was encoded, to compare with. Left open, the VAE's view of it stands in.",
+                ),
+                io.Conditioning.Input(
+                    "positive", optional=True,
+                    tooltip="The prompt of the inversion. Left open, the trajectory's own is used; connect CLIP then.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip=NEGATIVE_TIP),
+                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+            ],
+            outputs=[
+                io.Image.Output("panel", tooltip="Source, reconstruction and error map with the numbers beneath."),
+                io.Image.Output("reconstruction"),
+                io.Float.Output("psnr", tooltip="Decibels against the source, the mean of the batch; 100 means equal."),
+                io.Float.Output("ssim", tooltip="Structural similarity, the mean of the batch; 1 means equal."),
+                io.String.Output("report", tooltip="The numbers and what they mean."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, vae, trajectory, cfg=1.0, image=None, positive=None, negative=None, clip=None
+    ) -> io.NodeOutput:
+        require_same_kind(trajectory, model)
+        require_vae_of(model, vae)
+        source = source_picture(image, trajectory, vae)
+        conds = conditionings(model, positive, negative, clip, cfg, "Inversion Check", trajectory.prompt)
+        through_vae, reconstruction = both_ways(model, vae, trajectory, conds, cfg)
+        checks = measure(through_vae if source is None else source, through_vae, reconstruction, trajectory, source)
+        words = [lines(check, made_at=trajectory.cfg, sampled_at=cfg) for check in checks]
+        shown = through_vae if source is None else source
+        title = "source" if source is not None else "source, through the VAE"
+        errors = error_map(shown, reconstruction)
+        titles = (title, "reconstruction", "error (white: a quarter)")
+        rows = zip(shown, reconstruction, errors)
+        made = torch.cat([panel(list(zip(titles, row)), text) for row, text in zip(rows, words)])
+        means = [sum(getattr(check, name) for check in checks) / len(checks) for name in ("psnr", "ssim")]
+        report = "\n\n".join("\n".join(text) for text in words)
+        return io.NodeOutput(made, reconstruction, *means, report, ui=ui.PreviewImage(made, cls=cls))
+
+
+def source_picture(image, trajectory: Trajectory, vae) -> torch.Tensor | None:
+    """The connected picture (B, H, W, 3), a row for each of the trajectory's; None where none is connected."""
+    if image is None:
+        return None
+    require_picture(image, "The image", multiple=1)
+    scale = vae.spacial_compression_decode()
+    size = tuple(side * scale for side in trajectory.latents.shape[-2:])
+    # VAE Encode crops to whole latent pixels from the middle; what it left out cannot come back.
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[1:3], size))
+    if not (0 <= image.shape[1] - size[0] < scale and 0 <= image.shape[2] - size[1] < scale):
+        raise ValueError(
+            f"The image is {image.shape[2]} x {image.shape[1]} and the trajectory's pictures are {size[1]} x "
+            f"{size[0]}: connect the picture that was encoded."
+        )
+    require_same_batch(image, trajectory.latents[0], "The image", "the trajectory")
+    cropped = image[:, top : top + size[0], left : left + size[1], :3].float().cpu()
+    return cropped.expand(trajectory.rows, -1, -1, -1)
+
+
+def both_ways(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (B, H, W, 3): the source through the VAE alone, and sampled back from the noise."""
+    form = latent_format(model)
+    raw = form.process_out(trajectory.latents[0])
+
+    def body(session: Session):
+        noisy = trajectory.latents[-1].to(session.device)
+        levels = trajectory.sigmas
+        path = replay(session.guided, noisy, levels, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x))
+        return session.to_raw(path[0])
+
+    back = with_denoiser(model, conds, raw, trajectory.sigmas.flip(0), body, cfg=cfg)
+    return tuple(vae.decode(samples)[..., :3].float().cpu() for samples in (raw, back))
+
+
+def measure(target, through_vae, reconstruction, trajectory: Trajectory, source) -> list[Check]:
+    """One Check for each row. target: what the reconstruction is held against."""
+    top = float(trajectory.sigmas[-1])
+    noise = gaussianity(unit_noise(trajectory.latents[-1], top, flow=trajectory.flow))
+    bound = [None] * trajectory.rows if source is None else psnr(through_vae, source).tolist()
+    columns = (
+        psnr(reconstruction, target).tolist(), ssim(reconstruction, target).tolist(), bound,
+        psnr(reconstruction, through_vae).tolist(), noise.mean.tolist(), noise.deviation.tolist(),
+        noise.correlation.tolist(), noise.log_likelihood.tolist(),
+    )  # fmt: skip
+    return [Check(*row) for row in zip(*columns)]
+
+
+NODES = (DDIMInvert, InversionCheck)

@@ -61,7 +61,7 @@ class Task:
         return 2 * self._error(prediction, rows) * self.gain[rows] / prediction[0].numel()
 
     def _error(self, prediction: Tensor, rows: Tensor) -> Tensor:
-        return (prediction.detach().float() - self.target[rows]) * self.gain[rows]
+        return (prediction.detach().to(self.target) - self.target[rows]) * self.gain[rows]
 
 
 @dataclass
@@ -101,7 +101,7 @@ def pull_back(prediction: Tensor, embedding: Tensor, slope: Tensor) -> Tensor:
     for attempt in range(RETRIES):
         sent = (slope * as_rows(scale, slope)).to(prediction.dtype)
         last = attempt == RETRIES - 1
-        gradient = torch.autograd.grad(prediction, embedding, sent, retain_graph=not last)[0].float()
+        gradient = torch.autograd.grad(prediction, embedding, sent, retain_graph=not last)[0].to(embedding)
         if torch.isfinite(gradient).all():
             return gradient / as_rows(scale, gradient)
         scale = scale * 2.0**-8
@@ -123,7 +123,7 @@ def predict(unconditional: Unconditional, task: Task, embedding: Tensor, rows: T
     """D_u of some rows, without a graph."""
     cost.forwards += len(rows)
     with torch.no_grad():
-        return unconditional(task.x[rows], task.sigma[rows], embedding[rows], task.pictures[rows]).float()
+        return unconditional(task.x[rows], task.sigma[rows], embedding[rows], task.pictures[rows]).to(task.x)
 
 
 def fit_official(
@@ -190,7 +190,7 @@ def _keep_best(best: Fit, embedding: Tensor, prediction: Tensor, loss: Tensor, r
     chosen = rows[better]
     best.loss[chosen] = loss[better]
     best.embedding[chosen] = embedding[chosen]
-    best.prediction[chosen] = prediction.detach().float()[better]
+    best.prediction[chosen] = prediction.detach().to(best.prediction)[better]
 
 
 def _gradient(prediction: Tensor, leaf: Tensor, slope: Tensor, cost: Cost) -> Tensor:

@@ -122,7 +122,7 @@ class Run:
     def conditional(self, x: Tensor, sigma: Tensor, pictures: Tensor) -> Tensor:
         self.cost.forwards += len(x)
         with torch.no_grad():
-            return self.predictor.conditional(x, sigma, pictures).float()
+            return self.predictor.conditional(x, sigma, pictures).to(x)
 
     def task(self, x: Tensor, levels: Tensor, conditional: Tensor, pictures: Tensor) -> Task:
         """Rows x (R, C, h, w) at the levels (R,) int64, whose next latents are to be the trajectory's."""
@@ -160,8 +160,9 @@ def optimise(
     the empty prompt, or in fast mode the source prompt's, whose `unconditional` prediction must be the conditional one.
     Raises ValueError with a sentence where predictions, losses or gradients are not finite.
     """
-    run = Run(predictor, sigmas.to(latents), latents.float(), recipe, flow, on_step, Cost())
-    start = start.detach().float().clone()
+    latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    run = Run(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost())
+    start = start.detach().to(latents).clone()
     if start.shape[0] != latents.shape[1]:
         start = start.expand(latents.shape[1], -1, -1).clone()
     return {"faithful": _faithful, "fast": _fast, "global": _global}[recipe.mode](run, start)
@@ -194,7 +195,7 @@ def _fast(run: Run, source: Tensor) -> NullText:
         if torch.equal(begin, source):
             bare = Task(x, sigma, x, x, everyone, sigma, everyone)
             first = predict_with_graph(run.predictor.unconditional, bare, source, everyone, run.cost)
-            conditional = first[0].detach().float()
+            conditional = first[0].detach().to(x)
         else:
             conditional = run.conditional(x, sigma, everyone)
         task = run.task(x, torch.full_like(everyone, i), conditional, everyone)
@@ -217,7 +218,7 @@ def _teacher_forced(run: Run, source: Tensor) -> dict[int, Fit]:
         everyone = torch.arange(len(levels), device=x.device)
         bare = Task(x, sigma, x, x, pictures, sigma, everyone)
         first = predict_with_graph(run.predictor.unconditional, bare, source[pictures], everyone, run.cost)
-        task = run.task(x, levels, first[0].detach().float(), pictures)
+        task = run.task(x, levels, first[0].detach().to(x), pictures)
         rate = torch.tensor([run.recipe.rate(run.recipe.progress(run.steps - i, run.steps)) for i in levels.tolist()])
         tick = run.tick(run.steps)
         fit = fit_tested(

@@ -51,6 +51,10 @@ class Session:
         """The names under which conditionings are known."""
         return tuple(self._guider.conds)
 
+    def entries(self, cond: str) -> list[dict]:
+        """The entries of a conditioning as the host has prepared them, this run's own: values may be replaced."""
+        return self._cond(cond)
+
     def denoise(self, x: Tensor, sigma: float | Tensor, cond: str = "positive") -> Tensor:
         """x: (B, C, h, w); sigma: a number or (B,), rows may differ. Returns x0 (B, C, h, w)."""
         return self.denoise_each(x, sigma, [cond])[0]

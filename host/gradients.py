@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from .lent import recomputed_where_lent
@@ -74,10 +75,10 @@ def differentiable_attention(previous=None):
 
     def override(function, *args: Any, **kwargs: Any) -> Tensor:
         if previous is None:
-            return attention_pytorch(*args, **kwargs)
-        out = previous(attention_pytorch, *args, **kwargs)
+            return host_attention.attention_pytorch(*args, **kwargs)
+        out = previous(host_attention.attention_pytorch, *args, **kwargs)
         wanted = torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args[:3])
-        return attention_pytorch(*args, **kwargs) if wanted and not out.requires_grad else out
+        return host_attention.attention_pytorch(*args, **kwargs) if wanted and not out.requires_grad else out
 
     return override
 
@@ -94,6 +95,24 @@ def differentiable_options(model_options: dict) -> dict:
     patches = transformer.setdefault("patches", {})
     patches[AFTER_SKIP] = [*patches.get(AFTER_SKIP, ()), lambda h, _: h.clone()]
     return options
+
+
+@contextmanager
+def _host_with_backward() -> Iterator[None]:
+    """The host's own switch for training (fused kernels without a backward off), and SDPA where it asks for "the
+    best attention" without passing options on, as in the ControlNets of UNets."""
+    management = comfy.model_management
+    training = management.in_training
+    chosen = {name: getattr(host_attention, name) for name in ("optimized_attention", "optimized_attention_masked")}
+    try:
+        management.in_training = True
+        for name in chosen:
+            setattr(host_attention, name, host_attention.attention_pytorch)
+        yield
+    finally:
+        management.in_training = training
+        for name, function in chosen.items():
+            setattr(host_attention, name, function)
 
 
 @contextmanager
@@ -133,6 +152,31 @@ def _kept_hooked_weights(patchers: list) -> Iterator[None]:
         yield
 
 
+def _apart(_module: torch.nn.Module, args: tuple) -> tuple:
+    """Forward pre-hook: the layer saves a copy of its input, which others may go on to change."""
+    return tuple(one.clone() if isinstance(one, Tensor) and one.requires_grad else one for one in args)
+
+
+@contextmanager
+def _kept_streams(module: torch.nn.Module) -> Iterator[None]:
+    """Transformers such as Flux add to their token stream in place after a norm has saved it for backward.
+
+    The copies cost what additions out of place would cost. UNets do without.
+    """
+    network = getattr(module, "diffusion_model", None)
+    handles = []
+    try:
+        if network is not None and not isinstance(network, UNetModel):
+            norms = [
+                part for part in network.modules() if type(part).__name__.endswith("Norm") and not any(part.children())
+            ]
+            handles = [part.register_forward_pre_hook(_apart) for part in norms]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def gradients_through(patchers: list) -> Iterator[None]:
     """Inside, gradients flow through the *loaded* models of `patchers` (host ModelPatchers) to their inputs.
@@ -150,8 +194,10 @@ def gradients_through(patchers: list) -> Iterator[None]:
             normalise(module)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_host_with_backward())
         stack.enter_context(_kept_hooked_weights(patchers))
         for patcher in patchers:
+            stack.enter_context(_kept_streams(patcher.model))
             stack.enter_context(recomputed_where_lent(patcher))
         yield
 

@@ -23,13 +23,14 @@ enter_host()
 
 import pytest  # noqa: E402
 from palimpsest.tools.server import Host  # noqa: E402
-from palimpsest.tools.setup import make_base  # noqa: E402
+from palimpsest.tools.setup import link, make_base  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory):
     """A running ComfyUI with the pack, the companion and the weights: `host.client`, `host.base`, `host.text()`."""
     base = make_base(tmp_path_factory.mktemp("host"))
+    link(ROOT / "tests" / "host_pack", base / "custom_nodes" / "palimpsest_tests")
     with Host.start(own_installation(base), log=base / "host.log") as running:
         yield running
 

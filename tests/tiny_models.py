@@ -3,21 +3,26 @@
     model = tiny_model("sd1"); cond = tiny_cond("sd1", batch=2); vae = tiny_vae()
 
 Call them under `torch.inference_mode()` to get the weights that the host's loader nodes make. Weights depend on the
-family and the seed alone.
+family and the seed alone. `tiny_file` writes the flow models as files that the stock Load Diffusion Model node knows
+(the stock UNet families have fixed widths); `tiny_lora_file` and `tiny_control_file` serve the stock loaders too.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import torch
+from comfy.cldm.cldm import ControlNet
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.model_base import ModelType
+from safetensors.torch import save_file
 
 Family = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl", "sd3", "flux")
@@ -70,8 +75,8 @@ def _config(family: Family):
     return comfy.supported_models.Flux(
         dict(
             image_model="flux", in_channels=16, out_channels=16, vec_in_dim=64, context_in_dim=CONTEXT[family],
-            hidden_size=64, mlp_ratio=2.0, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[8, 12, 12],
-            theta=10000, patch_size=2, qkv_bias=True, guidance_embed=False, txt_ids_dims=[],
+            hidden_size=128, mlp_ratio=4.0, num_heads=1, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56],
+            theta=10000, patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[],
         )
     )  # fmt: skip
 
@@ -132,3 +137,47 @@ def tiny_vae(channels: int = 4, seed: int = 0) -> comfy.sd.VAE:
         vae = comfy.sd.VAE(sd=weights, config=config, dtype=torch.float32)
     vae.latent_channels = channels
     return vae
+
+
+def tiny_file(family: Family, path: Path, seed: int = 0) -> Path:
+    """tiny_model(family, seed) as a file for the stock Load Diffusion Model node; "sd3" or "flux"."""
+    weights = tiny_model(family, seed).model.diffusion_model.state_dict()
+    save_file({key: value.clone().contiguous() for key, value in weights.items()}, path)
+    return path
+
+
+def tiny_lora(family: Family, rank: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A LORA_MODEL on every attention projection of tiny_model(family), strong enough to be seen."""
+    generator = torch.Generator().manual_seed(seed + 57)
+    weights = tiny_model(family).model.state_dict()
+    found = {}
+    for key, weight in sorted(weights.items()):
+        if weight.ndim == 2 and any(part in key for part in ("attn1.to_", "attn2.to_", "qkv.weight", "attn.proj.weight")):
+            name = key.removesuffix(".weight")
+            found[f"{name}.lora_up.weight"] = torch.randn(weight.shape[0], rank, generator=generator) / rank
+            found[f"{name}.lora_down.weight"] = torch.randn(rank, weight.shape[1], generator=generator) * 0.3
+            found[f"{name}.alpha"] = torch.tensor(float(rank))
+    return found
+
+
+def tiny_lora_file(family: Family, path: Path, seed: int = 0) -> Path:
+    save_file(tiny_lora(family, seed=seed), path)
+    return path
+
+
+def tiny_control_file(family: Family, path: Path, seed: int = 0) -> Path:
+    """A ControlNet for a tiny UNet family that the stock ControlNet loader knows; its output layers are not zero."""
+    # The loader takes 64 channels a head for a UNet that it does not know: no attention where there are 32.
+    layout = dict(UNET, transformer_depth=[0, 1], transformer_depth_middle=1, context_dim=CONTEXT[family])
+    layout.pop("out_channels"), layout.pop("transformer_depth_output"), layout.pop("use_temporal_attention")
+    if family == "sdxl":
+        layout.update(num_classes="sequential", adm_in_channels=POOLED + 6 * 256)
+    linear = family != "sd1"
+    network = ControlNet(
+        **layout, hint_channels=3, num_heads=-1, num_head_channels=64, use_linear_in_transformer=linear,
+        operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    with torch.no_grad():
+        fill(network, seed + 131)
+    save_file({key: value.clone().contiguous() for key, value in network.state_dict().items()}, path)
+    return path

@@ -1,0 +1,59 @@
+"""How well drawn edges were met: precision, recall and F1 with a tolerance in pixels.
+
+An edge pixel counts as met where the other map has one within the tolerance (Euclidean). This is the usual relaxed
+matching; unlike the Berkeley benchmark (Martin et al. 2004) it does not pair pixels one to one, so that a thick line is
+not punished for its thickness as long as it stays within the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeScore:
+    """(B,) each, in 0..1. precision: share of the found edges that were wanted; recall: share of the wanted ones that
+    were found; f1: their harmonic mean."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+
+
+def edge_score(found: Tensor, wanted: Tensor, *, tolerance: float = TOLERANCE) -> EdgeScore:
+    """found, wanted: (B, H, W) bool; tolerance: pixels.
+
+    Nothing found where nothing is wanted scores 1; nothing found where something is, or the reverse, scores 0.
+    """
+    found, wanted = found.bool(), wanted.bool()
+    precision = _share(found & grown(wanted, tolerance), found, empty=~wanted.flatten(1).any(1))
+    recall = _share(wanted & grown(found, tolerance), wanted, empty=~found.flatten(1).any(1))
+    total = precision + recall
+    f1 = torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-12), torch.zeros_like(total))
+    return EdgeScore(precision, recall, f1)
+
+
+def grown(edges: Tensor, radius: float) -> Tensor:
+    """(B, H, W) bool -> all pixels within `radius` pixels (Euclidean) of one that is set."""
+    reach = int(math.floor(radius))
+    height, width = edges.shape[-2:]
+    padded = torch.nn.functional.pad(edges, (reach,) * 4)
+    out = torch.zeros_like(edges)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if dy * dy + dx * dx <= radius * radius:
+                out |= padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+    return out
+
+
+def _share(hit: Tensor, of: Tensor, *, empty: Tensor) -> Tensor:
+    """hit / of a row; where `of` is empty, 1 if the other side is empty too, else 0."""
+    count = of.flatten(1).sum(1)
+    share = hit.flatten(1).sum(1) / count.clamp_min(1)
+    return torch.where(count > 0, share, empty.to(share))

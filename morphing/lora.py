@@ -103,8 +103,8 @@ class LayerMixture:
             )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LayerMixture:
-        """A copy elsewhere; the original is left alone."""
-        move = lambda tensor: None if tensor is None else tensor.to(device, dtype)
+        """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
+        move = lambda tensor: None if tensor is None else tensor.to(device, dtype, copy=True)
         low = [branch and LowRank(move(branch.down), move(branch.up)) for branch in self.low]
         parts = {"full": [move(change) for change in self.full], "bias": [move(change) for change in self.bias]}
         return LayerMixture(self.operation, low=low, **parts, mixing=self.mixing)

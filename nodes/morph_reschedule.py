@@ -1,0 +1,138 @@
+"""Reschedule: even steps to the eye, from a look at the frames of a first, cheap run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..host.checks import require_latent
+from ..host.perceptual import MEASURES, frame_distances
+from ..morphing.reschedule import predicted, reschedule, variation
+from ..morphing.schedule import Alphas, as_alphas
+from ._panel import BACKGROUND, QUIET, TEXT
+from .morph import ALPHAS_TIP, CATEGORY
+from .sockets import Alphas as AlphasSocket
+
+WIDTH, HEIGHT, MARGIN = 640, 200, 40
+BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
+
+
+class Reschedule(io.ComfyNode):
+    """Moves the frames of a morph so that it changes evenly, by how far the frames of a first run lie apart."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestReschedule",
+            display_name="Reschedule",
+            category=CATEGORY,
+            description=cls.__doc__,
+            search_aliases=["even speed", "perceptually uniform", "lpips", "diffmorpher"],
+            inputs=[
+                AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP + " Those of the frames that are looked at."),
+                io.Combo.Input(
+                    "measure", options=list(MEASURES), default=MEASURES[0],
+                    tooltip="How far frames lie apart: latents (fastest, no decoding), clip vision (what they show), "
+                    "lpips (the paper's, where its Python package is installed).",
+                ),
+                io.Int.Input(
+                    "frames", default=0, min=0, max=4096,
+                    tooltip="Frames of the new schedule. 0: as many as were looked at. A coarse first run may feed a "
+                    "fine one.",
+                ),
+                io.Boolean.Input(
+                    "hold_keys", default=True,
+                    tooltip="On: the key pictures between the ends stay frames of the morph. Off: perfectly even "
+                    "steps over them.",
+                ),
+                io.Latent.Input(
+                    "latent", optional=True,
+                    tooltip="The frames as they come from the sampler; enough for the measure `latents`.",
+                ),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="The decoded frames; a small preview decoder (TAESD) will do.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="For the measure `latents` where there are `images` only."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="For the measure `clip vision`."),
+                io.Int.Input(
+                    "start", default=0, min=0, max=4095, optional=True, advanced=True,
+                    tooltip="First frame of the new schedule to make, so that machines can share one morph.",
+                ),
+                io.Int.Input(
+                    "count", default=0, min=0, max=4096, optional=True, advanced=True,
+                    tooltip="How many frames to make from there. 0: all that follow.",
+                ),
+            ],
+            outputs=[
+                AlphasSocket.Output("alphas", tooltip="The new schedule, for the final run."),
+                io.Image.Output("plot", tooltip="The distances of the frames as they were, and as they are to be."),
+                io.Float.Output(
+                    "variation",
+                    tooltip="How uneven the looked-at frames are: deviation of their distances over the mean. Below "
+                    "0.15 is even to the eye.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, alphas, measure=MEASURES[0], frames=0, hold_keys=True, latent=None, images=None, vae=None,
+        clip_vision=None, start=0, count=0,
+    ) -> io.NodeOutput:  # fmt: skip
+        before = as_alphas(alphas)
+        latents = None if latent is None else require_latent(latent, "The latent of the frames")
+        _require_frames(before, latents, images)
+        steps = frame_distances(
+            measure, cyclic=before.cyclic, images=images, latents=latents, vae=vae, clip=clip_vision
+        )
+        after = reschedule(before, steps, frames=frames or None, hold_keys=hold_keys)
+        picture = _plot(before, steps, after)
+        part = after.part(start, count)
+        return io.NodeOutput(part, picture, variation(steps), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _require_frames(alphas: Alphas, *given: Tensor | None) -> None:
+    for batch in given:
+        if batch is not None and len(batch) != len(alphas):
+            raise ValueError(
+                f"Reschedule was given ALPHAS of {len(alphas)} frames, but {len(batch)} pictures: connect the ALPHAS "
+                "that these frames were made with."
+            )
+    if all(batch is None for batch in given):
+        raise ValueError("Reschedule needs the frames of a first run: connect `latent` or `images`.")
+
+
+def _plot(before: Alphas, steps: Tensor, after: Alphas) -> Tensor:
+    """Two panels: the distances of neighbours before and as expected after; the alphas of the frames."""
+    canvas = Image.new("RGB", (WIDTH, 2 * HEIGHT), BACKGROUND)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    if len(steps):
+        expected = predicted(before, steps, after)
+        words = f"steps between frames: variation {variation(steps):.2f}, expected {variation(expected):.2f}"
+        _lines(draw, font, 0, words, (steps.tolist(), expected.tolist()))
+    _lines(draw, font, HEIGHT, "alphas (grey before, orange after)", (before.values, after.values))
+    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255)[None]
+
+
+def _lines(draw: ImageDraw.ImageDraw, font, top: int, title: str, pair: Sequence[Sequence[float]]) -> None:
+    draw.text((MARGIN, top + 8), title, TEXT, font)
+    low, high = top + HEIGHT - 20, top + 36
+    draw.line([(MARGIN, high), (MARGIN, low), (WIDTH - 16, low)], QUIET)
+    largest = max((max(values) for values in pair if len(values)), default=0.0) or 1.0
+    draw.text((4, high - 8), f"{largest:.3g}", QUIET, font)
+    for values, colour in zip(pair, (BEFORE, AFTER)):
+        across = (WIDTH - MARGIN - 24) / max(len(values) - 1, 1)
+        points = [(MARGIN + i * across, low - (low - high) * value / largest) for i, value in enumerate(values)]
+        if len(points) > 1:
+            draw.line(points, colour, 2)
+        for x, y in points:
+            draw.ellipse([x - 2.5, y - 2.5, x + 2.5, y + 2.5], colour)
+
+
+NODES = (Reschedule,)

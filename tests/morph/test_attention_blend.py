@@ -1,0 +1,190 @@
+"""Attention Blend on the host's own UNets: key pictures keep their result, chunks and carried rows change nothing."""
+
+import pytest
+import torch
+from palimpsest.host.attention_blend import blended
+from palimpsest.host.morph_conditioning import morphed
+from palimpsest.host.row_lora import interpolated
+from palimpsest.inversion.trajectory import Trajectory
+from palimpsest.morphing.attention_blend import BLENDS
+from palimpsest.morphing.latents import morph_latents
+from palimpsest.morphing.schedule import Alphas, schedule
+
+from ..tiny_models import tiny_cond, tiny_latent, tiny_model
+from .parts import SIGMAS, ask, random_lora, sample
+
+CLOSE = {"atol": 2e-3, "rtol": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("sd1")
+
+
+def prompts(count, alphas):
+    return morphed([tiny_cond("sd1", seed=seed) for seed in range(count)], alphas)
+
+
+def start(count, alphas, scale=8.0):
+    keys = torch.cat([tiny_latent("sd1", seed=seed) for seed in range(count)]) * scale / 2
+    return morph_latents(keys, alphas), keys
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_key_pictures_keep_their_own_result_with_their_own_lora(model, blend):
+    alphas = schedule(5, 3)
+    loras = [random_lora(model, seed) for seed in range(3)]
+    x, keys = start(3, alphas)
+    patched = blended(interpolated(model, loras, alphas), alphas, blend=blend)
+    frames = sample(patched, prompts(3, alphas), x / SIGMAS[0])
+    for key, frame in enumerate((0, 2, 4)):
+        one = Alphas((float(key),), 3)
+        alone = sample(interpolated(model, loras, one), prompts(3, one), keys[key : key + 1] / SIGMAS[0])
+        assert torch.allclose(frames[frame : frame + 1], alone, **CLOSE)
+    without = sample(interpolated(model, loras, alphas), prompts(3, alphas), x / SIGMAS[0])
+    assert not torch.allclose(frames[1], without[1], atol=5e-2)
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_frame_that_mixes_one_picture_with_itself_changes_nothing(family, blend):
+    """All rows alike: whatever is mixed, the mixture is the row's own."""
+    model, alphas = tiny_model(family), Alphas((0.0, 0.5, 1.0), 2)
+    x = tiny_latent(family).expand(3, -1, -1, -1).contiguous()
+    same = ask(blended(model, alphas, blend=blend), tiny_cond(family), x)
+    assert torch.allclose(same, ask(model, tiny_cond(family), x), atol=1e-4)
+
+
+def test_where_and_what_is_mixed_is_what_the_paper_says(model):
+    """The decoder's self-attention alone, keys and values from the mixture of the key rows' inputs."""
+    seen = {}
+
+    def spy(name):
+        def patch(n, k, v, options):
+            seen.setdefault(name, {})[tuple(options["block"])] = (n.clone(), k.clone(), v.clone())
+            return n, k, v
+
+        return patch
+
+    alphas = Alphas((0.0, 0.3, 1.0), 2)
+    watched = model.clone()
+    watched.set_model_attn1_patch(spy("before"))
+    watched = blended(watched, alphas, strength=0.5)
+    watched.set_model_attn1_patch(spy("after"))
+    ask(watched, tiny_cond("sd1"), start(2, alphas)[0])
+    blocks = set()
+    for block, (n, k, v) in seen["before"].items():
+        after = seen["after"][block]
+        assert torch.equal(after[0], n)
+        if block[0] != "output":
+            assert torch.equal(after[1], k) and torch.equal(after[2], v)
+            continue
+        blocks.add(block)
+        wanted = 0.5 * n[1] + 0.5 * (0.7 * n[0] + 0.3 * n[2])
+        for part in after[1:]:
+            assert torch.equal(part[[0, 2]], n[[0, 2]])
+            assert torch.allclose(part[1], wanted, atol=1e-5)
+    assert blocks
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_chunks_change_nothing(model, blend, at_once):
+    alphas = schedule(7, 3)
+    loras = [random_lora(model, seed) for seed in range(3)]
+    x, _ = start(3, alphas)
+    cond, negative = prompts(3, alphas), tiny_cond("sd1", seed=9)
+    mixed = interpolated(model, loras, alphas)
+    whole = ask(blended(mixed, alphas, blend=blend), cond, x, negative=negative, cfg=3.0)
+    parts = ask(blended(mixed, alphas, blend=blend, rows_at_once=at_once), cond, x, negative=negative, cfg=3.0)
+    assert torch.allclose(whole, parts, **CLOSE)
+
+
+def test_memory_that_runs_out_is_answered_by_smaller_chunks(model):
+    alphas = schedule(6)
+    x, _ = start(2, alphas)
+    cond = prompts(2, alphas)
+    calls = []
+    patched = blended(model, alphas)
+
+    def short(executor, x, *args, **kwargs):
+        calls.append(x.shape[0])
+        if x.shape[0] > 4:
+            raise torch.OutOfMemoryError("short")
+        return executor(x, *args, **kwargs)
+
+    patched.add_wrapper_with_key("diffusion_model", "short", short)
+    assert torch.allclose(ask(patched, cond, x), ask(blended(model, alphas), cond, x), **CLOSE)
+    assert calls[0] == 6 and max(calls[1:]) <= 5
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("part", [(1, 2), (3, 0), (2, 4)])
+def test_parts_of_a_morph_join_to_the_whole(model, blend, part):
+    """Key pictures that are no frames of the part are sampled along, with their own noise, prompt and LoRA."""
+    whole = schedule(8, 3)
+    x, keys = start(3, whole)
+    loras = [random_lora(model, seed) for seed in range(3)]
+    ways = torch.stack([torch.zeros_like(keys), keys])
+    inverted = Trajectory(torch.tensor([0.0, float(SIGMAS[0])]), ways, "", 1.0, "", "eps", "SD15")
+    run = lambda alphas, x: sample(
+        blended(interpolated(model, loras, alphas), alphas, blend=blend, keys=inverted),
+        prompts(3, alphas),
+        x / SIGMAS[0],
+        negative=tiny_cond("sd1", seed=9),
+        cfg=3.0,
+    )
+    frames = run(whole, x)
+    some = whole.part(*part)
+    rows = slice(part[0], part[0] + len(some))
+    assert torch.allclose(run(some, x[rows]), frames[rows], **CLOSE)
+
+
+def test_until_ends_the_blend_and_0_is_the_plain_model(model):
+    alphas = schedule(4)
+    x, _ = start(2, alphas)
+    cond = prompts(2, alphas)
+    plain = sample(model, cond, x / SIGMAS[0])
+    assert torch.equal(sample(blended(model, alphas, until=0.0), cond, x / SIGMAS[0]), plain)
+    assert torch.equal(sample(blended(model, alphas, strength=0.0), cond, x / SIGMAS[0]), plain)
+    counted = []
+
+    def spy(n, k, v, options):
+        if options["block"][0] == "output":
+            counted.append(not torch.equal(n, k))
+        return n, k, v
+
+    patched = blended(model, alphas, until=0.6)
+    patched.set_model_attn1_patch(spy)
+    sample(patched, cond, x / SIGMAS[0])
+    assert sum(counted) / len(counted) == 3 / 5
+
+
+def test_a_replacement_that_was_there_is_honoured(model):
+    alphas = schedule(3)
+    x, _ = start(2, alphas)
+    seen = []
+
+    def replacement(q, k, v, options):
+        seen.append(k.shape)
+        return q * 0.5
+
+    patched = model.clone()
+    for number in range(len(model.model.diffusion_model.output_blocks)):
+        patched.set_model_attn1_replace(replacement, "output", number)
+    ours = ask(blended(patched, alphas, blend="values"), prompts(2, alphas), x)
+    assert seen and torch.equal(ours, ask(patched, prompts(2, alphas), x))
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda m: blended(tiny_model("flux"), schedule(4)), "UNet"),
+        (lambda m: blended(m, schedule(8, 3).part(1, 2)), "key picture 0 and 1"),
+        (lambda m: blended(m, schedule(4), blend="all"), "input, values, output"),
+        (lambda m: sample(blended(m, schedule(4)), tiny_cond("sd1"), tiny_latent("sd1", batch=3)), "4 frames, but 3"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_remedy(model, make, words):
+    with pytest.raises(ValueError, match=words):
+        make(model)

@@ -62,7 +62,7 @@ class Trainer:
     def __init__(self, rate: float):
         torch.manual_seed(0)
         self.rate = rate
-        self.unet = UNet2DConditionModel(**UNET.diffusers()).to(memory_format=torch.channels_last)
+        self.unet = UNet2DConditionModel(**UNET.diffusers())
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.8)
         self.optimiser = Optimiser(list(self.unet.parameters()), rate)
         self.noise = DDIMScheduler(**SCHEDULE.diffusers())
@@ -90,7 +90,7 @@ class Trainer:
 
     def update(self, latents: Tensor, text: Tensor, progress: float) -> float:
         noise, t = torch.randn_like(latents), torch.randint(0, SCHEDULE.steps, (len(latents),))
-        noisy = self.noise.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+        noisy = self.noise.add_noise(latents, noise, t)
         snr = compute_snr(self.noise, t)
         guess = self.unet(noisy, t, text).sample
         each = ((guess - noise) ** 2).mean((1, 2, 3))
@@ -105,8 +105,8 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=8000)
     args = parser.parse_args()
     latents, text, trainer = cached_latents(args.pictures), cached_text(args.pictures), Trainer(args.rate)
@@ -117,7 +117,7 @@ def main() -> None:
         pick = torch.randint(args.pictures, (args.batch,))
         words = torch.where(torch.rand(args.batch) < DROP, args.pictures, pick)
         value = trainer.update(latents[pick], text[words].float(), trainer.spent / 60 / args.minutes)
-        average = value if average is None else 0.98 * average + 0.02 * value
+        average = value if average is None else 0.99 * average + 0.01 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
         if trainer.spent - told > 180:
             told = trainer.spent

@@ -25,27 +25,28 @@ KINDS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i4": to
          "u1": torch.uint8, "b1": torch.bool}
 
 
-def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None) -> list[Path]:
-    """Write a flow (B, H, W, 2) by its suffix; a batch in .flo becomes one numbered file each. Returns the paths.
+def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None, *, suffix: str = "") -> list[Path]:
+    """Write a flow (B, H, W, 2) in the format of `suffix` (by default the path's own). Returns the paths.
 
-    `layers` (B, H, W) travel along in .safetensors and .npz; .flo has no place for them.
+    A batch in .flo becomes one numbered file each. `layers` (B, H, W) travel along in .safetensors and .npz; .flo has
+    no place for them.
     """
-    path = Path(path)
+    path, suffix = Path(path), suffix or Path(path).suffix
     flow = flow.detach().cpu().float().contiguous()
     arrays = {"flow": flow} | ({} if layers is None else {"layers": layers.detach().cpu().float().contiguous()})
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         save_file(arrays, str(path), metadata={"format": "palimpsest flow", "grid": "source", "unit": "pixels"})
         return [path]
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         _write_npz(path, arrays)
         return [path]
-    if path.suffix == ".flo":
+    if suffix == ".flo":
         names = [path] if len(flow) == 1 else [path.with_stem(f"{path.stem}_{i:03d}") for i in range(len(flow))]
         for name, item in zip(names, flow):
             head = struct.pack("<fii", FLO_TAG, item.shape[1], item.shape[0])
             name.write_bytes(head + item.numpy().astype("<f4").tobytes())
         return names
-    raise ValueError(f"A flow cannot be written as '{path.suffix}': choose one of {', '.join(WRITABLE)}.")
+    raise ValueError(f"A flow cannot be written as '{suffix}': choose one of {', '.join(WRITABLE)}.")
 
 
 def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:

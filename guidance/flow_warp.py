@@ -40,6 +40,10 @@ class Landing:
         """(B, H, W) bool: every place that something moves from or to, grown by `grow` pixels."""
         return dilate(self.vacated | self.arrived, grow)
 
+    def to_fill(self, grow: int = 0) -> Tensor:
+        """(B, H, W) bool on the target: bare places, and `grow` pixels (soft edges, shadows) round what has left."""
+        return self.uncovered | (dilate(self.vacated, grow) & ~self.arrived)
+
 
 def land(flow: Tensor, layers: Tensor | None = None) -> Landing:
     """Splat a flow (B, H, W, 2) forward, back to front by `layers` (B, H, W; by default what moves is in front).
@@ -180,7 +184,7 @@ def forward_warp(picture: Tensor, landing: Landing, *, grow: int = 0) -> Tensor:
     Where nothing moved the picture is the same to the last bit.
     """
     moved = torch.where(landing.arrived[:, None], sample(picture, landing.source), picture)
-    bare = landing.uncovered | (dilate(landing.vacated, grow) & ~landing.arrived)
+    bare = landing.to_fill(grow)
     return fill_holes(moved, bare) if bool(bare.any()) else moved
 
 

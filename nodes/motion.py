@@ -1,0 +1,192 @@
+"""Flow Guidance Sampler: a flow as the goal of any stock sampling graph, and the report of what it did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..guidance.flow_fields import expand_batch, moving, region_of, resize_layers
+from ..guidance.flow_warp import forward_warp, land
+from ..guidance.motion import DRAFT, FAITHFUL, NORMAL, Recipe
+from ..guidance.motion_laws import Window
+from ..host.checks import require_finite, require_picture
+from ..host.gradients import plain
+from ..host.motion_sampler import FlowGuidanceSampler, Motion, Tools, as_image, as_pictures
+from ..host.notice import notice
+from ..host.optical_flow import require_optical_flow
+from ._loss_plot import plot
+from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP, fitted_flow, matched
+from .sockets import Flow as FlowSocket
+from .sockets import Trajectory as TrajectorySocket
+
+PRESETS = {"normal": NORMAL, "draft": DRAFT, "faithful": FAITHFUL}
+# Beyond this mean error in 0..1 what comes back is not the picture: an encoder of noise, or a VAE of another family.
+WORST_ENCODING = 0.3
+
+
+def started(vae, warped: torch.Tensor) -> torch.Tensor | None:
+    """The moved picture (B, 3, H, W) as a raw latent; None (said on the node) where the VAE cannot encode."""
+    image = as_image(warped)
+    try:
+        latent = vae.encode(image)
+        error = (vae.decode(latent) - image).abs().mean()
+    except (AttributeError, TypeError, NotImplementedError):
+        error = torch.tensor(torch.nan)
+    if bool(error < WORST_ENCODING):
+        return latent
+    notice("The VAE does not give the picture back (it may have no encoder): the latent itself is moved, more coarsely.")
+    return None
+
+
+def recipe_of(preset: str, strength: float, start: float, end: float, curve, recursion: int, inner: int,
+              flow_every: int, clip: float) -> Recipe:
+    """A preset with the numbers that were set by hand (0, or -1 for flow_every, leaves the preset's)."""
+    base = PRESETS[preset]
+    return replace(
+        base, guidance=base.guidance * strength, clip=clip, recursion=recursion or base.recursion,
+        inner=inner or base.inner, flow_every=base.flow_every if flow_every < 0 else flow_every,
+        window=Window(start, end, None if curve is None else curve.interp),
+    )  # fmt: skip
+
+
+def _optional(kind, name: str, tip: str, **more):
+    return kind.Input(name, tooltip=tip, optional=True, **more)
+
+
+def _advanced(kind, name: str, tip: str, **more):
+    return kind.Input(name, tooltip=tip, optional=True, advanced=True, **more)
+
+
+class FlowGuidanceSamplerNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestFlowGuidanceSampler",
+            display_name="Flow Guidance Sampler",
+            category=CATEGORY,
+            description="Paints the picture again with its parts moved along a flow. Plug it into Sampler Custom Advanced; "
+            "its latent image is the source through VAE Encode.",
+            search_aliases=["motion guidance", "drag", "move object", "dragdiffusion"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, decodes for the gradients."),
+                FlowSocket.Input("flow", tooltip=FLOW_TIP),
+                io.Image.Input("image", tooltip="The source picture, of the latent's size."),
+                io.Combo.Input("preset", options=list(PRESETS),
+                               tooltip="normal: starts from the moved picture, pulls at the clean estimate. draft: half the "
+                               "pulls, no flow network. faithful: the paper's recipe with gradients through the model, "
+                               "recursion 10; give it 100 to 500 steps, the full denoise and time."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=20.0, step=0.1, round=0.001,
+                               tooltip="How hard the picture is pulled to the goal. 0 is no guidance. Sane: 0.5 to 2."),
+                io.Int.Input("grow", default=10, min=0, max=256,
+                             tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
+                             "fiftieth of the picture's side, more for wide shadows."),
+                _optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the colours "
+                          "alone guide."),
+                _optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, what "
+                          "stays is the source noised to each level."),
+                _optional(io.Mask, "layers", LAYERS_TIP),
+                _optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
+                _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less memory."),
+                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, constant."),
+                _advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0, max=1.0,
+                          step=0.01),
+                _advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",
+                          default=1.0, min=0.0, max=1.0, step=0.01),
+                _advanced(io.Float, "colour_weight", "Weight of the colour loss.", default=100.0, min=0.0, max=10000.0),
+                _advanced(io.Float, "flow_weight", "Weight of the flow loss.", default=3.0, min=0.0, max=1000.0),
+                _advanced(io.Float, "clip", "Largest pull, as a norm at 512 x 512 (scaled to your size); 0 = no limit. "
+                          "Sane: 50 to 400.", default=200.0, min=0.0, max=100000.0),
+                _advanced(io.Int, "recursion", "Evaluations of the model at each step; 0 = the preset's. Sane: 1 to 10.",
+                          default=0, min=0, max=50),
+                _advanced(io.Int, "inner_updates", "Pulls at each clean estimate (not faithful); 0 = the preset's. Sane: 2 "
+                          "to 10.", default=0, min=0, max=100),
+                _advanced(io.Int, "flow_every", "The flow network judges every n-th step (not faithful); 0 = never, -1 = "
+                          "the preset's.", default=-1, min=-1, max=100),
+                _advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
+                          max=32),
+            ],
+            outputs=[io.Sampler.Output("sampler", tooltip="For Sampler Custom Advanced.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, vae, flow, image, preset, strength, grow, optical_flow=None, trajectory=None, layers=None,
+                edit_mask=None, gradient_vae=None, curve=None, start=0.0, end=1.0, colour_weight=100.0, flow_weight=3.0,
+                clip=200.0, recursion=0, inner_updates=0, flow_every=-1, flow_updates=5) -> io.NodeOutput:
+        if optical_flow is None:
+            notice("No optical-flow model is connected: the colours alone guide.")
+        else:
+            require_optical_flow(optical_flow)
+        recipe = recipe_of(preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip)
+        flow, layers, image = matched(*fitted_flow(flow, layers, require_picture(image, "image")), image)
+        motion = prepared(plain(flow).cpu(), layers, as_pictures(image), grow, edit_mask)
+        if not recipe.faithful:
+            warped = forward_warp(motion.picture, motion.landing, grow=grow)
+            motion = replace(motion, started=started(vae, warped))
+        tools = Tools(gradient_vae or vae, optical_flow, flow_updates)
+        return io.NodeOutput(FlowGuidanceSampler(motion, tools, recipe, colour=colour_weight, motion_weight=flow_weight,
+                                                 trajectory=trajectory))
+
+
+def prepared(flow, layers, picture, grow: int, edit_mask) -> Motion:
+    """The motion with its masks; what cannot lead anywhere is said on the node."""
+    landing = land(flow, layers)
+    if not bool(moving(flow).any()):
+        notice("The flow moves nothing: the picture comes back as it is.")
+    elif not bool(landing.arrived.any()):
+        notice("Everything that moves leaves the picture or is hidden: only its old place will be filled.")
+    edit = landing.edit_mask(grow)
+    if edit_mask is not None:
+        edit_mask = resize_layers(require_finite(edit_mask, "The input 'edit_mask'").float(), *flow.shape[1:3])
+        edit = expand_batch(region_of(edit_mask), len(flow))
+        if not bool(edit.any()):
+            raise ValueError("The edit mask is empty, so nothing may change: paint it, or leave it open.")
+    return Motion(picture, flow, landing, edit, grow)
+
+
+class FlowGuidanceReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestFlowGuidanceReport",
+            display_name="Flow Guidance Report",
+            category=CATEGORY,
+            description="Plots the losses of a guided run over its steps, and counts what it cost.",
+            is_output_node=True,
+            inputs=[
+                io.Sampler.Input("sampler", tooltip="The Flow Guidance Sampler of the run."),
+                io.Latent.Input("latent", tooltip="The latent that the run made: it tells the node to wait for it."),
+            ],
+            outputs=[io.Image.Output("plot"), io.String.Output("report")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, sampler, latent) -> io.NodeOutput:
+        record = getattr(sampler, "record", None)
+        if not isinstance(sampler, FlowGuidanceSampler) or record is None:
+            raise ValueError("There is no guided run to report: connect a Flow Guidance Sampler, and to 'latent' the "
+                             "output of the Sampler Custom Advanced that it drives.")
+        words = report(sampler)
+        steps = record.steps
+        picture = plot([("colour loss (mean L1, 0..1)", [s.colour for s in steps]),
+                        ("flow loss (mean L1, pixels)", [s.flow for s in steps]),
+                        ("pull (RMS change of the clean latent)", [s.pull for s in steps])])
+        return io.NodeOutput(picture, words, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def report(sampler: FlowGuidanceSampler) -> str:
+    """What a run did and cost, in words."""
+    record = sampler.record
+    lines = [f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
+             f"{record.decoder_gradients} gradients through the decoder, {record.flow_gradients} through the flow network.",
+             f"{sampler.seconds:.1f} seconds."]
+    if record.steps:
+        first, last = record.steps[0], record.steps[-1]
+        lines.insert(0, f"Colour loss {first.colour:.4f} at first, {last.colour:.4f} at last.")
+    if record.damped:
+        lines.append(f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more steps.")
+    return "\n".join(lines)
+
+
+NODES = (FlowGuidanceSamplerNode, FlowGuidanceReport)

@@ -1,0 +1,348 @@
+// The editor inside the node: a toolbar, the canvas, and what pointer and keys do. Knows nothing of ComfyUI.
+
+import { Drawing } from "./drawing.js";
+import { dragged, handles, unmapPoint } from "./geometry.js";
+import { emptyMask, fillOutline, pick, stroke } from "./raster.js";
+import { HANDLE_REACH, hueOf, paint } from "./view.js";
+
+const TOOLS = {
+  lasso: ["Lasso", "Draw round a thing to mark it as a new region"],
+  brush: ["Brush", "Paint a new region; with Shift, add to the chosen one"],
+  erase: ["Erase", "Take away from the chosen region"],
+  pick: ["Pick", "Click on a thing to mark its connected colours as a region"],
+  move: ["Move", "Drag a region, or its handles: corners scale, sides stretch, the knob turns, the orange dot is the pivot. "
+    + "Shift: fractions of a pixel"],
+};
+const ACTIONS = {
+  undo: ["Undo", "Ctrl+Z"], redo: ["Redo", "Ctrl+Shift+Z"], front: ["To front", "Nearest of all regions"],
+  still: ["Still", "Stays where it is and hides what passes behind it"], home: ["Put back", "Undo the region's motion"],
+  remove: ["Delete", "Delete the chosen region (Del)"],
+};
+const STYLE = `
+.palimpsest-canvas { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 240px;
+  font: 12px sans-serif; color: var(--input-text, #ddd); outline: none; }
+.palimpsest-canvas .row { display: flex; flex-wrap: wrap; gap: 3px; align-items: center; flex: none; }
+.palimpsest-canvas button { font: inherit; color: inherit; background: var(--comfy-input-bg, #222); padding: 2px 7px;
+  border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; cursor: pointer; }
+.palimpsest-canvas button[aria-pressed="true"] { background: #3b6ea5; color: #fff; }
+.palimpsest-canvas button:disabled { opacity: 0.4; cursor: default; }
+.palimpsest-canvas .stage { flex: 1 1 auto; min-height: 0; position: relative; }
+.palimpsest-canvas canvas { position: absolute; inset: 0; margin: auto; max-width: 100%; max-height: 100%;
+  touch-action: none; }
+.palimpsest-canvas .words { flex: none; opacity: 0.75; min-height: 15px; white-space: nowrap; overflow: hidden; }
+`;
+
+export class Editor {
+  constructor(changed = () => {}) {
+    this.changed = changed;
+    this.drawing = new Drawing();
+    this.cache = new WeakMap();
+    this.picture = null;
+    this.tool = "lasso";
+    this.size = 24;
+    this.tolerance = 0.08;
+    this.build();
+    this.refresh();
+  }
+
+  get value() {
+    return this.drawing.toText();
+  }
+
+  set value(text) {
+    if (text === this.value) return;
+    if (text) this.drawing.fromText(text);
+    else this.drawing.clear(this.drawing.width, this.drawing.height);
+    if (this.picture) this.drawing.resize(this.picture.naturalWidth, this.picture.naturalHeight);
+    if (text) this.tool = "move";
+    this.refresh();
+  }
+
+  // picture: a loaded HTMLImageElement, or null.
+  show(picture) {
+    this.picture = picture;
+    this.pixels = null;
+    if (picture && !this.drawing.regions.length) this.drawing.clear(picture.naturalWidth, picture.naturalHeight);
+    else if (picture) this.drawing.resize(picture.naturalWidth, picture.naturalHeight);
+    this.refresh();
+    this.changed();
+  }
+
+  build() {
+    const make = (tag, attributes = {}, ...children) => {
+      const element = Object.assign(document.createElement(tag), attributes);
+      element.append(...children);
+      return element;
+    };
+    this.buttons = {};
+    const button = (name, [label, title], run) => {
+      const made = make("button", { type: "button", textContent: label, title, onclick: run });
+      made.dataset.action = name;
+      this.buttons[name] = made;
+      return made;
+    };
+    this.slider = make("input", { type: "range", min: 1, max: 100, title: "Size of the brush" });
+    this.slider.oninput = () => this.slide(Number(this.slider.value));
+    this.chips = make("div", { className: "row" });
+    this.words = make("div", { className: "words" });
+    this.canvas = make("canvas");
+    const tools = Object.entries(TOOLS).map(([name, words]) => button(name, words, () => this.choose(name)));
+    const actions = Object.entries(ACTIONS).map(([name, words]) => button(name, words, () => this.act(name)));
+    this.element = make("div", { className: "palimpsest-canvas", tabIndex: 0 },
+      make("style", { textContent: STYLE }),
+      make("div", { className: "row" }, ...tools, this.slider), make("div", { className: "row" }, ...actions),
+      make("div", { className: "stage" }, this.canvas), this.chips, this.words);
+    this.listen();
+  }
+
+  listen() {
+    const { canvas, element } = this;
+    canvas.addEventListener("pointerdown", (event) => this.down(event));
+    canvas.addEventListener("pointermove", (event) => this.moved(event));
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.up(event));
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    element.addEventListener("keydown", (event) => this.key(event));
+    // The graph underneath must not drag nodes or delete them while somebody draws.
+    for (const name of ["pointerdown", "mousedown", "dblclick"]) {
+      element.addEventListener(name, (event) => event.stopPropagation());
+    }
+    new ResizeObserver(() => this.refresh()).observe(element.querySelector(".stage"));
+  }
+
+  choose(tool) {
+    this.tool = tool;
+    this.refresh();
+  }
+
+  slide(value) {
+    if (this.tool === "pick") this.tolerance = value / 250;
+    else this.size = value;
+    this.refresh();
+  }
+
+  act(name) {
+    const { drawing } = this;
+    if (name === "undo" || name === "redo") drawing[name]();
+    else if (drawing.region) {
+      drawing.remember();
+      if (name === "front") drawing.toFront();
+      if (name === "remove") drawing.remove();
+      if (name === "still") drawing.replace({ ...drawing.region, still: !drawing.region.still });
+      if (name === "home") drawing.replace({ ...drawing.region, move: [0, 0], turn: 0, scale: [1, 1] });
+    }
+    this.finish();
+  }
+
+  key(event) {
+    event.stopPropagation();
+    const command = event.ctrlKey || event.metaKey;
+    const key = event.key.toLowerCase();
+    if (command && key === "z") this.act(event.shiftKey ? "redo" : "undo");
+    else if (command && key === "y") this.act("redo");
+    else if (key === "delete" || key === "backspace") this.act("remove");
+    else return;
+    event.preventDefault();
+  }
+
+  // A pointer's place in the picture.
+  at(event) {
+    const frame = this.canvas.getBoundingClientRect();
+    const { width, height } = this.drawing;
+    return [((event.clientX - frame.left) / frame.width) * width - 0.5,
+      ((event.clientY - frame.top) / frame.height) * height - 0.5];
+  }
+
+  // Screen pixels a picture pixel, zoom of the graph included.
+  get zoom() {
+    return (this.canvas.getBoundingClientRect().width || 1) / this.drawing.width;
+  }
+
+  down(event) {
+    if (event.button) return;
+    this.canvas.setPointerCapture?.(event.pointerId);
+    this.element.focus({ preventScroll: true });
+    const point = this.at(event);
+    this.start = { lasso: () => this.startLasso(point), brush: () => this.startStroke(point, event.shiftKey),
+      erase: () => this.startStroke(point, false), pick: () => this.pickAt(point), move: () => this.startMove(point),
+    }[this.tool]() ?? null;
+    this.refresh();
+  }
+
+  moved(event) {
+    if (!this.start) return;
+    this.start.move(this.at(event), event.shiftKey);
+    this.refresh();
+  }
+
+  up() {
+    const running = this.start;
+    this.start = null;
+    if (!running) return;
+    running.end();
+    this.finish();
+  }
+
+  startLasso(point) {
+    this.lasso = [point];
+    return {
+      move: (now) => this.lasso.push(now),
+      end: () => {
+        const mask = emptyMask(this.drawing.raster);
+        fillOutline(mask, this.drawing.raster, this.lasso.map((one) => this.drawing.onRaster(one)));
+        this.lasso = null;
+        this.addRegion(mask);
+      },
+    };
+  }
+
+  startStroke(point, adds) {
+    const { drawing } = this;
+    const erases = this.tool === "erase";
+    if (erases && !drawing.region) return null;
+    drawing.remember();
+    const mask = erases || (adds && drawing.region) ? drawing.region.mask.slice() : emptyMask(drawing.raster);
+    let last = point;
+    const draw = (now) => {
+      const radius = (this.size / 2) * drawing.rasterScale;
+      stroke(mask, drawing.raster, drawing.onRaster(last), drawing.onRaster(now), radius, erases ? 0 : 1);
+      last = now;
+    };
+    draw(point);
+    const fresh = !erases && !(adds && drawing.region);
+    const put = () => {
+      if (mask.includes(1)) drawing.repaint(mask.slice());
+    };
+    if (fresh) drawing.add(mask.slice());
+    else put();
+    return {
+      move: (now) => {
+        draw(now);
+        if (drawing.region) put();
+        else drawing.add(mask.slice());
+      },
+      end: () => {
+        if (erases && !mask.includes(1)) drawing.remove();
+      },
+    };
+  }
+
+  pickAt(point) {
+    if (!this.picture) return;
+    const { raster } = this.drawing;
+    if (!this.pixels) {
+      const canvas = Object.assign(document.createElement("canvas"), raster);
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(this.picture, 0, 0, raster.width, raster.height);
+      this.pixels = context.getImageData(0, 0, raster.width, raster.height).data;
+    }
+    const mask = emptyMask(raster);
+    pick(mask, raster, this.pixels, this.drawing.onRaster(point), this.tolerance);
+    this.addRegion(mask);
+    this.finish();
+  }
+
+  addRegion(mask) {
+    if (!mask.includes(1)) return;
+    this.drawing.remember();
+    this.drawing.add(mask);
+    this.tool = "move";
+  }
+
+  startMove(point) {
+    const { drawing } = this;
+    const handle = this.handleAt(point) ?? this.regionAt(point);
+    if (!handle) {
+      drawing.chosen = -1;
+      return null;
+    }
+    drawing.remember();
+    const before = drawing.region;
+    return { move: (now, exact) => drawing.replace(dragged(before, handle, point, now, exact)), end: () => {} };
+  }
+
+  handleAt([x, y]) {
+    const { drawing, zoom } = this;
+    if (!drawing.region) return null;
+    const found = drawing.boxOf(drawing.region);
+    if (!found) return null;
+    const near = handles(drawing.region, found, HANDLE_REACH / zoom).reverse();
+    return near.find(({ at }) => Math.hypot(at[0] - x, at[1] - y) * zoom <= 9);
+  }
+
+  regionAt(point) {
+    const { drawing } = this;
+    const index = drawing.regions.findIndex((region) => {
+      const [x, y] = drawing.onRaster(unmapPoint(region, point)).map(Math.round);
+      const inside = x >= 0 && y >= 0 && x < drawing.raster.width && y < drawing.raster.height;
+      return inside && region.mask[y * drawing.raster.width + x];
+    });
+    if (index < 0) return null;
+    drawing.chosen = index;
+    return { name: "move" };
+  }
+
+  finish() {
+    this.refresh();
+    this.changed();
+  }
+
+  refresh() {
+    if (this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = 0;
+      this.paint();
+    });
+  }
+
+  paint() {
+    const { canvas, drawing } = this;
+    const stage = canvas.parentElement;
+    const fit = Math.min(stage.clientWidth / drawing.width, stage.clientHeight / drawing.height) || 1;
+    const [wide, high] = [Math.round(drawing.width * fit), Math.round(drawing.height * fit)];
+    const sharp = Math.min(2, window.devicePixelRatio || 1);
+    if (canvas.width !== Math.round(wide * sharp)) canvas.width = Math.max(1, Math.round(wide * sharp));
+    if (canvas.height !== Math.round(high * sharp)) canvas.height = Math.max(1, Math.round(high * sharp));
+    canvas.style.width = `${wide}px`;
+    canvas.style.height = `${high}px`;
+    paint(canvas.getContext("2d"), { ...this, scale: canvas.width / drawing.width });
+    this.label();
+  }
+
+  label() {
+    const { buttons, drawing, tool } = this;
+    for (const name of Object.keys(TOOLS)) buttons[name].setAttribute("aria-pressed", String(tool === name));
+    for (const name of ["front", "still", "home", "remove"]) buttons[name].disabled = !drawing.region;
+    buttons.erase.disabled = !drawing.region;
+    buttons.undo.disabled = !drawing.past.length;
+    buttons.redo.disabled = !drawing.future.length;
+    buttons.still.setAttribute("aria-pressed", String(Boolean(drawing.region?.still)));
+    const picks = tool === "pick";
+    this.slider.title = picks ? "Tolerance of Pick" : "Size of the brush in pixels";
+    this.slider.style.visibility = ["brush", "erase", "pick"].includes(tool) ? "visible" : "hidden";
+    this.slider.value = String(picks ? Math.round(this.tolerance * 250) : this.size);
+    this.chips.replaceChildren(...drawing.regions.map((region, i) => this.chip(region, i)));
+    this.words.textContent = this.summary();
+  }
+
+  chip(region, index) {
+    const made = document.createElement("button");
+    Object.assign(made, { type: "button", textContent: `${index + 1}`, title: "Choose this region (1 is nearest)" });
+    made.dataset.region = String(index);
+    made.style.borderLeft = `6px solid hsl(${hueOf(index)}, 90%, 60%)`;
+    made.setAttribute("aria-pressed", String(index === this.drawing.chosen));
+    made.onclick = () => {
+      this.drawing.chosen = index;
+      this.choose("move");
+    };
+    return made;
+  }
+
+  summary() {
+    const { region } = this.drawing;
+    if (!region) return TOOLS[this.tool][1];
+    if (region.still) return "Still: hides what passes behind it";
+    const [x, y] = region.move.map((v) => Math.round(v * 10) / 10);
+    const [sx, sy] = region.scale;
+    return `move ${x}, ${y} px   turn ${region.turn} deg   scale ${sx === sy ? sx : `${sx} x ${sy}`}`;
+  }
+}

@@ -20,7 +20,8 @@ SCENES = {
     "star": Scene(MINT, (CutOut("star", "purple", "plain", 120, 128, 66, 8.0),)),
     "moon": Scene(LILAC, (CutOut("moon", "yellow", "dotted", 140, 120, 58, 12.0, (1.0, 1.0), 0.42),)),
     "two": Scene(
-        GREY, (CutOut("circle", "green", "plain", 78, 104, 42), CutOut("square", "orange", "striped", 178, 158, 44, 14.0))
+        GREY,
+        (CutOut("circle", "green", "plain", 78, 104, 42), CutOut("square", "orange", "striped", 178, 158, 44, 14.0)),
     ),
     "cross": Scene(MINT, (CutOut("cross", "blue", "dotted", 84, 150, 46, -12.0, (1.0, 1.0), 0.5),)),
     "small": Scene(LILAC, (CutOut("triangle", "green", "plain", 160, 150, 34, 10.0),)),
@@ -50,7 +51,7 @@ def main() -> None:
         save_image(mask.expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_mask.png")
     for name in SKETCHED:
         save_image(sketch(SCENES[name]).expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_sketch.png")
-    lines += ["", "`papercut_<name>_mask.png` is white on the cut-outs; `papercut_<name>_sketch.png` shows their outlines.", ""]
+    lines += ["", "`papercut_<name>_mask.png` is white on the cut-outs; `papercut_<name>_sketch.png` their outlines.", ""]
     (FOLDER / "README.md").write_text("\n".join(lines), encoding="ascii")
 
 

@@ -1,8 +1,8 @@
 """Muon: momentum made orthogonal (K. Jordan et al., 2024), for training small networks on a CPU.
 
-On the autoencoder's plain convolutions it needs an eighth of Adam's steps (80 against 700 for 19 dB). torch's own Muon
-iterates in bfloat16, which most CPUs only emulate, at fifty times the cost; so the iteration stands here, in float32, all
-matrices of a shape at once.
+On the autoencoder's plain convolutions it needs an eighth of Adam's steps (80 against 700 for 19 dB). torch's own
+Muon iterates in bfloat16, which most CPUs only emulate, at fifty times the cost; so the iteration stands here, in
+float32, all matrices of a shape at once.
 """
 
 import torch

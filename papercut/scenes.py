@@ -186,8 +186,8 @@ class Motion:
 
 def pixel_grid() -> Tensor:
     """(256, 256, 2) float32: the point x, y of every pixel."""
-    y, x = torch.meshgrid(torch.arange(SIZE, dtype=torch.float32), torch.arange(SIZE, dtype=torch.float32), indexing="ij")
-    return torch.stack((x, y), -1)
+    side = torch.arange(SIZE, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
 
 
 def sample_scene(seed: int, objects: int | None = None) -> Scene:

@@ -58,7 +58,7 @@ def _render_chunk(paths: tuple[Path, Path], count: int, first: int) -> None:
 
 
 def crops(store: tuple[np.memmap, np.memmap], batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """first, second: (batch, 3, 128, 128) in -1..1; flow (batch, 2, 128, 128): around a moving pixel, flipped at random."""
+    """first, second: (batch, 3, 128, 128) in -1..1; flow (batch, 2, 128, 128): around a moving pixel, often flipped."""
     firsts, seconds, flows = [], [], []
     for _ in range(batch):
         index = int(torch.randint(len(store[0]), ()))
@@ -86,7 +86,7 @@ def sequence_loss(guesses: list[Tensor], flow: Tensor) -> Tensor:
 
 @torch.no_grad()
 def end_point_error(model, split: str, count: int, updates: int = 12) -> dict[str, float]:
-    """Mean distance in pixels between guess and truth over moving pixels, over those seen in both, and over still ones."""
+    """Mean distance in pixels of guess and truth, over moving pixels, over those seen in both, and over still ones."""
     model.eval()
     sums = {"moving": [0.0, 0], "moving, seen in both": [0.0, 0], "still": [0.0, 0]}
     for i in range(count):
@@ -121,7 +121,8 @@ def main() -> None:
         first, second, flow = crops(store, args.batch)
         loss = sequence_loss(model(first, second, num_flow_updates=UPDATES), flow)
         loss.backward()
-        optimiser.update(args.rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 1.4 * (1 - spent / 60 / args.minutes)))
+        left = 1 - spent / 60 / args.minutes
+        optimiser.update(args.rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 1.4 * left))
         step += 1
         average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
         spent, last = spent + time.time() - last, time.time()

@@ -1,8 +1,8 @@
 """Give Papercut's text encoder a start: it learns to say, at each word, what the caption says of that thing.
 
 A UNet trained from scratch on a random text encoder is slow to learn which colour belongs to which cut-out. Captions
-alone teach it: from the hidden state at a shape word, its colour and pattern must be readable; at the word "ground", the
-tone and kind; at the end of the text, the whole list. The diffusion model then reads the frozen encoder.
+alone teach it: from the hidden state at a shape word, its colour and pattern must be readable; at the word "ground",
+the tone and kind; at the end of the text, the whole list. The diffusion model then reads the frozen encoder.
 
     python -m papercut.train_text --minutes 6
 """

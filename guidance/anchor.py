@@ -46,10 +46,9 @@ class Anchor:
     def weight(self, like: Tensor) -> Tensor:
         """The sampler's own share (B, 1, h, w) in [0, 1] of a batch `like` (B, C, h, w): 0 = kept, 1 = free.
 
-        Video latents (B, C, frames, h, w) give (B, 1, 1, h, w): the mask holds for every frame.
         Raises ValueError where mask, rows and batch do not go together.
         """
-        batch, (height, width) = like.shape[0], like.shape[-2:]
+        batch, _, height, width = like.shape
         if self.mask is None:
             free = like.new_full((batch, 1, height, width), 0.0 if self.rows is None else 1.0)
         else:
@@ -62,8 +61,7 @@ class Anchor:
         if self.rows is not None:
             free = free.clone()
             free[list(self._checked_rows(batch))] = 0.0
-        weight = 1.0 - self.strength * (1.0 - free)
-        return weight if like.ndim == 4 else weight[:, :, None]
+        return 1.0 - self.strength * (1.0 - free)
 
     def check(self, like: Tensor, top: float) -> None:
         """Refuse a run that the trajectory does not fit, before anything is computed.

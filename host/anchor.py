@@ -7,6 +7,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..guidance.anchor import Anchor, blend
+from .fits import is_same_model, require_same_kind
+from .notice import notice
 
 KEY = "palimpsest_anchor"
 
@@ -26,6 +28,19 @@ def anchored(model, anchor: Anchor, *, start_from_source: bool = False):
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, hold.sampler_sample)
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, hold.predict_noise)
     return clone
+
+
+def require_fit(trajectory, model) -> None:
+    """The trajectory's latents and noise levels mean the same to this MODEL, or a sentence.
+
+    Other weights (a LoRA, a fine-tune) are only named on the running node: what is kept is kept all the same.
+    """
+    require_same_kind(trajectory, model)
+    if trajectory.fingerprint and not is_same_model(trajectory, model):
+        notice(
+            "The trajectory was made with other weights than this model's: what is kept stays exact, but the rest "
+            "blends in better if the picture is inverted with this model."
+        )
 
 
 class _Hold:

@@ -104,16 +104,6 @@ def test_strength():
     torch.testing.assert_close(Anchor(trajectory, strength=0.25).leave(x), 0.75 * x + 0.25 * picture)
 
 
-def test_video_latents_keep_every_frame():
-    latents = torch.randn(3, 1, 4, 2, 8, 8)
-    trajectory = Trajectory(torch.tensor([0.0, 1.0, 2.0]), latents, "", 1.0, "", "flow", "Wan21")
-    mask = torch.zeros(1, 8, 8)
-    mask[:, :4] = 1
-    x = torch.randn(1, 4, 2, 8, 8)
-    left = Anchor(trajectory, mask).leave(x)
-    assert torch.equal(left[..., :4, :], x[..., :4, :]) and torch.equal(left[..., 4:, :], latents[0][..., 4:, :])
-
-
 def test_blending_survives_values_that_are_not_numbers():
     kept, free = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), float("nan"))
     weight = torch.tensor([[[[0.0, 1.0]]]])

@@ -1,4 +1,4 @@
-"""The anchor as a MODEL patch, through the host's own samplers on a random UNet."""
+"""The anchor as a MODEL patch, through the host's own samplers on random models of its families."""
 
 import comfy.sample
 import comfy.samplers
@@ -11,12 +11,22 @@ from palimpsest.guidance.anchor import Anchor
 from palimpsest.host.anchor import anchored, noise_for_start
 from palimpsest.inversion.trajectory import Trajectory
 
+from ..tiny_models import CHANNELS, tiny_cond, tiny_model
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # the host's stochastic samplers warn of roundings
 
 SIZE = 8
 STEPS = 4
-KINDS = ("eps", "v", "flow")
+FAMILIES = {"eps": "sd1", "v": "sd2", "flow": "sd3"}
+KINDS = tuple(FAMILIES)
 MANY_CALLS = ("euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "euler_ancestral", "dpmpp_sde", "uni_pc", "lms")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """MODELs by their parametrisation."""
+    with torch.inference_mode():
+        return {kind: tiny_model(family) for kind, family in FAMILIES.items()}
 
 
 def schedule(model, steps=STEPS):
@@ -26,26 +36,23 @@ def schedule(model, steps=STEPS):
 def made(model, kind, rows=1, seed=5, sigmas=None):
     """A source latent (raw) and a trajectory of it, on the straight path to a noise."""
     generator = torch.Generator().manual_seed(seed)
-    raw = torch.randn(rows, 4, SIZE, SIZE, generator=generator) * 5
-    noise = torch.randn(rows, 4, SIZE, SIZE, generator=generator)
+    shape = (rows, CHANNELS[FAMILIES[kind]], SIZE, SIZE)
+    raw = torch.randn(shape, generator=generator) * 5
+    noise = torch.randn(shape, generator=generator)
     source = model.model.process_latent_in(raw)
     levels = (schedule(model) if sigmas is None else sigmas).flip(0)
     paths = [source + s * (noise - source if kind == "flow" else noise) for s in levels]
     return raw, Trajectory(levels, torch.stack(paths), "", 1.0, "", kind, "SD15")
 
 
-def conditioning(seed: int, rows: int = 1):
-    """A CONDITIONING of random embeddings."""
-    return [[torch.randn(rows, 7, 16, generator=torch.Generator().manual_seed(seed)), {}]]
-
-
 def run(model, latent, *, sampler="euler", sigmas=None, cfg=3.0, seed=1, noise_mask=None, prompts=1, callback=None):
     sigmas = schedule(model) if sigmas is None else sigmas
     noise = Noise_RandomNoise(seed).generate_noise({"samples": latent})
     chosen = comfy.samplers.sampler_object(sampler)
+    family = {"SD3": "sd3"}.get(type(model.model).__name__, "sd2" if model.model.model_type.name[0] == "V" else "sd1")
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, chosen, sigmas, conditioning(1, prompts), conditioning(2), latent,
+            model, noise, cfg, chosen, sigmas, tiny_cond(family, prompts, seed=1), tiny_cond(family, seed=2), latent,
             noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=seed,
         )  # fmt: skip
 
@@ -222,7 +229,7 @@ def test_other_patches_stay_and_the_model_itself_is_untouched(models):
     calls.clear()
     assert torch.equal(run(held, raw), raw) and len(calls) == STEPS
     assert torch.equal(run(model, raw), plain)
-    assert "wrappers" not in model.model_options["transformer_options"]
+    assert not model.wrappers
 
 
 def test_two_anchors_keep_both_parts(models):

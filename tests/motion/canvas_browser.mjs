@@ -1,0 +1,137 @@
+// Draws on the Flow Canvas in a real browser, against the real front end, with a real mouse.
+//   node canvas_browser.mjs '{"playwright", "chromium", "url", "workflow", "vue", "point", "out"}'
+// Prints one line of JSON: the prompts that the front end would send after each stage.
+import { createRequire } from "node:module";
+
+const given = JSON.parse(process.argv[2]);
+const { chromium } = createRequire(given.playwright + "/")("playwright-core");
+const browser = await chromium.launch({ executablePath: given.chromium, args: ["--no-sandbox", "--disable-gpu"] });
+const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
+page.setDefaultTimeout(given.patience);
+const errors = [];
+page.on("pageerror", (error) => errors.push(String(error)));
+
+const setting = (name, value) => fetch(`${given.url}/api/settings/${name}`, {
+  method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" },
+});
+await setting("Comfy.TutorialCompleted", true);
+await setting("Comfy.VueNodes.Enabled", given.vue);
+
+const drawn = () => page.evaluate(async () => {
+  const { output } = await window.app.graphToPrompt();
+  return Object.values(output).find((node) => node.class_type === "PalimpsestFlowCanvas").inputs.canvas;
+});
+const show = (file) => (given.out ? page.screenshot({ path: `${given.out}/${file}` }) : null);
+
+try {
+  await page.goto(given.url, { waitUntil: "domcontentloaded" });
+  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
+  await page.evaluate((workflow) => window.app.loadGraphData(workflow), given.workflow);
+  await page.evaluate(() => {
+    const node = window.app.graph._nodes.find((one) => one.comfyClass === "PalimpsestFlowCanvas");
+    Object.assign(window.app.canvas.ds, { scale: 1 });
+    window.app.canvas.ds.offset = [120 - node.pos[0], 120 - node.pos[1]];
+    window.app.canvas.setDirty(true, true);
+  });
+  const surface = page.locator(".palimpsest-canvas canvas");
+  await surface.waitFor({ state: "visible" });
+  // The picture is there once the canvas has taken its proportions and the words no longer ask for one.
+  await page.waitForFunction(() => {
+    const canvas = document.querySelector(".palimpsest-canvas canvas");
+    const [r, g, b] = canvas.getContext("2d").getImageData(4, 4, 1, 1).data;
+    return r + g + b > 250;
+  });
+  const frame = async () => surface.boundingBox();
+  const at = async ([x, y]) => {
+    const { x: left, y: top, width, height } = await frame();
+    return [left + ((x + 0.5) / 256) * width, top + ((y + 0.5) / 256) * height];
+  };
+  const button = (name) => page.locator(`.palimpsest-canvas button[data-action="${name}"]`);
+  const drag = async (from, to) => {
+    const [a, b] = [await at(from), await at(to)];
+    await page.mouse.move(...a);
+    await page.mouse.down();
+    await page.mouse.move((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, { steps: 3 });
+    await page.mouse.move(...b, { steps: 3 });
+    await page.mouse.up();
+    await page.waitForTimeout(100);
+  };
+  const told = { errors };
+
+  await button("pick").click();
+  await page.mouse.click(...(await at(given.point)));
+  await page.waitForTimeout(100);
+  told.picked = await drawn();
+  const [x, y] = given.point;
+  await drag([x, y], [x + 40, y + 12]);
+  told.moved = await drawn();
+  await show("moved.png");
+
+  const place = (name) => page.evaluate(async ([key, module]) => {
+    const { handles } = await import(`${module}/geometry.js`);
+    const widget = window.app.graph._nodes.find((one) => one.comfyClass === "PalimpsestFlowCanvas").widgets
+      .find((one) => one.name === "canvas");
+    const { Drawing } = await import(`${module}/drawing.js`);
+    const copy = new Drawing();
+    copy.fromText(widget.value);
+    const zoom = document.querySelector(".palimpsest-canvas canvas").getBoundingClientRect().width / copy.width;
+    const list = handles(copy.region, copy.boxOf(copy.region), 26 / zoom);
+    return [list.find((one) => one.name === key).at, list.find((one) => one.name === "pivot").at];
+  }, [name, given.modules]);
+  const [knob, centre] = await place("turn");
+  const [u, v] = [knob[0] - centre[0], knob[1] - centre[1]];
+  const angle = Math.PI / 6;
+  await drag(knob, [centre[0] + u * Math.cos(angle) - v * Math.sin(angle), centre[1] + u * Math.sin(angle) + v * Math.cos(angle)]);
+  told.turned = await drawn();
+  const [corner, middle] = await place("corner");
+  await drag(corner, [0, 1].map((i) => middle[i] + 1.25 * (corner[i] - middle[i])));
+  told.scaled = await drawn();
+  await show("scaled.png");
+
+  await page.keyboard.press("Control+z");
+  await page.waitForTimeout(100);
+  told.undone = await drawn();
+  await page.keyboard.press("Control+Shift+Z");
+  await page.waitForTimeout(100);
+  told.redone = await drawn();
+  await page.keyboard.press("Delete");
+  await page.waitForTimeout(100);
+  told.deleted = await drawn();
+  await button("undo").click();
+  await page.waitForTimeout(100);
+
+  await button("lasso").click();
+  const corners = [[10, 10], [40, 10], [40, 34], [10, 34]];
+  await page.mouse.move(...(await at(corners[0])));
+  await page.mouse.down();
+  for (const corner of corners.slice(1)) await page.mouse.move(...(await at(corner)), { steps: 4 });
+  await page.mouse.up();
+  await page.waitForTimeout(100);
+  told.two = await drawn();
+  await button("still").click();
+  await page.waitForTimeout(100);
+  told.still = await drawn();
+  await show("two.png");
+
+  told.saved = await page.evaluate(() => window.app.graph.serialize());
+  const done = page.evaluate(() => new Promise((resolve) => {
+    for (const name of ["execution_success", "execution_error"]) {
+      window.app.api.addEventListener(name, ({ detail }) => resolve([name, detail]), { once: true });
+    }
+  }));
+  await page.evaluate(() => window.app.queuePrompt(0));
+  told.run = await done;
+
+  // A saved workflow brings the drawing back.
+  await page.evaluate((workflow) => window.app.loadGraphData(workflow), told.saved);
+  await surface.waitFor({ state: "visible" });
+  told.loaded = await drawn();
+  await show("loaded.png");
+  console.log(JSON.stringify(told));
+} catch (error) {
+  await show("failed.png");
+  console.error(String(error), errors.join("\n"));
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}

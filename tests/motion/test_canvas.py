@@ -1,0 +1,104 @@
+"""The Flow Canvas in a real Chromium against the real front end, in both of its renderers, drawn with the mouse.
+
+Needs Node.js, Chromium and playwright-core:  npm install --prefix .host/browser playwright-core
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from palimpsest.guidance.flow_canvas import canvas_flow, parse_canvas
+from palimpsest.guidance.flow_warp import forward_warp, land
+from palimpsest.papercut.scenes import SPLITS, sample_scene
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYWRIGHT = ROOT / ".host" / "browser"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = [name for name, there in (
+    ("Node.js", shutil.which("node")), ("Chromium", CHROMIUM),
+    ("playwright-core (npm install --prefix .host/browser playwright-core)",
+     (PLAYWRIGHT / "node_modules" / "playwright-core").is_dir()),
+) if not there]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the browser test needs {', '.join(MISSING)}")
+
+
+def node(number, kind, x, size, inputs=(), outputs=(), values=()):
+    return {
+        "id": number, "type": kind, "pos": [x, 100], "size": size, "flags": {}, "order": number, "mode": 0,
+        "inputs": [{"name": name, "type": type_, "link": link} for name, type_, link in inputs],
+        "outputs": [{"name": name, "type": type_, "links": links} for name, type_, links in outputs],
+        "properties": {}, "widgets_values": list(values),
+    }  # fmt: skip
+
+
+def workflow(picture):
+    """Load Image -> Flow Canvas -> Flow Warp -> Preview Image."""
+    return {
+        "version": 0.4, "last_node_id": 4, "last_link_id": 4, "groups": [], "config": {}, "extra": {},
+        "nodes": [
+            node(1, "LoadImage", 0, [300, 320], (), [("IMAGE", "IMAGE", [1, 2]), ("MASK", "MASK", [])], [picture, "image"]),
+            node(2, "PalimpsestFlowCanvas", 400, [560, 720], [("image", "IMAGE", 1)],
+                 [("flow", "FLOW", [3]), ("layers", "MASK", [4]), ("regions", "MASK", [])], [""]),
+            node(3, "PalimpsestFlowWarp", 1050, [300, 200],
+                 [("flow", "FLOW", 3), ("image", "IMAGE", 2), ("layers", "MASK", 4)], [("image", "IMAGE", [5])], [0]),
+            node(4, "PreviewImage", 1400, [300, 300], [("images", "IMAGE", 5)]),
+        ],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 1, 0, 3, 1, "IMAGE"], [3, 2, 0, 3, 0, "FLOW"],
+                  [4, 2, 1, 3, 2, "MASK"], [5, 3, 0, 4, 0, "IMAGE"]],
+    }  # fmt: skip
+
+
+def scene_of_one_plain_thing():
+    """A test scene whose thing is plain, on a plain ground: its colours are what Pick is for."""
+    for seed in SPLITS["test"]:
+        scene = sample_scene(seed, objects=1)
+        thing = scene.objects[0]
+        inside = all(60 < v < 180 for v in (thing.x, thing.y)) and thing.size < 45
+        if inside and thing.pattern == "plain" and thing.shape in ("circle", "square", "heart"):
+            return scene
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
+def test_drawing_with_the_mouse(host, tmp_path, vue):
+    scene = scene_of_one_plain_thing()
+    pixels = (scene.render().permute(1, 2, 0) * 255).round().byte()
+    path = tmp_path / "canvas_scene.png"
+    Image.fromarray(pixels.numpy()).save(path)
+    name = host.client.upload(path)
+    thing = scene.objects[0]
+    given = {
+        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(name), "vue": vue,
+        "point": [round(thing.x), round(thing.y)], "patience": 120_000, "modules": "/extensions/palimpsest/flow_canvas",
+        "out": os.environ.get("CANVAS_PICTURES", ""),
+    }  # fmt: skip
+    script = Path(__file__).with_name("canvas_browser.mjs")
+    run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    assert told["errors"] == []
+    stages = {key: parse_canvas(told[key]) for key in ("picked", "moved", "turned", "scaled", "undone", "redone", "two", "still")}
+
+    mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
+    assert float((mask & picked).sum() / (mask | picked).sum()) > 0.9
+    [moved] = stages["moved"].regions
+    assert moved.move == pytest.approx((40, 12), abs=1.01) and moved.turn == 0
+    assert stages["turned"].regions[0].turn == pytest.approx(30, abs=1.5)
+    assert stages["scaled"].regions[0].scale == pytest.approx((1.25, 1.25), abs=0.05)
+    assert told["undone"] == told["turned"] and told["redone"] == told["scaled"] and told["deleted"] == ""
+    assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
+    assert told["loaded"] == told["still"]
+
+    kind, detail = told["run"]
+    assert kind == "execution_success", detail
+    history = host.client.json(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
+    file = history["outputs"]["4"]["images"][0]
+    made = torch.tensor(list(Image.open(io.BytesIO(host.client.view(file))).convert("RGB").getdata())).reshape(256, 256, 3)
+    flow, layers, _ = canvas_flow(stages["still"], 256, 256)
+    expected = forward_warp((pixels.float() / 255).permute(2, 0, 1)[None], land(flow, layers))[0].permute(1, 2, 0) * 255
+    assert (made - expected).abs().max() <= 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 
@@ -25,8 +26,18 @@ def collect_nodes() -> list[type[io.ComfyNode]]:
 
 class PalimpsestExtension(ComfyExtension):
     async def on_load(self) -> None:
-        if (FOLDER.parent / "host" / "folders.py").exists():
-            import_module("..host.folders", __package__).register()
+        from ..host import folders, version
+
+        version.require_host()
+        folders.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return collect_nodes()
+        nodes = collect_nodes()
+        for node in nodes:
+            try:
+                node.GET_SCHEMA()
+            except Exception:
+                # The host logs the message alone; this says which node, and where.
+                logging.getLogger(__name__).exception("The schema of %s is not valid.", node.__name__)
+                raise
+        return nodes

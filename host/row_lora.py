@@ -24,6 +24,7 @@ from ..morphing.lora import (
     convolution,
     group_norm,
     layer_norm,
+    rms_norm,
 )
 from ..morphing.schedule import Alphas
 from .family import is_unet
@@ -157,10 +158,13 @@ def operation_of(module: torch.nn.Module, name: str) -> Operation:
     """What a layer of the host does with its weight."""
     if isinstance(module, torch.nn.Linear):
         return LINEAR
-    if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
-        return convolution(stride=module.stride, padding=module.padding, dilation=module.dilation)
+    if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)) and module.groups == 1:
+        geometry = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+        return convolution(module.weight.ndim - 2, **geometry)
     if isinstance(module, torch.nn.LayerNorm):
         return layer_norm(module.normalized_shape, module.eps)
+    if isinstance(module, torch.nn.RMSNorm):
+        return rms_norm(module.normalized_shape, module.eps)
     if isinstance(module, torch.nn.GroupNorm):
         return group_norm(module.num_groups, module.eps)
     raise ValueError(

@@ -31,7 +31,8 @@ MIXINGS: tuple[Mixing, ...] = get_args(Mixing)
 class LowRank:
     """One LoRA's change of one layer, dW = up @ down.
 
-    down: (r, in), or (r, in, kh, kw) for a convolution; up: (out, r), with the LoRA's scale (alpha / r) in it.
+    down: (r, in), or (r, in, kh, kw) for a convolution (of as many dimensions as the layer has); up: (out, r), with the
+    LoRA's scale (alpha / r) in it.
     """
 
     down: Tensor
@@ -60,15 +61,21 @@ class Operation:
 LINEAR = Operation(F.linear, F.linear, -1)
 
 
-def convolution(**geometry) -> Operation:
-    """A 2-D convolution with `stride`, `padding`, `dilation` of the layer; the way up is 1x1."""
-    expand = lambda u, up: F.conv2d(u, up[:, :, None, None])
-    return Operation(partial(F.conv2d, **geometry), expand, -3)
+def convolution(dimensions: int = 2, **geometry) -> Operation:
+    """A convolution over 1 to 3 dimensions with `stride`, `padding`, `dilation` of the layer; the way up is 1x1."""
+    function = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    expand = lambda u, up: function(u, up.reshape(*up.shape, *[1] * dimensions))
+    return Operation(partial(function, **geometry), expand, -1 - dimensions)
 
 
 def layer_norm(shape: Sequence[int], eps: float) -> Operation:
     """The gain of a layer norm over the last axis."""
     return Operation(lambda x, gain: F.layer_norm(x, tuple(shape), eps=eps) * gain.to(x.dtype), None, -1)
+
+
+def rms_norm(shape: Sequence[int], eps: float | None) -> Operation:
+    """The gain of a root-mean-square norm over the last axis."""
+    return Operation(lambda x, gain: F.rms_norm(x, tuple(shape), eps=eps) * gain.to(x.dtype), None, -1)
 
 
 def group_norm(groups: int, eps: float) -> Operation:

@@ -141,7 +141,7 @@ class MorphLatents(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample the frames."),
                 several(
-                    "trajectory", TrajectorySocket,
+                    "trajectories", "trajectory", TrajectorySocket,
                     "An inverted key picture, from DDIM Invert; a batch of them counts as several, in order.",
                 ),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),
@@ -184,7 +184,7 @@ class MorphConditioning(io.ComfyNode):
             search_aliases=["prompt travel", "conditioning average", "text interpolation"],
             inputs=[
                 several(
-                    "prompt", io.Conditioning,
+                    "prompts", "prompt", io.Conditioning,
                     "The prompt of a key picture, from CLIP Text Encode. One alone serves for all. Prompts that are "
                     "worded alike morph best; they may differ in length.",
                 ),

@@ -39,7 +39,7 @@ class LoRAFit(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to fit to; it is not changed."),
                 io.Latent.Input("latent", tooltip="All key pictures in one batch, through VAE Encode."),
                 several(
-                    "prompt", io.Conditioning,
+                    "prompts", "prompt", io.Conditioning,
                     "What a key picture shows, in a few words; one prompt alone serves for all.",
                 ),
                 io.Int.Input(
@@ -120,7 +120,7 @@ class LoRAInterpolator(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples the frames; it is not changed."),
                 several(
-                    "lora", LORA_MODEL,
+                    "loras", "lora", LORA_MODEL,
                     "The LoRA of a key picture, from LoRA Fit (all of them at once) or the host's Train LoRA; in the "
                     "order of the key pictures.",
                 ),

@@ -14,7 +14,7 @@ from palimpsest.morphing.lora import (
     rows_for,
 )
 from palimpsest.morphing.schedule import Alphas
-from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear
+from torch.nn import Conv1d, Conv2d, Conv3d, GroupNorm, LayerNorm, Linear
 
 WEIGHTS = Alphas((0.0, 0.3, 1.0, 1.6, 2.0), 3).weights()
 
@@ -54,12 +54,14 @@ def test_a_linear_layer_has_each_rows_merged_weights(mixing, merged):
 
 @pytest.mark.parametrize("mixing, merged", [("product", products), ("factor", mixed_factors)])
 @pytest.mark.parametrize("geometry", [{"padding": 1}, {"stride": 2, "padding": 1}, {"padding": 2, "dilation": 2}])
-def test_a_convolution_has_each_rows_merged_weights(mixing, merged, geometry):
-    layer = Conv2d(3, 5, 3, dtype=torch.float64, **geometry)
-    loras = [factors(5, 27, seed=seed) for seed in range(3)]
-    loras = [LowRank(lora.down.reshape(4, 3, 3, 3), lora.up) for lora in loras]
-    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
-    mixture = LayerMixture(convolution(**geometry), low=loras, mixing=mixing).select(range(3))
+@pytest.mark.parametrize("kind", [Conv1d, Conv2d, Conv3d])
+def test_a_convolution_has_each_rows_merged_weights(mixing, merged, geometry, kind):
+    layer = kind(3, 5, 3, dtype=torch.float64, **geometry)
+    dimensions = layer.weight.ndim - 2
+    loras = [factors(5, layer.weight[0].numel(), seed=seed) for seed in range(3)]
+    loras = [LowRank(lora.down.reshape(4, *layer.weight.shape[1:]), lora.up) for lora in loras]
+    x = torch.randn(5, 3, *[8] * dimensions, dtype=torch.float64)
+    mixture = LayerMixture(convolution(dimensions, **geometry), low=loras, mixing=mixing).select(range(3))
     got = mixture(x, layer(x), WEIGHTS)
     for row in range(5):
         wanted = with_change(layer, merged(loras, WEIGHTS[row]), x[row : row + 1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..host.batches import by_rows
 from ..host.checks import require_latent, require_picture, require_same_batch, require_vae_of
-from ..host.denoiser import Session, with_denoiser
+from ..host.denoiser import Session
 from ..host.family import latent_format, latent_format_name
 from ..host.fingerprint import fingerprint
 from ..host.fits import levels_of, require_invertible, require_same_kind
@@ -90,7 +91,7 @@ class DDIMInvert(io.ComfyNode):
         prediction, levels = require_invertible(model), levels_of(model, sigmas)
         conds = conditionings(model, positive, negative, clip, cfg, "DDIM Invert")
 
-        def body(session: Session):
+        def body(session: Session, _):
             path = invert(
                 session.guided, session.latent, levels, flow=prediction == "flow", pairing=pairing,
                 refinement=refinement, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x),
@@ -98,9 +99,11 @@ class DDIMInvert(io.ComfyNode):
             return path, session.to_raw(path[-1])
 
         # The model sees the schedule as in sampling, so that patches which read it act alike both ways.
-        path, raw = with_denoiser(
-            model, conds, samples, levels.flip(0), body, cfg=cfg, noise_mask=latent.get("noise_mask")
-        )
+        parts = by_rows(
+            model, conds, samples, levels.flip(0), body, cfg=cfg, noise_mask=latent.get("noise_mask"),
+            what="The batch to invert",
+        )  # fmt: skip
+        path, raw = torch.cat([one[0] for one in parts], dim=1), torch.cat([one[1] for one in parts])
         hidden = cls.hidden
         text = text_behind(hidden.prompt, hidden.unique_id, "positive") if hidden is not None else ""
         made = Trajectory(levels, path, text, cfg, fingerprint(model), prediction, latent_format_name(model))
@@ -192,13 +195,14 @@ def both_ways(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> tu
     form = latent_format(model)
     raw = form.process_out(trajectory.latents[0])
 
-    def body(session: Session):
-        noisy = trajectory.latents[-1].to(session.device)
+    def body(session: Session, rows: slice):
+        noisy = trajectory.latents[-1, rows].to(session.device)
         levels = trajectory.sigmas
         path = replay(session.guided, noisy, levels, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x))
         return session.to_raw(path[0])
 
-    back = with_denoiser(model, conds, raw, trajectory.sigmas.flip(0), body, cfg=cfg)
+    parts = by_rows(model, conds, raw, trajectory.sigmas.flip(0), body, cfg=cfg, what="The batch to sample back")
+    back = torch.cat(parts)
     return tuple(vae.decode(samples)[..., :3].float().cpu() for samples in (raw, back))
 
 

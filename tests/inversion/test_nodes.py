@@ -3,6 +3,7 @@
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, SamplerCustomAdvanced
 from palimpsest.host import folders
 from palimpsest.host.prompts import text_behind
@@ -66,7 +67,7 @@ def test_stock_nodes_bring_the_picture_back(models, family):
     guider = BasicGuider.execute(model, tiny_cond(family)).args[0]
     for start in (latent, torch.zeros_like(latent)):
         back = replayed(model, guider, noise, schedule(model), start)
-        assert float((back - latent).abs().max()) < 2e-3 * float(latent.abs().max())
+        assert float((back - latent).abs().max()) < 1e-2 * float(latent.abs().max())
     assert trajectory.rows == 2 and len(trajectory) == 7 and trajectory.flow == (family in ("sd3", "flux"))
 
 
@@ -99,6 +100,24 @@ def test_twice_is_the_same_and_a_batch_is_its_rows(models):
     assert torch.equal(first.latents, again.latents) and first.fingerprint == again.fingerprint
     alone = inverted(models, batch=1, refinement=1)[0]
     assert torch.allclose(first.latents[:, :1], alone.latents, atol=1e-4)
+
+
+def test_where_memory_is_short_the_batch_is_cut_and_nothing_else_changes(models):
+    """Two rows at a time do not fit; every row has a prompt of its own."""
+    model = models["sdxl"]
+    latent, prompts = {"samples": tiny_latent("sdxl", 3)}, tiny_cond("sdxl", batch=3)
+    whole = DDIMInvert.execute(model, latent, schedule(model, 2), positive=prompts).args
+
+    def narrow(executor, x, *args, **kwargs):
+        if x.shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return executor(x, *args, **kwargs)
+
+    small = model.clone()
+    small.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "narrow", narrow)
+    cut = DDIMInvert.execute(small, latent, schedule(model, 2), positive=prompts).args
+    assert torch.allclose(cut[0].latents, whole[0].latents, atol=1e-4)
+    assert torch.allclose(cut[1]["samples"], whole[1]["samples"], atol=1e-3)
 
 
 def test_open_prompts_are_encoded_where_clip_is_there(models):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.rows import HEAD, Row, cells, load, summary
+from ..benchmarks.rows import HEAD, Row, cells, summary
+from ..benchmarks.rows import load as load_rows
 from .common import ROOT
 
 README = ROOT / "README.md"
@@ -62,10 +64,15 @@ def renewed(text: str, schemas: Sequence[Any], rows: Sequence[Row]) -> str:
 
 
 def registered_schemas() -> list[Any]:
-    """The schemas of all nodes of the pack; loads the host's modules into this process."""
-    from ..nodes import collect_nodes
+    """The schemas of all nodes of the pack, loaded into this process as the host loads them."""
+    from ..nodes import PalimpsestExtension
 
-    return [node.GET_SCHEMA() for node in collect_nodes()]
+    async def load_nodes() -> list[Any]:
+        extension = PalimpsestExtension()
+        await extension.on_load()
+        return await extension.get_node_list()
+
+    return [node.GET_SCHEMA() for node in asyncio.run(load_nodes())]
 
 
 def main(path: Path = README) -> int:
@@ -73,7 +80,7 @@ def main(path: Path = README) -> int:
 
     enter_host()
     text = path.read_text(encoding="utf-8")
-    fresh = renewed(text, registered_schemas(), load())
+    fresh = renewed(text, registered_schemas(), load_rows())
     path.write_text(fresh, encoding="utf-8")
     print(f"{path.name} {'is renewed' if fresh != text else 'was up to date'}.")
     return 0

@@ -19,7 +19,7 @@ SPLIT, HELD = -999, -1000  # the steps whose random numbers split the pictures, 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One picture in one orientation. latent: (C, h, w) scaled; target: (K, H, W), closeness (K = 1) or a scaled latent;
+    """One picture in one orientation. latent: (C, h, w) scaled; target: (K, H, W), closeness (K = 1) or a latent;
     picture: which picture it is (orientations share it); prompt: the number of its prompt."""
 
     latent: Tensor

@@ -46,7 +46,8 @@ class Trainer:
     ):  # fmt: skip
         """start: a predictor to go on from; with a `state` of the same training, exactly where that stopped."""
         self.spec, self.examples, self.recipe = spec, examples, examples.recipe
-        self.network = new_network(spec, self.recipe.seed).to(device)
+        with torch.inference_mode(False):
+            self.network = new_network(spec, self.recipe.seed).to(device)
         self.fresh = start is None
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())

@@ -58,9 +58,6 @@ class SketchTarget:
     weight: Tensor
     detail: int = 1
 
-    def to(self, device: torch.device) -> "SketchTarget":
-        return SketchTarget(self.kind, self.values.to(device), self.weight.to(device), self.detail)
-
 
 def sketch_target(
     spec: PredictorSpec, lines: Tensor, importance: Tensor, size: tuple[int, int], *, one_sided: float = 0.0,

@@ -1,0 +1,95 @@
+"""Best Seed on the host: candidates drawn like the host's Random Noise, sampled a few wide steps, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..guidance.best_seed import cheap_levels, flow_distance, sketch_distance
+from ..guidance.edge_predictor import EdgePredictor
+from .denoiser import Session, with_denoiser
+from .edge_layers import read_features, require_predictor_of
+from .gradients import plain
+from .memory import chunked
+from .progress import Progress
+from .sketch import Sketch, latent_target
+
+AT_ONCE = 8
+Score = Callable[[Session, Tensor, float], Tensor]
+
+
+def drafts(
+    model, conds: Mapping[str, list], latent: dict, sigmas: Tensor, seeds: Sequence[int], *, cfg: float, steps: int,
+    end: float, score: Score | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the share `end` of a run.
+
+    latent: LATENT. score(session, x (R, C, h, w), sigma) -> (R,). Guidance that is patched into the model works here
+    as it does in a run. Returns the predicted pictures (K, B, C, h, w), raw, and the mean scores (K,) if asked for.
+    """
+    samples = latent["samples"]
+    levels = cheap_levels(sigmas, steps, float(model.get_model_object("model_sampling").percent_to_sigma(end)))
+    progress = Progress(len(seeds))
+    rows = samples.shape[0]
+
+    def some(chunk: slice) -> tuple[Tensor, Tensor | None]:
+        chosen = seeds[chunk]
+        noise = torch.cat([comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in chosen])
+        full = samples.repeat(len(chosen), *[1] * (samples.ndim - 1))
+        body = lambda session: _descend(session, noise, score)
+        # The last level is judged, not sampled; the 0 behind it tells patches that the run would go on from there.
+        made, scores = with_denoiser(model, conds, full, torch.cat((levels, levels.new_zeros(1))), body, cfg=cfg)
+        progress.step(chunk.stop - 1)
+        split = lambda values: values.cpu().float().reshape(len(chosen), rows, *values.shape[1:])
+        return split(made), None if scores is None else split(scores).mean(1)
+
+    # A batch of several pictures keeps to one seed a run, so that each row meets what was made for it.
+    results = chunked(some, len(seeds), size=AT_ONCE if rows == 1 else 1, what="Best Seed")
+    scores = None if score is None else torch.cat([one for _, one in results])
+    return torch.cat([made for made, _ in results]), scores
+
+
+def _descend(session: Session, noise: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
+    levels, sampling = session.sigmas[:-1], session.model.model_sampling
+    sampler, start = comfy.samplers.Sampler(), levels[0]
+    whole = sampler.max_denoise(_Wrapped(session.model), levels)
+    x = sampling.noise_scaling(start, noise.to(session.device), session.latent, whole)
+    for sigma, following in zip(levels, levels[1:]):
+        x = x + (following - sigma) * (x - session.guided(x, sigma)) / sigma
+    scores = None if score is None else score(session, x, float(levels[-1]))
+    return session.to_raw(session.guided(x, levels[-1])), scores
+
+
+class _Wrapped:
+    """What the host's `max_denoise` looks at."""
+
+    def __init__(self, model):
+        self.inner_model = model
+
+
+def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float) -> Score:
+    """How far a candidate's predicted edges are from the sketch."""
+    network = require_predictor_of(model, predictor.spec, "Best Seed")
+    target, _ = latent_target(predictor, sketch, model.model, size, one_sided)
+
+    def score(session: Session, x: Tensor, sigma: float) -> Tensor:
+        taps = predictor.spec.taps
+        features = read_features(network, taps, lambda: session.denoise(x, sigma))
+        known = {name: plain(feature).cpu() for name, feature in zip(taps, features)}
+        predicted = predictor.logits(known, session.levels(x, sigma).cpu(), size)
+        return sketch_distance(predicted, target)
+
+    return score
+
+
+def flow_scores(vae, made: Tensor, source: Tensor, flow: Tensor) -> Tensor:
+    """made: (K, B, C, h, w) raw latents; source: (1, H, W, 3); flow: (1, H, W, 2). Returns (K,)."""
+    scores = []
+    for candidate in made:
+        pictures = vae.decode(candidate)[..., :3].permute(0, 3, 1, 2).float().cpu()
+        scores.append(flow_distance(pictures, source[:1, ..., :3].permute(0, 3, 1, 2).float().cpu(), flow[:1]).mean())
+    return torch.stack(scores)

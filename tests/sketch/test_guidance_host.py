@@ -1,0 +1,325 @@
+"""Sketch guidance as a MODEL patch, through the host's own samplers on tiny random models made as loaders make them."""
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from palimpsest.guidance.edge_predictor import PredictorSpec
+from palimpsest.guidance.sketch_guidance import SketchRecipe, row_norm, sketch_loss
+from palimpsest.guidance.sketch_prepare import Strokes
+from palimpsest.host import sketch_slope
+from palimpsest.host.denoiser import with_denoiser
+from palimpsest.host.edge_layers import layout, require_predictor_of, sketch_layers
+from palimpsest.host.gradients import plain
+from palimpsest.host.sketch import Sketch, latent_target, sketch_guided
+from palimpsest.host.sketch_slope import Slope, slope_taken
+from palimpsest.tests.sketch.common import channels_of, drawing, tiny_predictor
+from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
+
+STEPS = 4
+UNETS = ("sd1", "sd2", "sdxl")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """MODELs whose weights are inference tensors, as those of the host's loaders."""
+    with torch.inference_mode():
+        return {family: tiny_model(family) for family in (*UNETS, "flux")}
+
+
+def schedule(model, steps=STEPS):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+
+
+def run(model, family, *, sampler="euler", rows=1, cfg=3.0, sigmas=None, noise_mask=None, positive=None, callback=None):
+    latent = torch.zeros(rows, 4, 8, 8)
+    noise = comfy.sample.prepare_noise(latent, 7)
+    chosen = comfy.samplers.sampler_object(sampler)
+    sigmas = schedule(model) if sigmas is None else sigmas
+    with torch.inference_mode():
+        return comfy.sample.sample_custom(
+            model, noise, cfg, chosen, sigmas, positive or tiny_cond(family), tiny_cond(family, seed=1), latent,
+            noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=7,
+        )  # fmt: skip
+
+
+def guided(model, *, predictor=None, strokes=None, region=None, on_loss=None, encode=None, **recipe):
+    predictor = predictor or tiny_predictor(model)
+    sketch = Sketch(strokes or drawing(), region, encode)
+    return sketch_guided(model, predictor, sketch, SketchRecipe(**recipe), on_loss=on_loss)
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_every_unet_is_guided_and_left_as_it_was(models, family):
+    model = models[family]
+    weights = {name: value.clone() for name, value in model.model.state_dict().items()}
+    plain_run = run(model, family)
+    losses = []
+    out = run(guided(model, on_loss=lambda step, loss: losses.append((step, loss.clone()))), family)
+    assert torch.isfinite(out).all() and not torch.allclose(out, plain_run, atol=1e-3)
+    assert [step for step, _ in losses] == [0, 1]
+    assert torch.equal(run(model, family), plain_run)
+    assert all(torch.equal(value, weights[name]) for name, value in model.model.state_dict().items())
+    assert not any(layer._forward_hooks for layer in model.model.diffusion_model.modules())
+    assert not any(weight.requires_grad for weight in model.model.parameters())
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "euler_ancestral", "euler_cfg_pp"])
+@pytest.mark.parametrize("recipe", [{"strength": 0.0}, {"start": 0.98, "end": 0.99}], ids=["strength 0", "no window"])
+def test_no_guidance_is_the_plain_host_to_the_last_bit(models, sampler, recipe):
+    model = models["sd1"]
+    assert torch.equal(run(guided(model, **recipe), "sd1", sampler=sampler), run(model, "sd1", sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    "sampler", ["heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lms", "euler_cfg_pp", "lcm"]
+)
+def test_stock_samplers_take_the_guidance(models, sampler):
+    model = models["sd1"]
+    out = run(guided(model), "sd1", sampler=sampler)
+    assert torch.isfinite(out).all() and not torch.allclose(out, run(model, "sd1", sampler=sampler), atol=1e-3)
+
+
+def steps_of(model, family, rows=2):
+    """x at each level of an Euler run, in the host's scaled form, and the run's result."""
+    seen = []
+    out = run(model, family, rows=rows, callback=lambda i, x0, x, n: seen.append((x.clone(), x0.clone())))
+    return seen, out
+
+
+def test_the_papers_step_length_holds_for_each_row_of_a_run(models):
+    """The first step of two runs, guided and plain, from the same noise: their distance is beta |z_t - z_(t-1)|."""
+    model, sigmas = models["sd1"], schedule(models["sd1"])
+    (plain_steps, _), (bent_steps, _) = (steps_of(m, "sd1") for m in (model, guided(model, strength=0.7)))
+    z, after, bent = (
+        x / (1 + s * s).sqrt()
+        for x, s in ((plain_steps[0][0], sigmas[0]), (plain_steps[1][0], sigmas[1]), (bent_steps[1][0], sigmas[1]))
+    )
+    assert torch.allclose(row_norm(bent - after), 0.7 * row_norm(z - after), rtol=1e-3)
+
+
+def test_a_step_of_the_paper_goes_down_the_slope(models):
+    """With a small step the loss at the next level is lower than without it."""
+    model, losses = models["sd1"], {}
+    for name, strength in (("bent", 0.3), ("hardly", 1e-6)):
+        found = losses.setdefault(name, [])
+        run(guided(model, strength=strength, end=1.0, on_loss=lambda _, loss: found.append(float(loss))), "sd1")
+    assert losses["bent"][0] == pytest.approx(losses["hardly"][0], rel=1e-4)
+    assert losses["bent"][-1] < losses["hardly"][-1]
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_the_slope_agrees_with_finite_differences(models, family):
+    """Through the host's model call, with classifier-free guidance: only the conditional half has a slope."""
+    model = models[family]
+    predictor = tiny_predictor(model)
+    conds = {"positive": tiny_cond(family, batch=2), "negative": tiny_cond(family, seed=1)}
+    target, _ = latent_target(predictor, Sketch(drawing()), model.model, (8, 8), 0.0)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 5
+    made = {}
+
+    def body(session):
+        slope = Slope(session._guider, predictor, lambda out: sketch_loss(out, target))
+        options = slope_taken(slope, session._extra_args["model_options"])
+        session._guider(x, session.levels(x, 4.0), model_options=options, seed=0)
+        made.update(gradient=slope.result(), loss=slope.loss)
+
+        def loss_at(moved):
+            probe = Slope(session._guider, predictor, lambda out: sketch_loss(out.double(), target))
+            taken = slope_taken(probe, session._extra_args["model_options"])
+            session._guider(moved, session.levels(x, 4.0), model_options=taken, seed=0)
+            return probe.loss.double()
+
+        way = made["gradient"] / row_norm(made["gradient"])
+        made["difference"] = (loss_at(x + 0.05 * way) - loss_at(x - 0.05 * way)) / 0.1
+        return None
+
+    with torch.inference_mode():
+        with_denoiser(model, conds, tiny_latent(family, 2), torch.tensor([4.0, 0.0]), body, cfg=3.0)
+    assert torch.allclose(made["difference"].float(), row_norm(made["gradient"]).flatten(), rtol=1e-2)
+
+
+def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
+    """Where memory runs out the run goes on, and ends in the same picture."""
+    model = models["sd1"]
+    wanted = run(guided(model), "sd1")
+    taken = Slope._forward
+    failures = []
+
+    def short(self, *args):
+        if not self.sparing:
+            failures.append(1)
+            raise torch.OutOfMemoryError("out of memory")
+        return taken(self, *args)
+
+    monkeypatch.setattr(sketch_slope.Slope, "_forward", short)
+    assert torch.allclose(run(guided(model), "sd1"), wanted, atol=1e-4)
+    assert len(failures) == 1
+    assert not any("forward" in layer.__dict__ for layer in model.model.diffusion_model.modules())
+
+
+def test_the_backward_pass_sees_the_conditional_half_alone(models):
+    """One call with gradients a guided step, of the positive prompt's rows; the layers behind the taps have no graph."""
+    model, calls, ends = models["sd1"].clone(), [], []
+
+    def spy(executor, x, *args, **kwargs):
+        calls.append((x.shape[0], x.requires_grad))
+        return executor(x, *args, **kwargs)
+
+    def watch(_module, _args, out):
+        ends.append(out.requires_grad)
+
+    patched = guided(model)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
+    handle = model.model.diffusion_model.out.register_forward_hook(watch)
+    try:
+        run(patched, "sd1", rows=3)
+    finally:
+        handle.remove()
+    assert calls == [(3, False), (3, True), (3, False), (3, True), (6, False), (6, False)]
+    assert not any(ends)
+
+
+def test_each_row_has_its_own_sketch_and_does_not_know_its_batch(models):
+    model = models["sd1"]
+    both = run(guided(model, strokes=drawing(rows=2)), "sd1", rows=2)
+    one = drawing(rows=2)
+    first = Strokes(one.lines[:1], one.weight[:1])
+    alone = run(guided(model, strokes=first), "sd1", rows=2)
+    assert torch.allclose(both[0], alone[0], atol=1e-4) and not torch.allclose(both[1], alone[1], atol=1e-3)
+
+
+def test_every_other_step(models):
+    steps = []
+    run(guided(models["sd1"], every=2, end=1.0, on_loss=lambda step, _: steps.append(step)), "sd1")
+    assert steps == [0, 2]
+
+
+def test_a_region_is_guided_and_the_rest_is_not_touched_by_the_step(models):
+    model = models["sd1"]
+    region = torch.zeros(1, 64, 64)
+    region[..., :32] = 1
+    (plain_steps, _), (bent_steps, _) = (steps_of(m, "sd1", rows=1) for m in (model, guided(model, region=region)))
+    assert torch.equal(plain_steps[0][1][..., 4:], bent_steps[0][1][..., 4:])
+    assert not torch.allclose(plain_steps[0][1][..., :4], bent_steps[0][1][..., :4], atol=1e-4)
+
+
+def test_several_entries_of_the_prompt_and_areas(models):
+    """Entries for the whole picture are averaged, one for an area is left to the host."""
+    model = models["sd1"]
+    one, two = tiny_cond("sd1"), tiny_cond("sd1", seed=4)
+    area = [[two[0][0], {"area": (4, 4, 0, 0), "strength": 1.0}]]
+    for positive in ([*one, *two], [*one, *area]):
+        losses = []
+        out = run(guided(model, on_loss=lambda _, loss: losses.append(loss)), "sd1", positive=positive)
+        assert torch.isfinite(out).all() and all(loss.shape == (1,) for loss in losses) and len(losses) == 2
+    with pytest.raises(ValueError, match="an entry without an area"):
+        run(guided(model), "sd1", positive=area)
+
+
+def test_two_sketches_guide_together(models):
+    model = models["sd1"]
+    once = run(guided(model), "sd1")
+    other = Strokes(*(t.transpose(1, 2).flip(1).contiguous() for t in (drawing().lines, drawing().weight)))
+    twice = run(guided(guided(model), strokes=other), "sd1")
+    assert torch.isfinite(twice).all() and not torch.allclose(once, twice, atol=1e-3)
+
+
+def test_encoded_edges_as_the_target(models):
+    model = models["sd1"]
+    with torch.inference_mode():
+        vae = tiny_vae()
+    predictor = tiny_predictor(model, target="latent", detail=1)
+    out = run(guided(model, predictor=predictor, encode=vae.encode), "sd1")
+    assert torch.isfinite(out).all() and not torch.allclose(out, run(model, "sd1"), atol=1e-3)
+    with pytest.raises(ValueError, match="connect the VAE"):
+        run(guided(model, predictor=predictor), "sd1")
+
+
+def test_half_precision_weights(models):
+    with torch.inference_mode():
+        half = tiny_model("sd1", dtype=torch.float16)
+    near = run(guided(models["sd1"]), "sd1")
+    out = run(guided(half), "sd1")
+    assert torch.isfinite(out).all() and (out - near).abs().mean() < 0.2 * near.abs().mean()
+
+
+def test_an_inpainting_mask_stays_exact(models):
+    model = models["sd1"]
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :4] = 1
+    out = run(guided(model), "sd1", noise_mask=mask)
+    assert torch.equal(out[..., 4:], torch.zeros_like(out[..., 4:]))
+
+
+# What cannot be done is a sentence
+
+
+def test_other_models_are_a_sentence(models):
+    with pytest.raises(ValueError, match="UNet of Stable Diffusion 1, 2 and SDXL"):
+        guided(models["flux"], predictor=tiny_predictor(models["sd1"]))
+
+
+def test_a_predictor_of_another_family_is_a_sentence(models):
+    with pytest.raises(ValueError, match="trained for a model of the family sdxl"):
+        guided(models["sd1"], predictor=tiny_predictor(models["sdxl"]))
+
+
+def test_a_predictor_of_a_wider_model_is_a_sentence(models):
+    spec = tiny_predictor(models["sd1"]).spec
+    changed = tiny_predictor(models["sd1"], channels=tuple(2 * c for c in spec.channels))
+    with pytest.raises(ValueError, match="load a predictor that was trained for this model"):
+        run(guided(models["sd1"], predictor=changed), "sd1")
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"strokes": Strokes(torch.zeros(1, 64, 64, dtype=torch.bool), torch.zeros(1, 64, 64))}, "blank"),
+        ({"strokes": Strokes(drawing(128).lines[:, :64], drawing(128).weight[:, :64])}, "other proportions"),
+        ({"strokes": drawing(rows=3)}, "holds 3 pictures"),
+        ({"region": torch.zeros(1, 64, 64)}, "mask for the sketch is empty"),
+    ],
+    ids=["blank", "proportions", "batch", "empty mask"],
+)
+def test_a_sketch_that_does_not_fit_is_a_sentence(models, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run(guided(models["sd1"], **changes), "sd1", rows=2)
+
+
+def test_a_sketch_of_another_size_is_fitted(models):
+    out = run(guided(models["sd1"], strokes=drawing(128)), "sd1")
+    assert torch.isfinite(out).all() and not torch.allclose(out, run(models["sd1"], "sd1"), atol=1e-3)
+
+
+# Which layers are read
+
+
+def test_the_layout_of_stable_diffusion_is_the_papers():
+    from types import SimpleNamespace
+
+    def unet(levels, blocks):
+        return SimpleNamespace(num_res_blocks=[blocks] * levels, middle_block=[None] * 3)
+
+    middle = ("middle.0", "middle.1", "middle.2")
+    sd = layout(unet(4, 2))
+    assert sd == ("input.2", "input.4", "input.8", *middle, "output.2", "output.4", "output.8")
+    assert layout(unet(3, 2)) == ("input.2", "input.4", "input.8", *middle, "output.2", "output.4", "output.5")
+
+
+def test_the_layers_read_are_in_the_order_of_the_forward_pass(models):
+    model = models["sd1"]
+    network = model.model.diffusion_model
+    names = list(sketch_layers(network))
+    taps = layout(network)
+    assert [names.index(tap) for tap in taps] == sorted(names.index(tap) for tap in taps)
+    assert all(tap in channels_of(model) for tap in taps)
+    spec = PredictorSpec("sd1", "SD15", ("input.77",), (4,))
+    with pytest.raises(ValueError, match="load a predictor of this family"):
+        require_predictor_of(model, spec, "A test")
+
+
+def test_plain_is_what_the_tests_think(models):
+    assert not plain(next(models["sd1"].model.parameters()).detach()).is_inference()

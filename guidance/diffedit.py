@@ -1,0 +1,81 @@
+"""DiffEdit, "Diffusion-based semantic image editing with mask guidance" (arXiv 2210.11427), section 3.2, step 1.
+
+The picture is noised to about half; where the noise predicted for the wanted text (query Q) differs from that for the
+present one (reference R), the picture has to change:
+
+    heat = mean over n noises of  mean over channels | eps(x_sigma, Q) - eps(x_sigma, R) |
+
+The other steps of the paper are not here: the encoding is an inversion, the masked decode is `anchor.py`.
+
+Differs from the paper: nothing in the map itself; how it becomes a mask is in `masks.py`. With one negative for both
+texts, classifier-free guidance only scales every difference, so it is left out: 2 n samples of the network, not 4 n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+BETA_START, BETA_END = 0.00085, 0.012
+"""Stable Diffusion's schedule, in which the paper's noise strength is meant."""
+
+SAME = 1e-4
+"""Below this mean difference, in units of the predicted noise, two predictions differ by rounding only."""
+
+
+def item_noises(shape: Sequence[int], count: int, seed: int, items: Sequence[int]) -> Tensor:
+    """(count, B, *shape) float32 on the CPU: standard normal noises, the same for an item in whatever batch it comes.
+
+    shape: (C, h, w); items: the B pictures' numbers. More noises begin with the same ones.
+    """
+    rows = []
+    for item in items:
+        digest = hashlib.sha256(f"diffedit {seed} {item}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        rows.append(torch.stack([torch.randn(*shape, generator=generator) for _ in range(count)]))
+    return torch.stack(rows, 1)
+
+
+def noised(latent: Tensor, noise: Tensor, sigma: float, *, flow: bool = False) -> Tensor:
+    """x_sigma in the host's scaled form. latent: (B, C, h, w); noise: (n, B, C, h, w). Returns (n, B, C, h, w)."""
+    return (1 - sigma) * latent + sigma * noise if flow else latent + sigma * noise
+
+
+def flow_level(strength: float) -> float:
+    """The level of a flow model (0 to 1) at which noise : picture is as in Stable Diffusion at `strength` (0 to 1)."""
+    betas = torch.linspace(math.sqrt(BETA_START), math.sqrt(BETA_END), 1000, dtype=torch.float64) ** 2
+    alpha_bar = torch.cumprod(1 - betas, 0)[round(strength * 999)].item()
+    ratio = math.sqrt((1 - alpha_bar) / alpha_bar)
+    return ratio / (1 + ratio)
+
+
+def guided(positive: Tensor, negative: Tensor, cfg: float) -> Tensor:
+    """Classifier-free guidance (arXiv 2207.12598, equation 6) in predictions of any linear kind."""
+    return negative + cfg * (positive - negative)
+
+
+def differences(query: Tensor, reference: Tensor, sigma: float) -> Tensor:
+    """The spatial differences of single noises, in units of the predicted noise.
+
+    query, reference: (n, B, C, h, w) predictions x0 at the same noisy latents. Returns (n, B, h, w) float32.
+    """
+    # x0 = x - sigma * eps (flow models: v in place of eps), so that x cancels.
+    return reduce((query.float() - reference.float()).abs(), "n b c h w -> n b h w", "mean") / sigma
+
+
+def heat_map(maps: Tensor, *, trim: bool = False) -> Tensor:
+    """The mean over the noises (n, B, h, w) -> (B, h, w); `trim` leaves out each pixel's largest and smallest value."""
+    if trim and maps.shape[0] > 2:
+        ordered = maps.sort(0).values
+        return ordered[1:-1].mean(0)
+    return maps.mean(0)
+
+
+def is_noise(heat: Tensor) -> Tensor:
+    """(B,) bool: the two texts make no difference for this picture; what is left in heat (B, h, w) is rounding."""
+    return reduce(heat, "b h w -> b", "mean") < SAME

@@ -1,0 +1,219 @@
+"""From a heat map to a mask: outliers, thresholds that follow the size of the object, and the shape of the mask.
+
+Thresholds: the paper's fixed one (arXiv 2210.11427, section 3.2), the "1.5 x mean" of its best known port, and Otsu's
+("A threshold selection method from gray-level histograms", IEEE SMC 9(1), 1979, equation 12), which is the default.
+1.5 x mean can never mark more than two thirds of a picture (Markov's inequality) and a fixed one takes the brightest
+pixel for the measure of the object; Otsu's looks for the two levels that the map consists of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import kornia
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+CORNERS = 2**0.5 - 1
+
+Outliers = Literal["none", "clip at 3 x mean", "clip beyond the quartiles", "drop the extreme noises"]
+Threshold = Literal["adaptive", "fixed", "1.5 x mean"]
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """How a heat map becomes a mask.
+
+    level: of the "fixed" threshold, in the map rescaled to 0..1. gap: cells of the latent that an outline may lack
+    and still be closed. parts: how many connected parts to keep, the largest first; 0 = all. complement: edit what was
+    *not* found. grow: pixels by which the edited part is widened (below 0: narrowed). soft_edge: width in pixels of
+    the ramp round the mask.
+    """
+
+    outliers: Outliers = "clip at 3 x mean"
+    threshold: Threshold = "adaptive"
+    level: float = 0.5
+    gap: int = 1
+    fill_holes: bool = True
+    parts: int = 0
+    complement: bool = False
+    grow: int = 0
+    soft_edge: int = 8
+
+    @property
+    def trims(self) -> bool:
+        """Whether the extreme noises are to be left out of the mean."""
+        return self.outliers == "drop the extreme noises"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sizes in pixels: what the latent covers, and the whole picture, of which it is the middle (0: there is no more)."""
+
+    height: int
+    width: int
+    whole_height: int = 0
+    whole_width: int = 0
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """What the whole picture has more: left, right, top, bottom."""
+        high, wide = max(self.whole_height - self.height, 0), max(self.whole_width - self.width, 0)
+        return wide // 2, wide - wide // 2, high // 2, high - high // 2
+
+
+def clip_outliers(heat: Tensor, rule: Outliers) -> Tensor:
+    """heat: (B, h, w), each picture by its own values. The extreme noises have been dropped before the mean, if at all.
+
+    Beyond the quartiles: above Q3 + 1.5 (Q3 - Q1), as box plots do.
+    """
+    flat = rearrange(heat, "b h w -> b (h w)")
+    if rule == "clip at 3 x mean":
+        limit = 3 * flat.mean(1)
+    elif rule == "clip beyond the quartiles":
+        low, high = torch.quantile(flat, torch.tensor([0.25, 0.75], dtype=flat.dtype, device=flat.device), dim=1)
+        limit = high + 1.5 * (high - low)
+    else:
+        return heat
+    return torch.minimum(heat, limit[:, None, None])
+
+
+def rescale(heat: Tensor) -> Tensor:
+    """Each picture of heat (B, h, w) from its least to its greatest value onto 0..1; a flat one becomes 0."""
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (heat - low) / (high - low).clamp_min(torch.finfo(heat.dtype).tiny), 0.0)
+
+
+def thresholds(heat: Tensor, rule: Threshold, level: float = 0.5) -> Tensor:
+    """(B,) the value above which a pixel of heat (B, h, w) counts; every picture has its own.
+
+    level: of "fixed", as a share of the way from the picture's least to its greatest value.
+    """
+    flat = rearrange(heat, "b h w -> b (h w)")
+    if rule == "1.5 x mean":
+        return 1.5 * flat.mean(1)
+    if rule == "fixed":
+        low, high = flat.amin(1), flat.amax(1)
+        return low + level * (high - low)
+    return otsu(flat)
+
+
+def otsu(values: Tensor) -> Tensor:
+    """Otsu's threshold of each row of values (B, N) -> (B,), over all splits and not over a histogram.
+
+    Of all splits into low and high values it is the one with the greatest variance between the two; the threshold
+    lies midway between the neighbours it parts. A row of equal values gives that value.
+    """
+    ordered = values.double().sort(1).values
+    count = ordered.shape[1]
+    sums = ordered.cumsum(1)[:, :-1]
+    below = torch.arange(1, count, dtype=torch.float64, device=values.device)
+    total = ordered.sum(1, keepdim=True)
+    mean_low, mean_high = sums / below, (total - sums) / (count - below)
+    between = below * (count - below) * (mean_high - mean_low) ** 2
+    split = between.argmax(1, keepdim=True)
+    return ((ordered.gather(1, split) + ordered.gather(1, split + 1)) / 2)[:, 0].to(values.dtype)
+
+
+def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
+    """heat: (B, h, w) >= 0, the mean difference. Returns the mask (B, h, w) bool and the map rescaled to 0..1.
+
+    A picture whose map is flat gets an empty mask (with `complement` a full one).
+    """
+    heat = heat.float()
+    clipped = clip_outliers(heat, recipe.outliers)
+    # The mean rule is meant of the map as it is.
+    measured = heat if recipe.threshold == "1.5 x mean" else clipped
+    mask = heat > thresholds(measured, recipe.threshold, recipe.level)[:, None, None]
+    if recipe.gap > 0:
+        mask = close_gaps(mask, recipe.gap)
+    if recipe.fill_holes:
+        mask = fill_holes(mask)
+    if recipe.parts > 0:
+        mask = keep_largest(mask, recipe.parts)
+    return mask ^ recipe.complement, rescale(clipped)
+
+
+def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
+    """A mask (B, h, w) bool at the size of the picture: hard and with soft edges, both (B, H, W) float32 in 0..1."""
+    hard = (to_size(mask.float(), frame) > 0.5).float()  # the cells' steps become slopes
+    if recipe.grow:
+        hard = grow(hard, recipe.grow)
+    return hard, soften(hard, recipe.soft_edge)
+
+
+def close_gaps(mask: Tensor, radius: int) -> Tensor:
+    """Closes gaps of up to 2 * radius cells in mask (B, h, w) bool; what was marked stays marked."""
+    kernel = torch.ones(2 * radius + 1, 2 * radius + 1, device=mask.device)
+    # Mirrored borders, so that a shape cut off by the border is not torn from it.
+    padded = F.pad(mask[:, None].float(), (radius,) * 4, mode="replicate")
+    closed = kornia.morphology.closing(padded, kernel)[:, 0, radius:-radius, radius:-radius]
+    return (closed > 0.5) | mask
+
+
+def fill_holes(mask: Tensor) -> Tensor:
+    """Marks all of mask (B, h, w) bool that cannot be reached from the border through unmarked cells."""
+    outside = F.pad(~mask, (1, 1, 1, 1), value=True)
+    reached = torch.zeros_like(outside)
+    reached[:, 0] = reached[:, -1] = reached[:, :, 0] = reached[:, :, -1] = True
+    return ~_spread(reached.float(), outside, diagonal=False)[:, 1:-1, 1:-1].bool()
+
+
+def keep_largest(mask: Tensor, parts: int) -> Tensor:
+    """The `parts` largest connected parts of each picture in mask (B, h, w) bool; corners connect."""
+    numbers = torch.arange(1, mask[0].numel() + 1, device=mask.device, dtype=torch.float32).view(mask.shape[1:])
+    labels = _spread(numbers * mask, mask, diagonal=True)
+    kept = torch.zeros_like(mask)
+    for picture, label in enumerate(labels):
+        found, sizes = label[label > 0].unique(return_counts=True)
+        kept[picture] = torch.isin(label, found[sizes.argsort(descending=True, stable=True)[:parts]])
+    return kept
+
+
+def _spread(values: Tensor, where: Tensor, *, diagonal: bool) -> Tensor:
+    """Lets the greatest value (B, h, w) of each connected part of `where` (B, h, w) bool fill that part."""
+    while True:
+        before = values
+        for _ in range(8):
+            values = _dilate(values, diagonal) * where
+        if torch.equal(values, before):
+            return values
+
+
+def _dilate(values: Tensor, diagonal: bool) -> Tensor:
+    """The greatest value of each cell (B, h, w) and its 8 (else 4) neighbours."""
+    upright = F.max_pool2d(values, (3, 1), 1, (1, 0))
+    if diagonal:
+        return F.max_pool2d(upright, (1, 3), 1, (0, 1))
+    return torch.maximum(upright, F.max_pool2d(values, (1, 3), 1, (0, 1)))
+
+
+def to_size(values: Tensor, frame: Frame) -> Tensor:
+    """Values (B, h, w) of a latent at the size of its picture, (B, H, W); beyond the latent the border goes on."""
+    size = (frame.height, frame.width)
+    large = F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)
+    return F.pad(large, frame.margins, mode="replicate")[:, 0]
+
+
+def grow(mask: Tensor, pixels: int) -> Tensor:
+    """mask (B, H, W) of zeros and ones, widened (pixels > 0) or narrowed (< 0) by regular octagons."""
+    inverted = pixels < 0
+    mask = 1 - mask if inverted else mask
+    for i in range(abs(pixels)):
+        # So many steps with corners, evenly spread, that the diagonals come as far as the sides.
+        mask = _dilate(mask, diagonal=int((i + 1) * CORNERS) > int(i * CORNERS))
+    return 1 - mask if inverted else mask
+
+
+def soften(mask: Tensor, pixels: int) -> Tensor:
+    """mask (B, H, W) of zeros and ones with a ramp of this width outside: it stays 1 where it was, 0 further away."""
+    radius = (pixels + 1) // 2
+    if radius == 0:
+        return mask
+    wide = F.pad(grow(mask, radius)[:, None], (radius,) * 4, mode="replicate")
+    size, spread = 2 * radius + 1, max(radius / 2, 0.5)
+    blurred = kornia.filters.gaussian_blur2d(wide, (size, size), (spread, spread), border_type="constant")
+    return torch.maximum(mask, blurred[:, 0, radius:-radius, radius:-radius].clamp(0, 1))

@@ -1,0 +1,204 @@
+"""DiffEdit Mask: where a picture has to change if its text changes."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from comfy_api.latest import io
+
+from ..guidance.diffedit import is_noise
+from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, to_size
+from ..host.checks import require_conditioning, require_finite, require_latent
+from ..host.diffedit import MapRecipe, Prompts, heat, same_content
+from ..host.edit_batch import batch_items, picture_frame
+from ..host.notice import notice
+
+SAME_TEXTS = (
+    "The reference and the query prompt are the same, so that nothing but noise would tell them apart: write into "
+    "the query what the picture is to become."
+)
+EMPTY = (
+    "The mask of picture {0} is empty, and the picture will stay as it is: lower 'level' or choose another threshold, "
+    "name more of the change in the prompts, or widen the mask with 'grow'."
+)
+
+
+class DiffEditMask(io.ComfyNode):
+    """Find the part of a picture that would change from one text to another."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestDiffEditMask",
+            display_name="DiffEdit Mask",
+            category="Palimpsest/editing",
+            description=(
+                "Finds the part of a picture that has to change when its text changes: the picture is half drowned in "
+                "noise, and the model says, for the old and for the new text, what it sees there. Where the two differ "
+                "is the mask."
+            ),
+            search_aliases=["diffedit", "automatic mask", "text mask", "semantic mask", "mask from prompt"],
+            inputs=[*_main_inputs(), *_mask_inputs(), *_rare_inputs()],
+            outputs=[
+                io.Mask.Output("mask", tooltip="Zeros and ones at the picture's size: 1 = change, 0 = keep."),
+                io.Image.Output(
+                    "heat_map",
+                    tooltip="The map behind the mask, from 0 to 1, grey: how strongly each place would change. Through "
+                    "Image To Mask it serves as a strength for Differential Diffusion.",
+                ),
+                io.Mask.Output("soft_mask", tooltip="The mask with the soft edge round it, for pasting and blending."),
+                io.String.Output("note", tooltip="What was found, in words: area, threshold, cost, warnings."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, reference, query, latent, seed, noises, strength, threshold, level, outliers, gap, fill_holes, parts,
+        complement, grow, soft_edge, reference_negative=None, query_negative=None, cfg=7.5, picture=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        samples = require_latent(latent, model=model)
+        prompts = _prompts(reference, query, reference_negative, query_negative)
+        _require_strength(strength)
+        samples, items = batch_items(latent, samples, [reference, query, reference_negative, query_negative])
+        frame = picture_frame(model, samples, picture)
+        recipe = MaskRecipe(outliers, threshold, level, gap, fill_holes, parts, complement, grow, soft_edge)
+        raw, cost = heat(model, prompts, samples, MapRecipe(noises, strength, seed, cfg, recipe.trims), items)
+        require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
+        silent = is_noise(raw)
+        if silent.all():
+            raise ValueError(SAME_TEXTS)
+        mask, rescaled = find(raw, recipe)
+        mask[silent] = False
+        hard, soft = finish(mask, frame, recipe)
+        image = to_size(rescaled, frame)[..., None].repeat(1, 1, 1, 3)
+        return io.NodeOutput(hard, image, soft, _note(hard, silent, cost))
+
+
+def _require_strength(strength: float) -> None:
+    if not 0 < strength < 1:
+        left = "no noise" if strength <= 0 else "no picture"
+        raise ValueError(
+            f"The noise strength is {strength:g}, which leaves {left} to compare the prompts on: choose one between 0.3 "
+            "and 0.7."
+        )
+
+
+def _prompts(reference, query, reference_negative, query_negative) -> Prompts:
+    """The CONDITIONINGs, or a sentence."""
+    require_conditioning(reference, "The reference prompt")
+    require_conditioning(query, "The query prompt")
+    if (reference_negative is None) != (query_negative is None):
+        missing = "reference_negative" if reference_negative is None else "query_negative"
+        raise ValueError(
+            f"'{missing}' is not connected, but the other negative is: connect both, or none (equal negatives change "
+            "nothing)."
+        )
+    prompts = Prompts(reference, query, reference_negative, query_negative)
+    if same_content(reference, query) and not prompts.guided:
+        raise ValueError(SAME_TEXTS)
+    return prompts
+
+
+def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int) -> str:
+    """What was found, in words; what went wrong also stands on the node."""
+    lines = [f"Picture {i}: {100 * float(m.mean()):.1f} % of the area." for i, m in enumerate(hard)]
+    warnings = [EMPTY.format(i) for i, m in enumerate(hard) if not m.any() and not silent[i]]
+    warnings += [f"Picture {i}: {SAME_TEXTS}" for i, same in enumerate(silent) if same]
+    if warnings:
+        notice(" ".join(warnings))
+    return "\n".join([*lines, *warnings, f"{cost} samples of the network."])
+
+
+def _main_inputs() -> list:
+    return [
+        io.Model.Input("model", tooltip="Any image model; LoRAs, ControlNets and hooks are honoured."),
+        io.Conditioning.Input(
+            "reference",
+            tooltip="What the picture shows now. An empty prompt works, but then everything that the query names lights "
+            "up, changed or not.",
+        ),
+        io.Conditioning.Input(
+            "query", tooltip="What the picture is to show: the reference with the words changed. A batch finds a mask each."
+        ),
+        io.Latent.Input("latent", tooltip="The picture, from VAE Encode; a batch gets a mask for each picture."),
+        io.Int.Input(
+            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+            tooltip="Chooses the noises. A picture has its own, whatever batch it comes in.",
+        ),
+        io.Int.Input(
+            "noises", default=10, min=1, max=64,
+            tooltip="How many noises are averaged: more give a steadier mask and take longer (two samples of the network "
+            "each). 4 is quick, 10 is the paper's, above 20 little is gained.",
+        ),
+        io.Float.Input(
+            "strength", default=0.5, min=0.0, max=1.0, step=0.01,
+            tooltip="How deep the picture is drowned in noise, as a share of the schedule. Low (0.3) finds fine detail, "
+            "high (0.7) whole objects; 0.5 is the paper's. 0 and 1 leave nothing to compare.",
+        ),
+        io.Combo.Input(
+            "threshold", options=list(get_args(Threshold)), default="adaptive",
+            tooltip="adaptive: follows the size of the object (Otsu's). fixed: 'level', as in the paper. 1.5 x mean: as "
+            "in diffusers' pipeline; it never marks more than two thirds of a picture.",
+        ),
+    ]  # fmt: skip
+
+
+def _mask_inputs() -> list:
+    return [
+        io.Float.Input(
+            "level", default=0.5, min=0.0, max=1.0, step=0.01, advanced=True,
+            tooltip="The fixed threshold, in the heat map from 0 to 1. Lower marks more; 0.25 to 0.75 make sense.",
+        ),
+        io.Combo.Input(
+            "outliers", options=list(get_args(Outliers)), default=MaskRecipe.outliers, advanced=True,
+            tooltip="How single glaring values are kept from ruling the map: cut off at three times the mean, or beyond "
+            "the quartiles as in a box plot, or each place's largest and smallest of all noises left out.",
+        ),
+        io.Int.Input(
+            "gap", default=MaskRecipe.gap, min=0, max=8, advanced=True,
+            tooltip="Closes gaps of up to twice as many latent cells (8 pixels each). 0 leaves all open; 1 or 2 close "
+            "the outline of an object that changes its shape.",
+        ),
+        io.Boolean.Input(
+            "fill_holes", default=True, tooltip="Marks what is wholly enclosed too, so that outlines become objects."
+        ),
+        io.Int.Input(
+            "parts", default=0, min=0, max=64,
+            tooltip="Keeps only so many connected parts, the largest first. 0 keeps all; 1 drops every stray spot.",
+        ),
+        io.Boolean.Input(
+            "complement", default=False,
+            tooltip="Marks everything but what was found: name a change of the object to get the background.",
+        ),
+        io.Int.Input(
+            "grow", default=0, min=-256, max=256, tooltip="Pixels by which the mask is widened; below 0 it is narrowed."
+        ),
+        io.Int.Input(
+            "soft_edge", default=8, min=0, max=256,
+            tooltip="Width in pixels of the ramp round the soft mask. The hard mask has none.",
+        ),
+    ]  # fmt: skip
+
+
+def _rare_inputs() -> list:
+    return [
+        io.Conditioning.Input(
+            "reference_negative", optional=True,
+            tooltip="Only if the two prompts have negatives of their own; it doubles the cost. With one negative for "
+            "both leave it open: guidance would only scale the map.",
+        ),
+        io.Conditioning.Input("query_negative", optional=True, tooltip="The query's own negative; see the other one."),
+        io.Float.Input(
+            "cfg", default=7.5, min=0.0, max=30.0, step=0.1, optional=True, advanced=True,
+            tooltip="Guidance away from the two negatives; without them it changes nothing. 5 to 10.",
+        ),
+        io.Image.Input(
+            "picture", optional=True,
+            tooltip="The picture itself, only for its size: sides that are no multiple of 8 were cropped by VAE Encode, "
+            "and the mask is then set back into the whole picture.",
+        ),
+    ]  # fmt: skip
+
+
+NODES = (DiffEditMask,)

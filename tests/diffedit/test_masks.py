@@ -1,0 +1,220 @@
+"""From heat maps to masks, without any model."""
+
+import pytest
+import torch
+from palimpsest.guidance.masks import (
+    Frame,
+    MaskRecipe,
+    clip_outliers,
+    close_gaps,
+    fill_holes,
+    find,
+    finish,
+    grow,
+    keep_largest,
+    otsu,
+    rescale,
+    soften,
+    thresholds,
+    to_size,
+)
+
+PLAIN = MaskRecipe(outliers="none", gap=0, fill_holes=False, soft_edge=0)
+
+
+def blob(share: float, contrast: float = 5.0, noise: float = 0.2, size: int = 40, seed: int = 0):
+    """A map with an object of this share of the area, and the object."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    distance = ((x - size / 2) ** 2 + (y - size / 2) ** 2).float()
+    truth = distance < distance.flatten().sort().values[round(share * size * size)]
+    heat = torch.where(truth, contrast, 1.0) * (1 + noise * torch.randn(size, size, generator=generator)).clamp_min(0.05)
+    return heat[None], truth[None]
+
+
+def iou(a, b):
+    return float((a & b).sum() / (a | b).sum())
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_the_adaptive_threshold_follows_the_size_of_the_object(share):
+    heat, truth = blob(share)
+    assert iou(find(heat, PLAIN)[0], truth) > 0.9
+
+
+def test_one_and_a_half_times_the_mean_never_marks_more_than_two_thirds():
+    """Markov's inequality; the reason why it is not the default."""
+    heat, truth = blob(0.9)
+    mean_rule = MaskRecipe(outliers="clip at 3 x mean", threshold="1.5 x mean", gap=0, fill_holes=False)
+    assert find(heat, mean_rule)[0].float().mean() < 2 / 3 and iou(find(heat, mean_rule)[0], truth) < 0.5
+
+
+def test_otsu_against_the_definition():
+    values = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)) ** 3
+    for row, found in zip(values, otsu(values)):
+        between = {}
+        for level in row.sort().values[:-1].tolist():
+            low, high = row[row <= level], row[row > level]
+            between[level] = len(low) * len(high) * float(high.mean() - low.mean()) ** 2
+        best = max(between, key=between.get)
+        assert torch.equal(row > found, row > best)
+
+
+def test_otsu_of_equal_values_marks_nothing():
+    flat = torch.full((1, 30), 0.7)
+    assert not (flat > otsu(flat)[:, None]).any()
+
+
+def test_thresholds_are_each_picture_s_own():
+    one, _ = blob(0.1)
+    other, _ = blob(0.5, contrast=3.0, seed=1)
+    both = torch.cat((one, 100 * other))
+    for rule in ("adaptive", "fixed", "1.5 x mean"):
+        alone = torch.cat((thresholds(one, rule), thresholds(100 * other, rule)))
+        assert torch.equal(thresholds(both, rule), alone)
+
+
+@pytest.mark.parametrize("rule", ["adaptive", "fixed", "1.5 x mean"])
+def test_thresholds_scale_with_the_map(rule):
+    heat, _ = blob(0.2)
+    torch.testing.assert_close(thresholds(4 * heat, rule), 4 * thresholds(heat, rule))
+
+
+def test_a_lower_fixed_level_marks_more():
+    heat, _ = blob(0.2, noise=0.6)
+    areas = [float(find(heat, MaskRecipe(threshold="fixed", level=level))[0].float().mean()) for level in (0.75, 0.5, 0.25)]
+    assert areas == sorted(areas) and areas[0] < areas[-1]
+
+
+def test_outliers():
+    heat, truth = blob(0.2)
+    heat[0, 0, 0] = 1000.0
+    fixed = MaskRecipe(outliers="none", threshold="fixed", gap=0, fill_holes=False)
+    assert int(find(heat, fixed)[0].sum()) == 1
+    for rule in ("clip at 3 x mean", "clip beyond the quartiles"):
+        assert float(clip_outliers(heat, rule).max()) < 20 and torch.equal(clip_outliers(heat, "none"), heat)
+    assert iou(find(heat, MaskRecipe(outliers="clip at 3 x mean", threshold="fixed"))[0], truth) > 0.85
+
+
+def test_rescaling():
+    heat, _ = blob(0.2)
+    scaled = rescale(torch.cat((heat, torch.full_like(heat, 3.0))))
+    assert float(scaled[0].min()) == 0 and float(scaled[0].max()) == 1 and not scaled[1].any()
+    torch.testing.assert_close(rescale(7 * heat + 2), rescale(heat), atol=1e-5, rtol=0)
+
+
+def test_a_flat_map_gives_an_empty_mask():
+    mask, _ = find(torch.full((1, 8, 8), 0.3), MaskRecipe())
+    assert not mask.any()
+
+
+def ring(gap: int = 0):
+    """A ring of two cells' width, with a gap in its upper side."""
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[0, 6:22, 6:22] = True
+    mask[0, 8:20, 8:20] = False
+    mask[0, 6:8, 12 : 12 + gap] = False
+    return mask
+
+
+def test_holes_are_filled_and_bays_are_not():
+    assert int(fill_holes(ring()).sum()) == 16 * 16
+    assert torch.equal(fill_holes(ring(gap=1)), ring(gap=1))
+    assert torch.equal(fill_holes(~ring()), torch.ones(1, 32, 32, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("gap", "radius"), [(1, 1), (2, 1), (4, 2)])
+def test_gaps_are_closed_up_to_twice_the_radius(gap, radius):
+    assert int(fill_holes(close_gaps(ring(gap), radius)).sum()) == 16 * 16
+    assert int(fill_holes(close_gaps(ring(gap + 3), radius)).sum()) < 16 * 16
+
+
+def test_closing_takes_nothing_away_and_does_not_leak_at_the_border():
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[0, 3:9, :5] = True
+    assert torch.equal(close_gaps(mask, 2), mask)
+    lone = torch.zeros(1, 16, 16, dtype=torch.bool)
+    lone[0, 0, 0] = True
+    assert torch.equal(close_gaps(lone, 1), lone)
+
+
+def test_only_the_largest_parts_are_kept():
+    mask = torch.zeros(2, 20, 20, dtype=torch.bool)
+    mask[0, 1:4, 1:4] = mask[0, 10:18, 10:18] = mask[0, 1, 18] = True
+    mask[1, 0, 0] = mask[1, 1, 1] = True  # corners connect
+    one, two = keep_largest(mask, 1), keep_largest(mask, 2)
+    assert int(one[0].sum()) == 64 and int(two[0].sum()) == 73 and int(keep_largest(mask, 9)[0].sum()) == 74
+    assert torch.equal(one[1], mask[1])
+    assert not keep_largest(torch.zeros(1, 5, 5, dtype=torch.bool), 1).any()
+
+
+def test_a_winding_part_is_one_part():
+    mask = torch.zeros(1, 33, 33, dtype=torch.bool)
+    mask[0, ::2] = True
+    for i, row in enumerate(range(1, 32, 2)):
+        mask[0, row, -1 if i % 2 else 0] = True
+    assert torch.equal(keep_largest(mask, 1), mask)
+
+
+def test_the_complement_is_what_was_not_found():
+    heat, _ = blob(0.2)
+    assert torch.equal(find(heat, MaskRecipe(complement=True))[0], ~find(heat, MaskRecipe())[0])
+
+
+def test_growing_is_near_to_a_disc_and_undone_by_narrowing():
+    mask = torch.zeros(1, 61, 61)
+    mask[0, 30, 30] = 1
+    wide = grow(mask, 20)
+    y, x = torch.where(wide[0] > 0)
+    radius = ((x - 30) ** 2 + (y - 30) ** 2).float().sqrt()
+    assert float(radius.max()) <= 23 and int(wide.sum()) == pytest.approx(3.14 * 400, rel=0.12)
+    square = torch.zeros(1, 61, 61)
+    square[0, 10:50, 10:50] = 1
+    assert torch.equal(grow(grow(square, 5), -5), square)
+
+
+def test_the_soft_edge_lies_outside_and_ends():
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 20:40, 20:40] = 1
+    soft = soften(mask, 8)
+    assert torch.equal(soft[mask > 0], torch.ones(400))
+    assert not soft[:, :11].any() and not soft[:, :, 49:].any()
+    row = soft[0, 30, 40:49]
+    assert (row.diff() <= 0).all() and 0 < float(row[3]) < 1
+    assert torch.equal(soften(mask, 0), mask)
+
+
+def test_full_and_empty_masks_stay_so():
+    for value in (0.0, 1.0):
+        mask = torch.full((1, 32, 32), value)
+        assert torch.equal(soften(mask, 9), mask) and torch.equal(grow(mask, 3), mask)
+
+
+def test_any_size_of_picture():
+    mask = torch.zeros(2, 9, 13, dtype=torch.bool)
+    mask[:, 2:5, 3:9] = True
+    hard, soft = finish(mask, Frame(72, 104), MaskRecipe())
+    assert hard.shape == soft.shape == (2, 72, 104) and set(hard.unique().tolist()) == {0.0, 1.0}
+    assert float(hard.mean()) == pytest.approx(float(mask.float().mean()), rel=0.05)
+
+
+def test_what_the_vae_cropped_is_set_back():
+    """VAE Encode takes the middle; the mask of a 75 x 106 picture lies one pixel in."""
+    values = torch.arange(9 * 13.0).view(1, 9, 13)
+    whole = to_size(values, Frame(72, 104, 75, 106))
+    assert whole.shape == (1, 75, 106)
+    assert torch.equal(whole[:, 1:73, 1:105], to_size(values, Frame(72, 104)))
+    assert torch.equal(whole[:, 0], whole[:, 1])
+
+
+def test_rows_do_not_depend_on_the_batch():
+    heats = torch.cat([blob(share, seed=i)[0] for i, share in enumerate((0.05, 0.3, 0.7))])
+    recipe = MaskRecipe(parts=1, grow=3)
+    mask, heat = find(heats, recipe)
+    hard, soft = finish(mask, Frame(80, 80), recipe)
+    for i in range(3):
+        alone, _ = find(heats[i : i + 1], recipe)
+        assert torch.equal(alone, mask[i : i + 1])
+        hard_alone, soft_alone = finish(alone, Frame(80, 80), recipe)
+        assert torch.equal(hard_alone[0], hard[i])
+        torch.testing.assert_close(soft_alone[0], soft[i], atol=1e-6, rtol=0)

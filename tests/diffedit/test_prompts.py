@@ -1,0 +1,163 @@
+"""DiffEdit through POST /prompt on tiny models: mask, anchored decode, repeats, interruption and warnings."""
+
+import numpy as np
+import pytest
+import torch
+from palimpsest.tools.workflow import read, to_prompt
+
+from ..host.prompts import Scene, latent, run
+
+ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
+
+
+def masked(scene: Scene, **changes) -> str:
+    other = [scene.add("TestTinyConditioning", family="sd1", seed=5, batch=1), 0]
+    inputs = dict(
+        seed=0, noises=3, strength=0.5, threshold="adaptive", level=0.5, outliers="clip at 3 x mean", gap=1,
+        fill_holes=True, parts=0, complement=False, grow=0, soft_edge=8,
+    )  # fmt: skip
+    inputs |= dict(model=scene.model, reference=scene.positive, query=other, latent=scene.latent)
+    scene.query = changes.get("query", other)
+    return scene.add("PalimpsestDiffEditMask", **{**inputs, **changes})
+
+
+def edited(scene: Scene, mask: list | None, sampler: str = "euler", **anchor) -> str:
+    """Inversion, anchor and stock sampling; returns the id of the node that saves the latent."""
+    invert = scene.add(
+        "PalimpsestDDIMInvert", model=scene.model, latent=scene.latent, sigmas=scene.sigmas, cfg=1.0, refinement=0,
+        positive=scene.positive,
+    )  # fmt: skip
+    if mask:
+        anchor["mask"] = mask
+    held = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=[invert, 0], **anchor)
+    guider = scene.add("CFGGuider", model=[held, 0], positive=scene.query, negative=scene.negative, cfg=4.0)
+    chosen = scene.add("KSamplerSelect", sampler_name=sampler)
+    noise = scene.add("RandomNoise", noise_seed=7)
+    sampled = scene.add(
+        "SamplerCustomAdvanced", noise=[noise, 0], guider=[guider, 0], sampler=[chosen, 0], sigmas=scene.sigmas,
+        latent_image=scene.latent,
+    )  # fmt: skip
+    return scene.save([sampled, 0])
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
+def test_the_whole_edit_twice_in_a_row(host_client, sampler):
+    scene = Scene("sd1")
+    mask = masked(scene)
+    shown = scene.add("MaskPreview", mask=[mask, 0])
+    note = scene.add("PreviewAny", source=[mask, 3])
+    source, result = scene.save(scene.latent), edited(scene, [mask, 0], sampler, start_from_source=True)
+    first = run(host_client, scene)
+    assert "samples of the network" in first.texts(note)[0] and first.files(shown)
+    before, after = latent(host_client, first, source), latent(host_client, first, result)
+    kept = (before == after).all(1)
+    assert 0 < int(kept.sum()) < kept.numel()
+    host_client.free()  # fresh weights, empty caches
+    assert torch.equal(latent(host_client, run(host_client, scene), result), after)
+
+
+def test_anchored_everywhere_is_the_source_and_an_empty_mask_keeps_all(host_client):
+    scene = Scene("sd1")
+    mask = masked(scene, grow=-200)
+    source = scene.save(scene.latent)
+    everywhere, empty = edited(scene, None, "dpmpp_sde"), edited(scene, [mask, 0])
+    note = scene.add("PreviewAny", source=[mask, 3])
+    result = run(host_client, scene)
+    before = latent(host_client, result, source)
+    assert torch.equal(latent(host_client, result, everywhere), before)
+    assert torch.equal(latent(host_client, result, empty), before)
+    assert "empty" in result.texts(note)[0]
+
+
+def test_the_warning_reaches_the_user(host_client):
+    """As text on the running node, through the websocket."""
+    scene = Scene("sd1")
+    mask = masked(scene, grow=-200)
+    scene.add("PreviewAny", source=[mask, 3])
+    heard = []
+    with host_client.listen() as socket:
+        result = host_client.run(scene.nodes, listener=lambda event, data: heard.append((event, data)))
+    assert result.status == "success"
+    assert "The mask of picture 0 is empty" in result.texts()[0]
+
+
+def test_interrupted_half_way_nothing_is_left(host_client):
+    scene = Scene("sd1", batch=2)
+    mask = masked(scene, noises=64)
+    result = edited(scene, [mask, 0])
+    expected = latent(host_client, run(host_client, scene), result)
+    host_client.free()
+    stopped = []
+
+    def stop(event, data):
+        if event == "progress" and not stopped:
+            stopped.append(event)
+            host_client.interrupt()
+
+    slow = Scene("sd1", batch=8)
+    edited(slow, [masked(slow, noises=64, seed=1), 0])
+    assert host_client.run(slow.nodes, listener=stop).status == "interrupted"
+    assert torch.equal(latent(host_client, run(host_client, scene), result), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"strength": 0.0}, "leaves no noise"), ({"strength": 1.0}, "leaves no picture"), ({"same": True}, "are the same")],
+)
+def test_errors_are_sentences(host_client, changes, words):
+    scene = Scene("sd1")
+    if changes.pop("same", False):
+        changes["query"] = scene.positive
+    scene.add("MaskPreview", mask=[masked(scene, **changes), 0])
+    result = host_client.run(scene.nodes)
+    assert result.status == "error" and words in result.error
+
+
+def test_a_trajectory_of_another_size_or_model_gets_a_sentence(host_client):
+    scene = Scene("sd1")
+    small = [scene.add("TestTinyLatent", family="sd1", seed=0, batch=2, size=4), 0]
+    scene.query, mine, scene.latent = scene.negative, scene.latent, small
+    edited(scene, None)
+    for node in scene.nodes.values():
+        if node["class_type"] == "SamplerCustomAdvanced":
+            node["inputs"]["latent_image"] = mine
+    result = host_client.run(scene.nodes)
+    assert result.status == "error" and "4 x 4 x 4" in result.error
+
+    flow, other = Scene("sd3"), Scene("sd1")
+    flow.query = flow.negative
+    edited(flow, None)
+    other_model = flow.add("TestTinyModel", family="sd1", seed=0)
+    for node in flow.nodes.values():
+        if node["class_type"] == "PalimpsestTrajectoryAnchor":
+            node["inputs"]["model"] = [other_model, 0]
+    result = host_client.run(flow.nodes)
+    assert result.status == "error" and "The trajectory was made with a flow model" in result.error
+
+
+def test_the_masks_serve_the_host_s_own_inpainting(host_client):
+    """Set Latent Noise Mask with the soft mask, Differential Diffusion with the heat map."""
+    scene = Scene("sd1", batch=1)
+    mask = masked(scene)
+    differential = scene.add("DifferentialDiffusion", model=scene.model, strength=1.0)
+    strength = scene.add("ImageToMask", image=[mask, 1], channel="red")
+    ends = []
+    for model, link in ((scene.model, [mask, 2]), ([differential, 0], [strength, 0])):
+        noised = scene.add("SetLatentNoiseMask", samples=scene.latent, mask=link)
+        sampled = scene.add(
+            "KSampler", model=model, seed=1, steps=4, cfg=4.0, sampler_name="euler", scheduler="normal",
+            positive=scene.query, negative=scene.negative, latent_image=[noised, 0], denoise=0.8,
+        )  # fmt: skip
+        ends.append(scene.save([sampled, 0]))
+    result = run(host_client, scene)
+    assert all(np.isfinite(latent(host_client, result, end).numpy()).all() for end in ends)
+
+
+def test_the_subgraph_is_served_and_runs(host_client):
+    """The blueprint "DiffEdit", put on a canvas with a tiny model."""
+    served = host_client.json("/global_subgraphs")
+    assert any(entry["name"] == "DiffEdit" for entry in served.values())
+    blueprint = read(ROOT / "subgraphs" / "DiffEdit.json")
+    prompt = to_prompt(blueprint, host_client.object_info())
+    kinds = {node["class_type"] for node in prompt.values()}
+    assert {"PalimpsestDiffEditMask", "PalimpsestDDIMInvert", "PalimpsestTrajectoryAnchor"} <= kinds

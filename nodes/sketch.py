@@ -108,7 +108,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                           "Off: all strokes count alike.", default=True),
             ],
             outputs=[
-                io.Model.Output(tooltip="The guided model, for any stock sampler or guider."),
+                io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),
                 io.Image.Output("strokes", tooltip="The sketch as it was read: thin strokes, bright where they count."),
             ],
         )  # fmt: skip

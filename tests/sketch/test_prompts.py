@@ -1,0 +1,233 @@
+"""The sketch nodes through POST /prompt: trained, saved, loaded, guided; twice, interrupted, and with bad input."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from ..host.prompts import Graph, Scene, latent, run
+
+SIDE = 64
+
+
+def drawn(place: int, colour: str, ground: str) -> Image.Image:
+    picture = Image.new("RGB", (SIDE, SIDE), ground)
+    ImageDraw.Draw(picture).rectangle((8 + place, 12, 36 + place, 44), outline=colour)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def folder(host):
+    """Pictures and their edges in the host's input folder, for its dataset nodes, and a sketch."""
+    for name, ground in (("sketch_pictures", "#b0c0d0"), ("sketch_edges", "black")):
+        place = host.base / "input" / name
+        place.mkdir(parents=True, exist_ok=True)
+        for i in range(5):
+            drawn(4 * i, "white" if ground == "black" else "#802010", ground).save(place / f"{i}.png")
+    drawn(6, "black", "white").save(host.base / "input" / "sketch.png")
+    Image.new("RGB", (SIDE, SIDE), "white").save(host.base / "input" / "blank.png")
+    Image.new("RGB", (2 * SIDE, SIDE), "white").save(host.base / "input" / "wide.png")
+    return host.base / "output" / "edge_predictors"
+
+
+class SketchScene(Scene):
+    """A tiny model, with what trains a predictor for it and what draws by one."""
+
+    def trained(self, **more) -> list:
+        pictures, edges = ([self.add("LoadImageDataSetFromFolder", folder=f"sketch_{n}"), 0] for n in ("pictures", "edges"))
+        settings = {"steps": 24, "batch_size": 2, "detail": "2", "learning_rate": 0.002, **more}
+        node = self.add(
+            "PalimpsestEdgePredictorTrain", model=self.model, vae=self.vae, images=pictures, edges=edges,
+            conditioning=self.positive, **settings,
+        )  # fmt: skip
+        return [node, 0]
+
+    def saved(self, predictor: list, name: str) -> str:
+        return self.add("PalimpsestSaveEdgePredictor", edge_predictor=predictor, filename_prefix=name)
+
+    def loaded(self, name: str) -> list:
+        return [self.add("PalimpsestLoadEdgePredictor", file=name, model=self.model), 0]
+
+    def guided(self, predictor: list, sketch: str = "sketch.png", **more) -> None:
+        picture = [self.add("LoadImage", image=sketch), 0]
+        node = self.add(
+            "PalimpsestEdgePredictorGuidance", model=self.model, edge_predictor=predictor, sketch=picture,
+            **{"strength": 1.6, "end_percent": 0.5, **more},
+        )  # fmt: skip
+        self.model = [node, 0]
+
+
+@pytest.fixture(scope="module")
+def files(host, folder):
+    """A trained predictor for each family, as Load Edge Predictor lists it."""
+    names = {}
+    for family in ("sd1", "sd2", "sdxl"):
+        scene = SketchScene(family)
+        scene.saved(scene.trained(), f"tiny-{family}")
+        run(host.client, scene)
+        names[family] = f"tiny-{family}_00001_.safetensors"
+        assert (folder / names[family]).exists()
+    assert not (folder / "unfinished_training.safetensors").exists()
+    return names
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_saved_predictor_guides_the_stock_sampler_twice_alike(host_client, files, family):
+    results = []
+    for strength in (1.6, 1.6, 0.0, None):
+        scene = SketchScene(family)
+        if strength is not None:
+            scene.guided(scene.loaded(files[family]), strength=strength)
+        saved = scene.stock()
+        if len(results) == 1:
+            host_client.free()
+        results.append(latent(host_client, run(host_client, scene), saved))
+    guided, again, off, plain = results
+    assert torch.equal(guided, again) and torch.isfinite(guided).all()
+    assert torch.equal(off, plain) and not torch.allclose(guided, plain, atol=1e-3)
+
+
+def test_an_interrupted_run_leaves_nothing_behind(host_client, files):
+    def scene(steps: int) -> tuple[SketchScene, str]:
+        one = SketchScene("sd1")
+        one.guided(one.loaded(files["sd1"]), end_percent=1.0)
+        one.sigmas = [one.add("BasicScheduler", model=one.model, scheduler="normal", steps=steps, denoise=1.0), 0]
+        return one, one.stock()
+
+    before, saved = scene(6)
+    wanted = latent(host_client, run(host_client, before), saved)
+    identifier = host_client.post(scene(2000)[0].nodes)
+    time.sleep(2.0)
+    host_client.interrupt()
+    assert host_client.wait(identifier).status == "interrupted"
+    after, saved = scene(6)
+    after.add("PreviewAny", source=["1", 0])  # another prompt, so that the sampling is not taken from the cache
+    host_client.free()
+    assert torch.equal(latent(host_client, run(host_client, after), saved), wanted)
+
+
+def test_an_interrupted_training_can_be_continued_from_its_autosave(host_client, files, folder):
+    name = "half_way"
+    scene = SketchScene("sd1")
+    scene.saved(scene.trained(steps=3000, autosave=name, held_out=0.2), "never")
+    identifier = host_client.post(scene.nodes)
+    path = folder / f"{name}.safetensors"
+    end = time.monotonic() + 240
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    host_client.interrupt()
+    assert host_client.wait(identifier).status == "interrupted" and path.exists()
+    scene = SketchScene("sd1")
+    continued = scene.trained(continue_from=scene.loaded(path.name), autosave="")
+    scene.saved(continued, "continued")
+    run(host_client, scene)
+    assert (folder / "continued_00001_.safetensors").exists()
+
+
+def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):
+    scene = SketchScene("sd1")
+    paper = scene.trained(target="encoded edges (paper)")
+    picture = [scene.add("LoadImage", image="sketch.png"), 0]
+    shown = []
+    for predictor in (paper, scene.trained(continue_from=scene.loaded(files["sd1"]), adapt_style=True)):
+        node = scene.add(
+            "PalimpsestEdgePredictorPreview", model=scene.model, vae=scene.vae, edge_predictor=predictor, image=picture,
+            percents="0.2, 0.6", conditioning=scene.positive, edges=picture,
+        )  # fmt: skip
+        shown.append(node)
+    scene.guided(paper, vae=scene.vae)
+    saved = scene.stock()
+    result = run(host_client, scene)
+    assert torch.isfinite(latent(host_client, result, saved)).all()
+    for node in shown:
+        panel = Image.open(io.BytesIO(host_client.view(result.files(node)[0])))
+        assert panel.width > 4 * 300
+
+
+def test_best_seed_returns_a_noise_of_the_hosts_own(host_client, files):
+    scene = SketchScene("sd1", batch=1)
+    predictor = scene.loaded(files["sd1"])
+    scene.guided(predictor)
+    best = scene.add(
+        "PalimpsestBestSeed", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0,
+        latent_image=scene.latent, sigmas=scene.sigmas, seed=40, candidates=3, steps=2, edge_predictor=predictor,
+        sketch=[scene.add("LoadImage", image="sketch.png"), 0],
+    )  # fmt: skip
+    guider = scene.add(
+        "CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0
+    )  # fmt: skip
+    sampler = scene.add("KSamplerSelect", sampler_name="euler")
+
+    def sampled(noise: list) -> str:
+        node = scene.add(
+            "SamplerCustomAdvanced", noise=noise, guider=[guider, 0], sampler=[sampler, 0], sigmas=scene.sigmas,
+            latent_image=scene.latent,
+        )  # fmt: skip
+        return scene.save([node, 0])
+
+    by_noise = sampled([best, 0])
+    by_seed = sampled([scene.add("RandomNoise", noise_seed=[best, 1]), 0])
+    drafts = scene.save([best, 2])
+    result = run(host_client, scene)
+    assert torch.equal(latent(host_client, result, by_noise), latent(host_client, result, by_seed))
+    assert latent(host_client, result, drafts).shape[0] == 3
+    lines = result.texts(best)[0].splitlines()
+    scores = [float(line.split(":")[1]) for line in lines]
+    assert scores == sorted(scores) and {line.split(":")[0] for line in lines} == {f"seed {s}" for s in (40, 41, 42)}
+
+
+def test_sketch_prepare_shows_clean_strokes_in_the_size_asked_for(host_client, folder):
+    graph = Graph()
+    picture = graph.add("LoadImage", image="sketch.png")
+    node = graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=128, height=96, fit="pad", sensitivity=0.5,
+                     drop_specks=4, thin=True)  # fmt: skip
+    shown = graph.add("PreviewImage", images=[node, 0])
+    pixels = np.asarray(Image.open(io.BytesIO(host_client.view(run(host_client, graph).files(shown)[0]))))
+    assert pixels.shape[:2] == (96, 128) and 150 < (pixels[..., 0] > 128).sum() < 700
+
+
+def error_of(client, scene: Graph) -> str:
+    result = client.run(scene.nodes)
+    assert result.status == "error"
+    return result.error
+
+
+@pytest.mark.parametrize("sketch,words", [("blank.png", "The sketch is blank"), ("wide.png", "The sketch is blank")])
+def test_a_blank_sketch_is_a_sentence(host_client, files, sketch, words):
+    scene = SketchScene("sd1")
+    scene.guided(scene.loaded(files["sd1"]), sketch)
+    scene.stock()
+    assert words in error_of(host_client, scene)
+
+
+def test_other_families_are_sentences(host_client, files):
+    scene = SketchScene("sd1")
+    scene.guided([scene.add("PalimpsestLoadEdgePredictor", file=files["sdxl"]), 0])
+    scene.stock()
+    assert "trained for a model of the family sdxl" in error_of(host_client, scene)
+    scene = SketchScene("flux")
+    scene.saved(scene.trained(), "never")
+    assert "UNet of Stable Diffusion 1, 2 and SDXL" in error_of(host_client, scene)
+
+
+def test_pictures_and_edges_that_do_not_pair_are_a_sentence(host_client, folder):
+    scene = SketchScene("sd1")
+    edges = [scene.add("LoadImage", image="sketch.png"), 0]
+    pictures = [scene.add("LoadImageDataSetFromFolder", folder="sketch_pictures"), 0]
+    node = scene.add(
+        "PalimpsestEdgePredictorTrain", model=scene.model, vae=scene.vae, images=pictures, edges=edges,
+        conditioning=scene.positive, steps=10, batch_size=2,
+    )  # fmt: skip
+    scene.saved([node, 0], "never")
+    assert "5 pictures and 1 edge pictures" in error_of(host_client, scene)
+
+
+def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
+    graph = Graph()
+    picture = graph.add("LoadImage", image="blank.png")
+    graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=0, height=0, fit="pad", sensitivity=0.5, drop_specks=4,
+              thin=True)  # fmt: skip
+    assert "No strokes are left" in error_of(host_client, graph)

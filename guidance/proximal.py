@@ -1,0 +1,50 @@
+"""Proximal guidance: ProxEdit, Improving Tuning-Free Real Image Editing with Proximal Guidance (arXiv 2306.05414,
+section 3.2). Guidance pushes everywhere, also where source and edit agree; small differences are noise and are cut:
+
+    D = D_u + w prox(D_c - D_u)
+
+with prox the hard threshold (l0: keep or drop) or the soft one (l1: shrink), at a quantile of the difference. As
+D_c - D_u and the paper's epsilon_c - epsilon_u differ by a factor alone, both cut the same places.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Threshold = Literal["hard", "soft"]
+# torch.quantile refuses larger inputs.
+MOST_VALUES = 2**23
+
+
+def proximal(conditional: Tensor, unconditional: Tensor, quantile: float, kind: Threshold = "hard") -> Tensor:
+    """The conditional prediction with small differences from the unconditional one removed.
+
+    Both (B, C, h, w). quantile: share (0..1) of the values of each row that are cut; 0 gives `conditional` itself.
+    """
+    if quantile <= 0:
+        return conditional
+    difference = conditional - unconditional
+    size = difference.abs()
+    limit = row_quantile(size, quantile)
+    if kind == "hard":
+        return torch.where(size > limit, conditional, unconditional)
+    return unconditional + difference.sign() * (size - limit).clamp_min(0)
+
+
+def row_quantile(values: Tensor, quantile: float) -> Tensor:
+    """values: (B, C, h, w) -> (B, 1, 1, 1), below which the share `quantile` of each row lies."""
+    flat = values.flatten(1).float()
+    if flat.shape[1] > MOST_VALUES:
+        flat = flat[:, :: -(-flat.shape[1] // MOST_VALUES)]
+    return torch.quantile(flat, min(quantile, 1.0), dim=1).to(values).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def changed(conditional: Tensor, unconditional: Tensor, quantile: float, grow: int = 1) -> Tensor:
+    """(B, 1, h, w), 1 where the difference in any channel passes the threshold, grown by `grow` cells."""
+    size = (conditional - unconditional).abs()
+    mask = (size > row_quantile(size, quantile)).to(size).amax(1, keepdim=True)
+    return F.max_pool2d(mask, 2 * grow + 1, stride=1, padding=grow) if grow > 0 else mask

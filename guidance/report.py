@@ -1,0 +1,92 @@
+"""What an edit has done to a picture, in numbers: PSNR, SSIM and MSE inside and outside a mask, the changed area, and the
+structure distance of Splicing ViT Features (arXiv 2201.00424, eq. 2), the measures of PIE-Bench (arXiv 2310.01506)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..inversion.quality import psnr, ssim
+
+# A pixel counts as changed where a channel differs by more than this: ten of 255 steps, above what a VAE does.
+CHANGED = 10 / 255
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the picture. share: of its area; psnr in decibels, ssim up to 1, mse of values in 0..1."""
+
+    name: str
+    share: float
+    psnr: float
+    ssim: float
+    mse: float
+
+
+@dataclass(frozen=True)
+class EditMeasures:
+    """One picture's numbers. changed: share of pixels; structure: distance of the structures, 0 the same; clip: how well
+    source and edit fit the text (cosine times 100); None where nothing to measure with is connected."""
+
+    regions: tuple[Region, ...]
+    changed: float
+    structure: float | None = None
+    clip: tuple[float, float] | None = None
+
+    def lines(self) -> list[str]:
+        words = [
+            f"{r.name} ({100 * r.share:.0f} % of the picture): PSNR {r.psnr:.2f} dB, SSIM {r.ssim:.4f}, MSE {r.mse:.2e}"
+            for r in self.regions
+        ]
+        words.append(f"changed: {100 * self.changed:.1f} % of the pixels")
+        words += [] if self.structure is None else [f"structure distance: {self.structure:.4f}"]
+        words += [] if self.clip is None else [f"CLIP score: source {self.clip[0]:.2f}, edit {self.clip[1]:.2f}"]
+        return words
+
+
+def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[EditMeasures]:
+    """source, edit: (B, H, W, 3) in 0..1; mask: (B, H, W), 1 = where the edit is meant to be. One value a row."""
+    masks = {"whole picture": None}
+    if mask is not None:
+        inside = (mask > 0.5).to(source)
+        masks |= {"outside the mask": 1 - inside, "inside the mask": inside}
+    columns = {name: _region(source, edit, one) for name, one in masks.items()}
+    changed = ((source - edit).abs().amax(-1) > CHANGED).flatten(1).float().mean(1).tolist()
+    rows = []
+    for i in range(len(source)):
+        regions = [Region(name, *values[i]) for name, values in columns.items() if values[i][0] > 0]
+        rows.append(EditMeasures(tuple(regions), changed[i]))
+    return rows
+
+
+def _region(source: Tensor, edit: Tensor, mask: Tensor | None) -> list[tuple[float, float, float, float]]:
+    """(share, psnr, ssim, mse) a row."""
+    weight = torch.ones_like(source[..., 0]) if mask is None else mask
+    error = (source - edit).square().mean(-1)
+    mse = (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)
+    parts = (weight.flatten(1).mean(1), psnr(source, edit, mask=mask), ssim(source, edit, mask=mask), mse)
+    return list(zip(*(part.tolist() for part in parts)))
+
+
+def structure_distance(source: Tensor, edit: Tensor) -> Tensor:
+    """How differently the parts of two pictures relate to each other.
+
+    source, edit: (B, N, D) features of N patches -> (B,), the mean squared difference of their self-similarities.
+    """
+    one, two = (F.normalize(x.float(), dim=-1) for x in (source, edit))
+    return (one @ one.transpose(1, 2) - two @ two.transpose(1, 2)).square().flatten(1).mean(1)
+
+
+def cosine_score(pictures: Tensor, texts: Tensor) -> Tensor:
+    """CLIP score (arXiv 2104.08718) without its rescaling: (B, D) twice -> (B,) cosine times 100."""
+    return 100 * F.cosine_similarity(pictures.float(), texts.float(), dim=-1)
+
+
+def fit_mask(mask: Tensor, size: tuple[int, int], rows: int) -> Tensor:
+    """mask: (M, h, w) -> (rows, H, W) in 0..1, whatever size it came in."""
+    if mask.shape[-2:] != size:
+        mask = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+    return mask.expand(rows, -1, -1) if mask.shape[0] == 1 else mask

@@ -1,0 +1,272 @@
+"""Prompt-to-Prompt, Word Attention Mask and Edit Report: an edit by words, where it looks, and what it did."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..guidance.local_blend import heat, outline
+from ..guidance.prompt_to_prompt import Blend, chosen_columns, plan_edits, uncovered
+from ..guidance.report import EditMeasures, fit_mask, measure
+from ..host.checks import require_latent, require_picture, require_same_batch, require_same_size
+from ..host.edit_scores import with_scores
+from ..host.family import latent_format
+from ..host.fits import require_same_kind
+from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
+from ..host.word_maps import maps_of_picture, maps_of_trajectory
+from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
+from ._panel import HEAT, error_map, panel
+from .sockets import Trajectory
+
+CATEGORY = "Palimpsest/editing"
+WHERE = {"from half the latent's size": 2, "from a quarter": 4, "everywhere": 1}
+
+
+def phrases(clip, text: str) -> list:
+    """Words or phrases as artists list them, between commas or on lines."""
+    parts = [part.strip() for part in text.replace("\n", ",").split(",")]
+    return [read_prompt(clip, part)[0] for part in parts if part]
+
+
+class PromptToPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestPromptToPrompt",
+            display_name="Prompt-to-Prompt",
+            category=CATEGORY,
+            description="Edits a picture by its caption: change, add, remove or weigh words, and the rest stays.",
+            search_aliases=["P2P", "cross attention control", "word swap", "refine", "reweight"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample with: Stable Diffusion 1, 2 or XL."),
+                io.Clip.Input("clip", tooltip="Encodes the texts."),
+                io.String.Input(
+                    "source", multiline=True, dynamic_prompts=False, default="",
+                    tooltip="What the picture shows, word for word as the trajectory was made with.",
+                ),
+                io.String.Input(
+                    "edits", multiline=True, dynamic_prompts=False, default="",
+                    tooltip="What it is to show, one text a line; each line makes a picture. (word:2) makes a word "
+                    "count double, (word:0) takes its effect away.",
+                ),
+                io.Float.Input(
+                    "cross_steps", default=0.8, min=0.0, max=1.0, step=0.05, round=0.01,
+                    tooltip="Share of the steps in which words keep their places. More keeps the layout, less gives "
+                    "freedom. Sane: 0.2 to 0.9.",
+                ),
+                io.Float.Input(
+                    "self_steps", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01,
+                    tooltip="Share of the steps in which shapes stay. Lower it to change an outline. Sane: 0 to 0.8.",
+                ),
+                io.String.Input(
+                    "blend_words", default="", dynamic_prompts=False, optional=True,
+                    tooltip="Words whose place alone may change, between commas: the old thing and the new one. Left "
+                    "empty, the whole picture may.",
+                ),
+                io.Float.Input(
+                    "blend_threshold", default=0.3, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+                    tooltip="How strongly a place must be looked at to count, as a share of the strongest. Lower is "
+                    "wider. Sane: 0.2 to 0.5.",
+                ),
+                io.Float.Input(
+                    "blend_start", default=0.2, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+                    tooltip="Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
+                ),
+                io.Combo.Input(
+                    "self_layers", options=list(WHERE), default=next(iter(WHERE)), optional=True, advanced=True,
+                    tooltip="Layers whose shapes are kept. The finest ones hold textures more than shapes.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
+                io.Conditioning.Output("positive", tooltip="A row a text, the source first: the positive prompt."),
+                io.String.Output("report", tooltip="How the texts were matched, a line a picture."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.4, blend_words="", blend_threshold=0.3,
+        blend_start=0.2, self_layers=next(iter(WHERE)),
+    ) -> io.NodeOutput:  # fmt: skip
+        texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
+        read = [read_prompt(clip, text) for text in texts]
+        prompts, words = [prompt for prompt, _ in read], phrases(clip, blend_words)
+        blend = Blend(chosen_columns(prompts, words), blend_start, blend_threshold) if words else None
+        plan = plan_edits(
+            prompts[0], prompts[1:], cross_steps=cross_steps, self_steps=self_steps,
+            self_reduction=WHERE[self_layers], blend=blend,
+        )  # fmt: skip
+        if blend is not None and uncovered(plan):
+            raise ValueError(
+                f"The blend words stand neither in the source nor in edited text {uncovered(plan)[0]}: name the thing "
+                "that changes there as well."
+            )
+        patched = with_prompt_to_prompt(model, plan)
+        # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
+        tokens = [reweighted(t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
+        positive = as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)])
+        return io.NodeOutput(patched, positive, plan.report())
+
+
+class WordAttentionMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestWordAttentionMask",
+            display_name="Word Attention Mask",
+            category=CATEGORY,
+            description="Shows where the model looks for chosen words, as a mask to edit with and a heat map.",
+            search_aliases=["cross attention map", "DAAM", "heat map"],
+            inputs=[
+                io.Model.Input("model", tooltip="Stable Diffusion 1, 2 or XL; or Prompt-to-Prompt's, after sampling."),
+                io.Clip.Input("clip", tooltip="Reads the words."),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=False, default="",
+                    tooltip="What the picture shows. Not needed for a run of Prompt-to-Prompt, which has its own texts.",
+                ),
+                io.String.Input(
+                    "words", default="", dynamic_prompts=False,
+                    tooltip="Words or phrases out of the text, between commas; their places are put together.",
+                ),
+                Trajectory.Input("trajectory", optional=True, tooltip="The picture to look at, from DDIM Invert."),
+                io.Latent.Input(
+                    "samples", optional=True,
+                    tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run looked at.",
+                ),
+                io.Float.Input(
+                    "threshold", default=0.3, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
+                    tooltip="How strongly a place must be looked at to count, as a share of the strongest. Sane: 0.2 "
+                    "to 0.6.",
+                ),
+                io.Int.Input(
+                    "levels", default=8, min=1, max=100, optional=True, advanced=True,
+                    tooltip="Noise levels at which the model looks; each costs one evaluation. Sane: 4 to 16.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, optional=True, advanced=True,
+                    tooltip="Of the noise that is put on samples; without effect otherwise.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output("mask", tooltip="1 where the words are, one mask a picture."),
+                io.Image.Output("heat_map", tooltip="Black: not looked at, white: most."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, text, words, trajectory=None, samples=None, threshold=0.3, levels=8, seed=0
+    ) -> io.NodeOutput:
+        chosen = phrases(clip, words)
+        if not chosen:
+            raise ValueError("There are no words to look for: write one or more that the text has.")
+        record = getattr(recording(model), "last", None)
+        if trajectory is None and samples is None:
+            raise ValueError("There is no picture to look at: connect a trajectory, or samples.")
+        if trajectory is None and record is not None:
+            maps, columns = record.maps, chosen_columns(record.prompts, chosen, name="The words")
+            size = tuple(require_latent(samples, "The samples").shape[-2:])
+        else:
+            maps, columns, size = look(model, clip, text, chosen, trajectory, samples, levels, seed)
+        heats = [heat(rows, places) for rows, places in zip(maps, columns)]
+        scale = latent_format(model).spacial_downscale_ratio
+        picture = tuple(side * scale for side in size)
+        mask = torch.stack([outline(one, picture, threshold) for one in heats])
+        return io.NodeOutput(mask, coloured(torch.stack(heats), picture))
+
+
+def look(model, clip, text, chosen, trajectory, samples, levels, seed):
+    """Maps of every row, the words' columns in them, and the latent's height and width."""
+    prompt, tokens = read_prompt(clip, text)
+    columns = chosen_columns([prompt], chosen, name="The words")
+    positive = encode_tokens(clip, tokens)
+    if trajectory is not None:
+        require_same_kind(trajectory, model)
+        maps = maps_of_trajectory(model, prompt, positive, trajectory, levels)
+        size = trajectory.latents.shape[-2:]
+    else:
+        raw = require_latent(samples, "The samples", model)
+        maps, size = maps_of_picture(model, prompt, positive, raw, levels, seed), raw.shape[-2:]
+    return maps, columns * len(maps), tuple(size)
+
+
+def coloured(heats: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) in 0..1 -> (B, H, W, 3)."""
+    large = F.interpolate(heats[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    value = large.clamp(0, 1) * (len(HEAT) - 1)
+    low = value.floor().clamp_max(len(HEAT) - 2)
+    return torch.lerp(HEAT[low.long()], HEAT[low.long() + 1], (value - low).unsqueeze(-1))
+
+
+class EditReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestEditReport",
+            display_name="Edit Report",
+            category=CATEGORY,
+            description="Source, edit and what differs side by side, with the numbers of the field.",
+            search_aliases=["compare", "psnr", "ssim", "PIE-Bench", "structure distance", "CLIP score"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("source", tooltip="The picture before; one, or as many as there are edits."),
+                io.Image.Input("edit", tooltip="The picture after."),
+                io.Mask.Input("mask", optional=True, tooltip="Where the edit was meant to be: measured inside and outside."),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True,
+                    tooltip="Measures the structure distance: DINOv2 as in the field, or any other vision model.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="With a CLIP vision model of the same kind: the CLIP score."),
+                io.String.Input(
+                    "text", default="", multiline=True, dynamic_prompts=False, optional=True,
+                    tooltip="What the edit was to show, for the CLIP score; one text, or a line for each picture.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("panel", tooltip="Source, edit and difference with the numbers beneath."),
+                io.Float.Output("psnr", tooltip="Outside the mask (without one: of all), decibels, the batch's mean."),
+                io.Float.Output("ssim", tooltip="The same for the structural similarity."),
+                io.Float.Output("changed", tooltip="Share of changed pixels, 0 to 1, the batch's mean."),
+                io.String.Output("report", tooltip="All numbers."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, source, edit, mask=None, clip_vision=None, clip=None, text="") -> io.NodeOutput:
+        before, after = prepared(source, edit)
+        rows = len(after)
+        where = None if mask is None else fit_mask(mask, tuple(after.shape[1:3]), rows)
+        if where is not None and len(where) != rows:
+            raise ValueError(f"The mask is a batch of {len(where)} and the edit of {rows}: connect one, or as many.")
+        found = with_scores(measure(before, after, where), before, after, clip_vision, clip, text)
+        made = torch.cat([tiles(before[i], after[i], where, i, found[i]) for i in range(rows)])
+        key = 1 if where is not None and len(found[0].regions) > 1 else 0
+        regions = [one.regions[min(key, len(one.regions) - 1)] for one in found]
+        means = [sum(values) / rows for values in (
+            [r.psnr for r in regions], [r.ssim for r in regions], [one.changed for one in found],
+        )]  # fmt: skip
+        report = "\n\n".join("\n".join(one.lines()) for one in found)
+        return io.NodeOutput(made, *means, report, ui=ui.PreviewImage(made, cls=cls))
+
+
+def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, H, W, 3) float32 on the CPU, a source for every edit."""
+    require_picture(source, "The source", multiple=1)
+    require_picture(edit, "The edit", multiple=1)
+    require_same_size(source, edit, "The source", "The edit")
+    require_same_batch(source, edit, "The source", "the edit")
+    rows = max(len(source), len(edit))
+    return tuple(image[..., :3].float().cpu().expand(rows, -1, -1, -1) for image in (source, edit))
+
+
+def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures) -> Tensor:
+    shown = [("source", source), ("edit", edit), ("difference (white: a quarter)", error_map(source[None], edit[None])[0])]
+    if mask is not None:
+        shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
+    return panel(shown, found.lines())
+
+
+NODES = (PromptToPrompt, WordAttentionMask, EditReport)

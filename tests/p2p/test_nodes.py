@@ -1,0 +1,172 @@
+"""The nodes of editing by words, on tiny models: batches, masks, reports, and sentences for bad input."""
+
+import pytest
+import torch
+from palimpsest.guidance.report import structure_distance
+from palimpsest.nodes.prompt_to_prompt import EditReport, PromptToPrompt, WordAttentionMask
+
+from ..tiny_models import tiny_latent
+from .test_host import SIZE, parts, run, trajectory_for  # noqa: F401
+
+
+def edited(parts, source, edits, **options):
+    model, clip = parts
+    with torch.inference_mode():
+        return PromptToPrompt.execute(model, clip, source, edits, **options).args
+
+
+def test_a_row_a_text(parts):
+    _, positive, report = edited(parts, "a red heart", "a blue heart\n\n  a (red:2) heart \n")
+    assert positive[0][0].shape == (3, 77, 32) and positive[0][1]["pooled_output"].shape[0] == 3
+    assert report.splitlines()[1:] == ["row 1, replace: 'red' becomes 'blue'", "row 2, re-weight: 'red' counts 2 times"]
+
+
+def test_emphasis_of_an_edit_is_not_in_its_embedding(parts):
+    rows = edited(parts, "a red heart", "a (red:2) heart")[1][0][0]
+    assert torch.allclose(rows[0], rows[1], atol=1e-6)
+    # The source's own emphasis stays in both, as the inversion saw it.
+    rows = edited(parts, "a (red:1.5) heart", "a (red:1.5) star")[1][0][0]
+    plain = edited(parts, "a red heart", "a red star")[1][0][0]
+    assert (rows - plain)[:, 2].abs().amax(-1).min() > 1e-3 and torch.allclose(rows[:, 1], plain[:, 1], atol=1e-6)
+
+
+def test_weight_of_a_word_changes_the_picture(parts):
+    model, positive, _ = edited(parts, "a red heart", "a (red:3) heart", cross_steps=1.0)
+    out = run(model, positive, 2)
+    assert (out[1] - out[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("source", "edits", "options", "words"),
+    [
+        ("", "a heart", {}, "source text is empty"),
+        ("a heart", " \n ", {}, "no edited text"),
+        ("a heart", "a  HEART", {}, "says the same"),
+        ("a heart", "a star", {"blend_words": "moon"}, "'moon', which is in none"),
+        ("a heart on grey", "a star on grey\na heart on blue", {"blend_words": "star"}, "edited text 2"),
+    ],
+)
+def test_bad_texts_are_sentences(parts, source, edits, options, words):
+    with pytest.raises(ValueError, match=words):
+        edited(parts, source, edits, **options)
+
+
+def masked(parts, model=None, text="a red heart", words="heart", **inputs):
+    base, clip = parts
+    with torch.inference_mode():
+        return WordAttentionMask.execute(model or base, clip, text, words, levels=2, **inputs).args
+
+
+def test_mask_of_a_trajectory_and_of_samples(parts):
+    trajectory = trajectory_for(parts[0])
+    for inputs in ({"trajectory": trajectory}, {"samples": {"samples": tiny_latent("sd1", 2, SIZE)}}):
+        mask, picture = masked(parts, **inputs)
+        rows = 2 if "samples" in inputs else 1
+        assert mask.shape == (rows, SIZE[0] * 8, SIZE[1] * 8) and picture.shape == (*mask.shape, 3)
+        assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.any()
+    wide, narrow = (masked(parts, trajectory=trajectory, threshold=t)[0].mean() for t in (0.0, 0.99))
+    assert narrow < wide
+
+
+def test_rows_of_a_mask_do_not_depend_on_their_batch(parts):
+    pair = tiny_latent("sd1", 2, SIZE)
+    trajectory = trajectory_for(parts[0])
+    both = masked(parts, trajectory=type(trajectory)(
+        trajectory.sigmas, torch.cat([trajectory.latents, trajectory.latents.flip(-1)], 1), "", 1.0, "", "eps", "SD15"
+    ))[1]  # fmt: skip
+    assert torch.allclose(both[:1], masked(parts, trajectory=trajectory)[1], atol=1e-4) and pair.shape[0] == 2
+
+
+def test_mask_of_a_run_is_what_the_run_saw(parts):
+    model, positive, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.5)
+    samples = {"samples": torch.zeros(2, 4, *SIZE)}
+    with pytest.raises(ValueError, match="none of the texts"):
+        masked(parts, model, text="", words="heart", samples=samples)
+    run(model, positive, 2)
+    mask, _ = masked(parts, model, text="", words="heart, star", samples=samples)
+    assert mask.shape == (2, SIZE[0] * 8, SIZE[1] * 8)
+    with pytest.raises(ValueError, match="'moon'"):
+        masked(parts, model, text="", words="moon", samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [({"words": ""}, "no words"), ({}, "no picture"), ({"words": "moon", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "moon")],
+)
+def test_masks_without_words_or_pictures_are_sentences(parts, inputs, words):
+    with pytest.raises(ValueError, match=words):
+        masked(parts, **inputs)
+
+
+def pictures(rows=1):
+    generator = torch.Generator().manual_seed(4)
+    return torch.rand(rows, 32, 48, 3, generator=generator)
+
+
+def test_report_of_a_known_change():
+    source, mask = pictures(), torch.zeros(1, 32, 48)
+    mask[:, :, :24] = 1.0
+    edit = source.clone()
+    edit[:, :, :24] = (source[:, :, :24] + 0.5) % 1.0
+    panel, psnr, ssim, changed, report = EditReport.execute(source, edit, mask).args
+    assert psnr == 100.0 and changed == 0.5 and panel.shape[0] == 1
+    assert ssim > 0.8 and "outside the mask (50 %" in report and "inside the mask (50 %" in report
+    whole = EditReport.execute(source, edit).args
+    assert whole[1] == pytest.approx(-10 * torch.log10((edit - source).square().mean()).item(), abs=1e-3)
+
+
+def test_report_of_nothing_and_of_masks_at_their_limits():
+    source = pictures(2)
+    for mask in (None, torch.zeros(1, 32, 48), torch.ones(1, 16, 24), torch.full((2, 32, 48), 0.5)):
+        panel, psnr, ssim, changed, _ = EditReport.execute(source[:1], source[:1].expand(2, -1, -1, -1), mask).args
+        assert (psnr, changed) == (100.0, 0.0) and ssim == pytest.approx(1.0) and panel.shape[0] == 2
+
+
+def test_rows_of_a_report_are_their_own():
+    source, edit = pictures(3), pictures(3).flip(0)
+    together = EditReport.execute(source, edit).args[4].split("\n\n")
+    alone = [EditReport.execute(source[i : i + 1], edit[i : i + 1]).args[4] for i in range(3)]
+    assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("source", "edit", "mask", "words"),
+    [
+        (pictures(), torch.rand(1, 16, 48, 3), None, "48 x 16"),
+        (pictures(2), pictures(3), None, "2 pictures"),
+        (pictures(2), pictures(2), torch.ones(3, 32, 48), "mask is a batch of 3"),
+    ],
+)
+def test_reports_that_do_not_fit_are_sentences(source, edit, mask, words):
+    with pytest.raises(ValueError, match=words):
+        EditReport.execute(source, edit, mask)
+
+
+def test_structure_distance_knows_no_colour_but_relations():
+    features = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(2))
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(3)))[0]
+    assert torch.allclose(structure_distance(features, 3 * features @ turn), torch.zeros(2), atol=1e-6)
+    assert (structure_distance(features, features.flip(1)) > 0.01).all()
+
+
+class Vision:
+    """The part of a CLIP vision model that the report asks for, on pictures of any size."""
+
+    def encode_image(self, image, crop=True):
+        assert crop is False
+        patches = image.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2).flatten(2)
+        hidden = torch.cat([patches.mean(1, keepdim=True), patches], 1)
+        return {"penultimate_hidden_states": hidden, "last_hidden_state": hidden, "image_embeds": hidden[:, 0, :32]}
+
+
+def test_scores_where_models_are_connected(parts):
+    _, clip = parts
+    source, edit = pictures(2), pictures(2).flip(0)
+    with torch.inference_mode():
+        report = EditReport.execute(source, edit, clip_vision=Vision(), clip=clip, text="a heart\na star").args[4]
+        assert report.count("structure distance") == report.count("CLIP score") == 2
+        assert "structure distance: 0.0000" in EditReport.execute(source, source, clip_vision=Vision()).args[4]
+        with pytest.raises(ValueError, match="3 texts for 2"):
+            EditReport.execute(source, edit, clip_vision=Vision(), clip=clip, text="a\nb\nc")
+        with pytest.raises(ValueError, match="connect a CLIP vision model"):
+            EditReport.execute(source, edit, clip=clip)

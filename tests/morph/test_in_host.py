@@ -204,8 +204,8 @@ def test_the_hosts_own_trained_lora_serves_as_well(host, host_client):
     """All that Train LoRA changes (matrices, norms, biases), equal to the stock loader's merged weights."""
     folder = host.base / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
-    tiny_file("flux", folder / "tiny-morph.safetensors")
-    scene = Morph("flux", file="tiny-morph.safetensors")
+    tiny_file("sd3", folder / "tiny-morph.safetensors")
+    scene = Morph("sd3", file="tiny-morph.safetensors")
     trained = scene.add(
         "TrainLoraNode", model=scene.model, latents=scene.latent, positive=scene.positive, batch_size=1,
         grad_accumulation_steps=1, steps=2, learning_rate=0.01, rank=2, optimizer="AdamW", loss_function="MSE", seed=0,

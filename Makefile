@@ -9,7 +9,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test bench lint readme setup venv clean distclean
+.PHONY: all demo serve test bench lint readme thumbnails setup venv clean distclean
 
 all: demo
 
@@ -36,6 +36,10 @@ bench: venv
 
 readme: venv
 	@$(RUN) -m palimpsest.tools.readme
+
+# After a look at the demo's gallery: the pictures of the Templates dialog.
+thumbnails: venv
+	@$(RUN) -m palimpsest.tools.thumbnails
 
 lint: venv
 	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -47,8 +48,12 @@ class Exhibit:
 
 
 def write_gallery(folder: Path, exhibits: Sequence[Exhibit], rows: Sequence[dict]) -> Path:
-    """Writes `index.html` into the folder and returns its path. rows: benchmarks/results.json."""
+    """Writes `index.html` into the folder and returns its path; `exhibits.json` holds the same for other tools.
+
+    rows: benchmarks/results.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "exhibits.json").write_text(json.dumps([asdict(one) for one in exhibits], indent=1), encoding="utf-8")
     page = folder / "index.html"
     page.write_text(page_html(exhibits, rows), encoding="utf-8")
     return page
@@ -85,7 +90,9 @@ def exhibit_html(one: Exhibit) -> str:
     story = f"<p>{escape(one.story)}</p>" if one.story else ""
     error = f'<p class="error">This workflow failed. {escape(one.error)}</p>' if one.error else ""
     hero = {one.before, one.after} if one.before and one.after else set()
-    between = "".join(item_html(item, hero) for item in one.items)
+    # A batch is shown whole, even if its first picture is under the slider.
+    shown = [item for item in one.items if item.texts or not set(item.files) <= hero]
+    between = "".join(map(item_html, shown))
     between = f'<div class="between">{between}</div>' if between else ""
     return f"""<section id="{escape(one.name)}">
 <h2>{escape(one.title)}</h2>
@@ -110,15 +117,12 @@ def pair_html(one: Exhibit) -> str:
     return f'<div class="pair">{media_html(single, one.title)}</div>\n' if single else ""
 
 
-def item_html(item: Item, hidden: Iterable[str] = ()) -> str:
-    """What a node showed, with its name; pictures that the slider shows already are left out."""
-    files = [file for file in item.files if file not in hidden]
-    media = "".join(media_html(file, item.title) for file in files)
+def item_html(item: Item) -> str:
+    """What a node showed, with its name under it."""
+    media = "".join(media_html(file, item.title) for file in item.files)
     strip = f'<div class="strip">{media}</div>' if media else ""
     texts = "".join(f"<pre>{escape(text)}</pre>" for text in item.texts)
-    if not strip and not texts:
-        return ""
-    count = f" ({len(files)})" if len(files) > 1 else ""
+    count = f" ({len(item.files)})" if len(item.files) > 1 else ""
     return f"<figure>{strip}{texts}<figcaption>{escape(item.title)}{count}</figcaption></figure>\n"
 
 

@@ -15,6 +15,7 @@ from ..benchmarks.rows import load as load_rows
 from .common import ROOT
 
 README = ROOT / "README.md"
+GROUPS = ("inversion", "editing", "motion", "sketch", "morph")
 
 
 def first_sentence(text: str) -> str:
@@ -24,18 +25,23 @@ def first_sentence(text: str) -> str:
 
 
 def nodes_table(schemas: Sequence[Any]) -> str:
-    """A line a node, grouped by the last word of its category. schemas: the nodes' V3 schemas."""
+    """A line a node, grouped by category, in the order of the work. schemas: the nodes' V3 schemas."""
     if not schemas:
         return "There are no nodes yet."
     lines = ["| | node | what it does |", "|---|---|---|"]
-    grouped = groupby(sorted(schemas, key=lambda one: one.category), key=lambda one: one.category)
-    for category, members in grouped:
+    ordered = sorted(schemas, key=lambda one: (_place(one.category), one.category))
+    for category, members in groupby(ordered, key=lambda one: one.category):
         for index, schema in enumerate(members):
             page = ROOT / "web" / "docs" / f"{schema.node_id}.md"
             name = f"[{schema.display_name}](web/docs/{page.name})" if page.exists() else schema.display_name
             group = category.rsplit("/", 1)[-1] if index == 0 else ""
             lines.append(f"| {group} | {name} | {first_sentence(schema.description)} |")
     return "\n".join(lines)
+
+
+def _place(category: str) -> int:
+    group = category.rsplit("/", 1)[-1]
+    return GROUPS.index(group) if group in GROUPS else len(GROUPS)
 
 
 def bench_table(rows: Sequence[Row]) -> str:

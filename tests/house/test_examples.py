@@ -1,0 +1,77 @@
+"""Every example workflow: complete, and through the real host twice, once interrupted, with nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from palimpsest.tools.common import ROOT
+from palimpsest.tools.setup import WEIGHTS, missing_weights
+from palimpsest.tools.workflow import node_types, read, to_prompt
+
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+@each_workflow
+def test_a_workflow_has_a_thumbnail_and_a_story(path):
+    assert path.with_suffix(".jpg").is_file(), f"{path.name} needs a thumbnail {path.stem}.jpg"
+    assert path.with_suffix(".jpg").stat().st_size < 200_000
+    workflow = read(path)
+    facts = workflow["extra"]["palimpsest"]
+    assert facts["title"] and facts["story"].endswith(".")
+    here = {str(node["id"]) for node in workflow["nodes"]}
+    assert {str(facts[key]).split(":")[0] for key in ("before", "after") if key in facts} <= here
+
+
+@each_workflow
+def test_a_workflow_names_only_nodes_that_exist_and_files_that_ship(path, host_client):
+    info = host_client.object_info()
+    workflow = read(path)
+    assert node_types(workflow) <= set(info)
+    pictures = {file.name for file in (ROOT / "papercut" / "pictures").glob("*")}
+    for entry in to_prompt(workflow, info).values():
+        for name, value in entry["inputs"].items():
+            if str(value).endswith(".safetensors") and entry["class_type"].endswith(("Loader", "LoaderSimple")):
+                assert value in WEIGHTS, f"{path.name} loads {value}"
+            if entry["class_type"] == "LoadImage" and name == "image":
+                assert value in pictures, f"{path.name} loads {value}"
+
+
+def digests(client, result) -> dict[str, list[str]]:
+    """What every node showed, as checksums of the pictures; files are told apart by their node and order."""
+    nodes = sorted(result.outputs)
+    return {node: [hashlib.sha256(client.view(file)).hexdigest() for file in result.files(node)] for node in nodes}
+
+
+def half_way(client):
+    """A listener that interrupts when half of the nodes that had to run have run, or at a first step in one of them."""
+    pressed: list[str] = []
+
+    def listen(event: str, data: dict) -> None:
+        states = data.get("nodes", {}).values() if event == "progress_state" else ()
+        if not pressed and any(one["max"] > 2 and 2 * one["value"] >= one["max"] for one in states):
+            pressed.append(event)
+            client.interrupt()
+
+    return listen
+
+
+@pytest.mark.skipif(bool(missing_weights()), reason="the Papercut weights are not here")
+@each_workflow
+def test_a_workflow_gives_the_same_again_after_an_interruption(path, host_client):
+    prompt = to_prompt(read(path), host_client.object_info())
+    first = host_client.run(prompt)
+    assert first.status == "success", f"{first.error_node}: {first.error}"
+    assert first.files(), "it shows nothing"
+    host_client.free()
+    stopped = host_client.run(prompt, listener=half_way(host_client))
+    assert stopped.status in ("interrupted", "success"), f"{stopped.error_node}: {stopped.error}"
+    again = host_client.run(prompt)
+    assert again.status == "success", f"{again.error_node}: {again.error}"
+    assert digests(host_client, again) == digests(host_client, first)
+
+
+def test_there_are_workflows_to_show():
+    assert WORKFLOWS and all(isinstance(path, Path) for path in WORKFLOWS)

@@ -1,0 +1,66 @@
+"""`make thumbnails`: a picture beside every example workflow, cut from what the demo has just made.
+
+The Templates dialog shows `<workflow>.jpg`: the picture before on the left of a slanted cut, that after on the right.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from .common import ROOT
+
+SIZE = 384
+SLANT = 40
+EXHIBITS = ROOT / "demo" / "exhibits.json"
+WORKFLOWS = ROOT / "example_workflows"
+
+
+def square(path: Path) -> Image.Image:
+    """The middle square of a picture (of an animation: of its middle frame), SIZE x SIZE."""
+    picture = Image.open(path)
+    picture.seek(getattr(picture, "n_frames", 1) // 2)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.convert("RGB").crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.LANCZOS)
+
+
+def cut(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Both pictures in one, along a slanted white line."""
+    top, bottom = SIZE // 2 + SLANT, SIZE // 2 - SLANT
+    mask = Image.new("L", (SIZE, SIZE), 0)
+    ImageDraw.Draw(mask).polygon([(0, 0), (top, 0), (bottom, SIZE), (0, SIZE)], fill=255)
+    both = Image.composite(before, after, mask)
+    ImageDraw.Draw(both).line([(top, -1), (bottom, SIZE)], fill="white", width=4)
+    return both
+
+
+def thumbnail(exhibit: dict, folder: Path) -> Image.Image | None:
+    """The thumbnail of one exhibit of the demo; None where it shows no picture. folder: the gallery's."""
+    before, after = exhibit["before"], exhibit["after"]
+    if before and after:
+        return cut(square(folder / before), square(folder / after))
+    files = [file for item in exhibit["items"] for file in item["files"] if not file.endswith((".mp4", ".webm"))]
+    shown = after or before or (files[-1] if files else "")
+    return square(folder / shown) if shown else None
+
+
+def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS) -> int:
+    if not exhibits.is_file():
+        sys.stderr.write("There is no gallery to cut thumbnails from: run 'make demo' first.\n")
+        return 1
+    for exhibit in json.loads(exhibits.read_text(encoding="utf-8")):
+        picture = None if exhibit["error"] else thumbnail(exhibit, exhibits.parent)
+        if picture is None:
+            sys.stderr.write(f"{exhibit['name']} shows no picture; its thumbnail stays as it was.\n")
+            continue
+        picture.save(target / f"{exhibit['name']}.jpg", quality=85, optimize=True)
+        print(f"{exhibit['name']}.jpg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

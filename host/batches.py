@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .denoiser import Session, with_denoiser
 from .memory import chunked
+from .rows import for_rows
 
 T = TypeVar("T")
 
@@ -28,8 +29,9 @@ def by_rows(
     def part(rows: slice) -> T:
         mine = {name: [_entry_rows(entry, rows, batch) for entry in entries] for name, entries in conds.items()}
         mask = _rows(noise_mask, rows, batch)
+        part_of = model if len(range(*rows.indices(batch))) == batch else for_rows(model, range(*rows.indices(batch)))
         return with_denoiser(
-            model, mine, latent[rows], sigmas, lambda session: body(session, rows), cfg=cfg, noise_mask=mask
+            part_of, mine, latent[rows], sigmas, lambda session: body(session, rows), cfg=cfg, noise_mask=mask
         )
 
     if batch > 1 and any(_has_row_hints(entry) for entries in conds.values() for entry in entries):

@@ -7,7 +7,7 @@ Attention Blend cuts a batch into chunks, or carries key pictures that are no fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..morphing.schedule import Alphas
@@ -20,6 +20,13 @@ Rows = tuple[int, ...]
 def key_row(key: int) -> int:
     """How a plan names key picture `key` as a row of its own."""
     return -1 - key
+
+
+def for_rows(model, rows: Iterable[int]):
+    """A clone of the MODEL for a run over some rows of a batch, which its patches then still tell from each other."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[PLAN] = tuple(rows)
+    return clone
 
 
 def groups_of(options: Mapping[str, Any], batch: int, rows: int) -> int:

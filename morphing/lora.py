@@ -125,7 +125,7 @@ class LayerMixture:
             operation=self.operation,
             down=torch.cat([branch.down for _, branch in present]) if present else None,
             up=torch.cat([branch.up for _, branch in present], dim=1) if present else None,
-            owner=tuple(owner),
+            owner=torch.tensor(owner, dtype=torch.long, device=present[0][1].down.device) if present else None,
             full=_chosen(self.full, keys),
             bias=_chosen(self.bias, keys),
             mixing=self.mixing,
@@ -139,7 +139,7 @@ class StackedLayer:
     operation: Operation
     down: Tensor | None
     up: Tensor | None
-    owner: tuple[int, ...]
+    owner: Tensor | None
     full: tuple[tuple[int, Tensor], ...]
     bias: tuple[tuple[int, Tensor], ...]
     mixing: Mixing
@@ -160,7 +160,7 @@ class StackedLayer:
 
     def _low_rank(self, x: Tensor, weights: Tensor) -> Tensor:
         narrow = self.operation.apply(x, self.down.to(x.dtype))
-        spread = self.operation.per_row(weights[:, list(self.owner)], narrow)
+        spread = self.operation.per_row(weights.index_select(1, self.owner), narrow)
         narrow = narrow * spread
         if self.mixing == "factor":
             rank = len(self.owner) // weights.shape[1]

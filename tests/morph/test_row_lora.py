@@ -206,3 +206,22 @@ def test_the_round_trip_of_a_lora_keeps_every_change():
     lora = random_lora(model)
     again = lora_model({name: change["low"] for name, change in read_lora(model, lora).items()})
     assert all(torch.equal(again[key], lora[key]) for key in lora)
+
+
+def test_a_batch_that_some_loop_cuts_into_rows_keeps_each_rows_mixture():
+    from palimpsest.host.batches import by_rows
+
+    model, alphas = tiny_model("sd1"), schedule(3, 3)
+    loras = [random_lora(model, seed) for seed in range(3)]
+    mixed, x = interpolated(model, loras, alphas), tiny_latent("sd1", batch=3)
+    whole = ask(mixed, COND, x)
+    tried = []
+
+    def body(session, rows):
+        tried.append(rows)
+        if session.latent.shape[0] > 2:
+            raise torch.OutOfMemoryError("short")
+        return session.guided(x[rows], 2.0)
+
+    parts = by_rows(mixed, {"positive": COND}, x, torch.tensor([2.0, 0.0]), body)
+    assert len(tried) == 4 and torch.allclose(torch.cat(parts), whole, **CLOSE)

@@ -4,12 +4,11 @@ Its ways, as read in its source and allowed for here: the mean over the whole ba
 swapped pair (prompt, negative) inside `generate_mask`, and a decode that blends the latent of the *previous* level.
 """
 
-import warnings
-
 import comfy.samplers
 import comfy.sd
 import pytest
 import torch
+from palimpsest.benchmarks.diffedit_peer import counted, diffedit_pipeline
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.masks import MaskRecipe, find
 from palimpsest.host import diffedit
@@ -47,20 +46,7 @@ def oracle(file):
 
 @pytest.fixture(scope="module")
 def pipeline(oracle):
-    from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
-
-    config = dict(oracle.scheduler.config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = StableDiffusionDiffEditPipeline(
-            vae=AutoencoderKL(block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
-                              up_block_types=("UpDecoderBlock2D",) * 4),
-            text_encoder=oracle.text_encoder, tokenizer=oracle.tokenizer, unet=oracle.unet,
-            scheduler=DDIMScheduler.from_config(config), inverse_scheduler=DDIMInverseScheduler.from_config(config),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
-    made.set_progress_bar_config(disable=True)
-    return made
+    return diffedit_pipeline(oracle)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +56,6 @@ def words(oracle):
         embedded = [oracle.embed([caption]) for caption in CAPTIONS]
     latent = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
     return *embedded, latent
-
-
-def samples_of(module):
-    """A list that gets the number of rows of every call of the network from here on, and the way to end it."""
-    rows = []
-    handle = module.register_forward_pre_hook(lambda m, args, kwargs: rows.append(args[0].shape[0]), with_kwargs=True)
-    return rows, handle.remove
 
 
 def theirs(pipeline, reference, query, negative_reference, negative_query, latent, count):
@@ -102,9 +81,8 @@ def ours(model, prompts, latent, count, monkeypatch):
 @pytest.mark.parametrize("count", [2, 10])
 def test_the_same_mask_with_one_negative_at_half_the_cost(model, pipeline, oracle, words, count, monkeypatch):
     reference, query, negative, _, latent = words
-    rows, stop = samples_of(oracle.unet)
-    expected = theirs(pipeline, reference, query, negative, negative, latent, count)
-    stop()
+    with counted(oracle.unet) as rows:
+        expected = theirs(pipeline, reference, query, negative, negative, latent, count)
     prompts = Prompts([[reference, {}]], [[query, {}]])
     mask, cost = ours(model, prompts, latent, count, monkeypatch)
     assert (mask.numpy() != expected.astype(bool)).mean() <= 0.001

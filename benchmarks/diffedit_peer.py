@@ -1,0 +1,69 @@
+"""diffusers' DiffEdit pipeline on the Papercut weights, fed with latents and embeddings; and its calls, counted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..papercut.oracle import Oracle
+
+
+def diffedit_pipeline(oracle: Oracle):
+    """`StableDiffusionDiffEditPipeline` with the oracle's UNet. It insists on an AutoencoderKL, which goes unused."""
+    from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
+
+    config = dict(oracle.scheduler.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = StableDiffusionDiffEditPipeline(
+            vae=AutoencoderKL(
+                block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            ),
+            text_encoder=oracle.text_encoder, tokenizer=oracle.tokenizer, unet=oracle.unet,
+            scheduler=DDIMScheduler.from_config(config), inverse_scheduler=DDIMInverseScheduler.from_config(config),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextmanager
+def counted(network: torch.nn.Module) -> Iterator[list[int]]:
+    """The number of rows of every call of the network inside the block."""
+    rows: list[int] = []
+    hook = network.register_forward_pre_hook(lambda m, args, kwargs: rows.append(args[0].shape[0]), with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+def their_mask(pipeline, latent: Tensor, reference: Tensor, query: Tensor, negative: Tensor, seed: int) -> Tensor:
+    """`generate_mask` with its defaults: (1, h, w) bool. latent: (1, C, h, w) of unit size; texts: (1, T, D).
+
+    Its swapped pair of prompt and negative does no harm where the negatives are equal, as here.
+    """
+    found = pipeline.generate_mask(
+        image=latent, target_prompt_embeds=query, target_negative_prompt_embeds=negative,
+        source_prompt_embeds=reference, source_negative_prompt_embeds=negative,
+        generator=torch.Generator().manual_seed(seed), output_type="np",
+    )  # fmt: skip
+    return torch.from_numpy(found).bool()
+
+
+def their_edit(
+    pipeline, latent: Tensor, mask: Tensor, reference: Tensor, query: Tensor, negative: Tensor, cfg: float
+) -> Tensor:
+    """`invert` and the masked decode with their defaults (50 steps, depth 0.8, CFG in both): a latent (1, C, h, w)."""
+    inverted = pipeline.invert(
+        image=latent, prompt_embeds=reference, negative_prompt_embeds=negative, guidance_scale=cfg
+    ).latents
+    return pipeline(
+        mask_image=mask.float(), image_latents=inverted, prompt_embeds=query, negative_prompt_embeds=negative,
+        guidance_scale=cfg, output_type="latent",
+    ).images  # fmt: skip

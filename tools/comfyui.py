@@ -27,6 +27,7 @@ COMFYUI_FILES = (
 )  # fmt: skip
 SPACE_HOST = GIGABYTE // 4
 STAMP = HOST / "ComfyUI-is-complete"
+EXISTING_STAMP = HOST / "existing-ComfyUI-works"
 
 
 def checksum(path):
@@ -118,6 +119,10 @@ def existing_host(path, settings=os.environ):
     named = settings.get("COMFYUI_PYTHON")
     beside = [comfyui / ".venv" / "bin" / "python", comfyui / "venv" / "bin" / "python"]
     python = named or next((str(one) for one in beside if one.exists()), sys.executable)
+    installation = Installation(python, str(comfyui), str(HOST / "base"))
+    key = "{} {} {}".format(python, comfyui, version)
+    if stamped(EXISTING_STAMP, key):
+        return installation
     try:
         question = [python, "-c", "import torch, aiohttp"]
         works = subprocess.call(question, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
@@ -126,4 +131,5 @@ def existing_host(path, settings=os.environ):
     if not works:
         raise Problem("The Python {} cannot run the ComfyUI in {}: set COMFYUI_PYTHON to the one that "
                       "does.".format(python, path))
-    return Installation(python, str(comfyui), str(HOST / "base"))
+    set_stamp(EXISTING_STAMP, key)
+    return installation

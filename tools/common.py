@@ -67,8 +67,8 @@ class Status:
             print("  " + line, flush=True)
 
     def done(self, word="done"):
-        if not self.live:
+        if self.live:
+            self.say(word)
+            print(flush=True)
+        else:
             print("  {} {} after {:.0f} s".format(self.label, word, time.time() - self.start), flush=True)
-        self.say(word)
-        sys.stdout.write("\n" if self.live else "")
-        sys.stdout.flush()

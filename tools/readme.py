@@ -21,7 +21,7 @@ GROUPS = ("inversion", "editing", "motion", "sketch", "morph")
 def first_sentence(text: str) -> str:
     """The first sentence of a description, on one line, safe inside a table."""
     line = " ".join((text or "").split()).replace("|", "\\|")
-    return re.split(r"(?<=[.!?]) (?=[A-Z])", line, maxsplit=1)[0]
+    return re.split(r"(?<=[.!?]) (?=[A-Z0-9])", line, maxsplit=1)[0]
 
 
 def nodes_table(schemas: Sequence[Any]) -> str:

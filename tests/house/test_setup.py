@@ -129,7 +129,8 @@ def fake_host(folder: Path, version: str = "0.30.0") -> Path:
     return folder
 
 
-def test_an_existing_comfyui_must_be_one_and_new_enough_and_run(tmp_path):
+def test_an_existing_comfyui_must_be_one_and_new_enough_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(comfyui, "EXISTING_STAMP", tmp_path / "works")
     with pytest.raises(Problem, match="is not a ComfyUI folder"):
         comfyui.existing_host(str(tmp_path), {})
     old = fake_host(tmp_path / "old", "0.27.3")
@@ -140,6 +141,7 @@ def test_an_existing_comfyui_must_be_one_and_new_enough_and_run(tmp_path):
         comfyui.existing_host(str(new), {"COMFYUI_PYTHON": "/no/python"})
     taken = comfyui.existing_host(str(new), {"COMFYUI_PYTHON": sys.executable})
     assert (taken.python, taken.comfyui) == (sys.executable, str(new))
+    assert comfyui.existing_host(str(new), {"COMFYUI_PYTHON": sys.executable}) == taken
 
 
 def test_the_command_says_one_sentence_and_fails(tmp_path):

@@ -14,7 +14,8 @@ from torch import Tensor
 EMPTY = -1
 """The prompt's number in a plan that stands for the empty prompt."""
 HELD_OUT_LEVELS = 6
-SPLIT, HELD = -999, -1000  # the steps whose random numbers split the pictures, and from which held-out noise counts down
+# The step whose random numbers split the pictures, and the one from which the noise of the held-out counts down.
+SPLIT, HELD = -999, -1000
 
 
 @dataclass(frozen=True, eq=False)

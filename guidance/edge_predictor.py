@@ -3,15 +3,15 @@ edges off the UNet's features while the picture is still noise.
 
     P(F, sigma) = MLP( sum_i W_i up(F_i) + W_s emb(sigma) + b )
 
-F_i are the outputs of a few blocks of the UNet, up() enlarges them to the latent's size. Bilinear weights sum to one, so
-W_i up(F_i) = up(W_i F_i) exactly: the first and by far the widest layer is applied at each block's own resolution, the
-results of one resolution are added, and only their sum is enlarged.
+F_i are the outputs of a few blocks of the UNet, up() enlarges them to the latent's size. Bilinear weights sum to one,
+so W_i up(F_i) = up(W_i F_i) exactly: the first and by far the widest layer is applied at each block's own resolution,
+the results of one resolution are added, and only their sum is enlarged.
 
 Differs from the paper: the noise level enters as sinusoids of log sigma (the paper feeds the noise itself, which nobody
 knows when sampling); LayerNorm over the channels of a pixel stands where the paper has BatchNorm, so that a prediction
-depends neither on its neighbours in the batch nor on how few pictures there were; features are whitened by statistics of
-the training set. Beside the paper's target (the VAE's latent of the edge map, 4 channels) there is "edges": one map of
-soft closeness to an edge, `detail` x `detail` cells for each pixel of the latent.
+depends neither on its neighbours in the batch nor on how few pictures there were; features are whitened by the
+statistics of the training set. Beside the paper's target (the VAE's latent of the edge map, 4 channels) there is
+"edges": one map of soft closeness to an edge, `detail` x `detail` cells for each pixel of the latent.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class EdgeNetwork(nn.Module):
     ) -> Tensor:
         """features: as the UNet gives them, any float type; sigma: (B,); size: (h, w) of the latent.
 
-        Returns (B, outputs, h, w), or with positions (P,), indices into the h * w pixels, (B, P, outputs) for them only.
+        Returns (B, outputs, h, w), or with positions (P,), indices into the h * w pixels, (B, P, outputs) for those.
         """
         x = rearrange(self.first_layer(features, size), "b c h w -> b (h w) c")
         if positions is not None:

@@ -19,7 +19,7 @@ REACH = 3.0
 
 
 def closeness(edges: Tensor, spread: float) -> Tensor:
-    """edges: (B, H, W) in 0..1; spread: pixels. Returns (B, H, W) in 0..1: 1 on a full edge, falling off with distance."""
+    """edges: (B, H, W) in 0..1; spread: pixels. Returns (B, H, W) in 0..1: 1 on a full edge, less farther off."""
     reach = max(1, math.ceil(REACH * spread))
     along = _spread_along(edges, spread, reach, dim=-2)
     return _spread_along(along, spread, reach, dim=-1)
@@ -38,7 +38,7 @@ def _spread_along(x: Tensor, spread: float, reach: int, dim: int) -> Tensor:
 
 
 def to_cells(map_: Tensor, size: tuple[int, int], detail: int) -> Tensor:
-    """(B, H, W) at the picture's size -> (B, 1, detail h, detail w): the mean of each cell. size: (h, w) of the latent."""
+    """(B, H, W) of the picture -> (B, 1, detail h, detail w): the mean of each cell. size: (h, w) of the latent."""
     cells = (size[0] * detail, size[1] * detail)
     if (map_.shape[-2] < cells[0]) or (map_.shape[-1] < cells[1]):
         return F.interpolate(map_[:, None], size=cells, mode="bilinear", align_corners=False)

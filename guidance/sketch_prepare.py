@@ -1,8 +1,8 @@
 """A drawing as people have it (scanned, photographed, coloured, white on black) -> clean strokes.
 
-Ink is what differs from the paper. The paper is a wide median, so that shadows and creases of a photograph belong to it,
-and so that dark ink on light paper and light ink on dark paper are the same thing. Otsu's threshold (Otsu 1979) parts
-ink from paper; thinning and dropping specks follow (sketch_strokes.py).
+Ink is what differs from the paper. The paper is a wide median, so that shadows and creases of a photograph belong to
+it, and so that dark ink on light paper and light ink on dark paper are the same thing. Otsu's threshold (Otsu 1979)
+parts ink from paper; thinning and dropping specks follow (sketch_strokes.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from einops import rearrange
 from kornia.filters import median_blur
 from torch import Tensor
 
-from .sketch_strokes import thin, thickness, without_specks
+from .sketch_strokes import thickness, thin, without_specks
 
 Fit = Literal["pad", "crop", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)

@@ -11,7 +11,7 @@ AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def thin(strokes: Tensor) -> Tensor:
-    """(B, H, W) bool -> the same strokes one pixel wide, as connected as before. Lines of one pixel stay as they are."""
+    """(B, H, W) bool -> the same strokes one pixel wide, as connected as before. Lines of one pixel stay."""
     lines = strokes.clone()
     while True:
         before = lines

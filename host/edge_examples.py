@@ -12,9 +12,12 @@ from ..guidance.edge_predictor import PredictorSpec
 from ..guidance.edge_targets import edge_target
 from ..guidance.sketch_prepare import read_strokes
 from .checks import require_conditioning, require_finite, require_vae_of
+from .notice import notice
 from .progress import Progress
 
 SIDE = 8
+OTHERS, STEEPER = 8, 1.15
+"""Edges must lie on places steeper by this factor in their own picture than in so many others."""
 PLAIN = {"pooled_output", "width", "height", "target_width", "target_height", "crop_w", "crop_h", "prompt_type"}
 """What a prompt may carry beside its text; anything else (areas, ControlNets) belongs to one picture's composition."""
 
@@ -49,15 +52,15 @@ def make_examples(
     """
     require_vae_of(model, vae)
     _require_pairs(pictures, edges, prompts)
+    drawn = [_lines(edge, i) for i, edge in enumerate(edges, 1)]
+    if not in_order(pictures, drawn):
+        notice(
+            "The edges seem to lie on other pictures than their own: two folders may be listed in different orders. "
+            "Make the edges from the pictures in the graph (Canny), or load both from one list."
+        )
     progress = Progress(len(pictures))
     examples = []
-    for i, (picture, edge) in enumerate(zip(pictures, edges)):
-        lines = read_strokes(edge).lines
-        if not bool(lines.any()):
-            raise ValueError(
-                f"Edge picture {i + 1} is blank: its edges must be drawn as lines, as Canny draws them; leave the "
-                "picture out, or lower Canny's thresholds."
-            )
+    for i, (picture, lines) in enumerate(zip(pictures, drawn)):
         for mirrored in (False, True) if flips else (False,):
             turned = [one.flip(-2) if mirrored else one for one in (picture, lines[..., None])]
             latent = _encoded(model, vae, turned[0])
@@ -67,13 +70,46 @@ def make_examples(
     return examples
 
 
+def _lines(edge: Tensor, number: int) -> Tensor:
+    """(1, H, W, 3) -> (1, H, W) bool, thin; a blank one is a sentence."""
+    lines = read_strokes(edge).lines
+    if not bool(lines.any()):
+        raise ValueError(
+            f"Edge picture {number} is blank: its edges must be drawn as lines, as Canny draws them; leave the picture "
+            "out, or lower Canny's thresholds."
+        )
+    return lines
+
+
+def in_order(pictures: list[Tensor], lines: list[Tensor]) -> bool:
+    """Whether edges lie on steeper places of their own pictures than of others; True where nobody can tell."""
+    steep = [_steepness(picture) for picture in pictures]
+    count = len(steep)
+    own, other = [], []
+    for i, drawn in enumerate(lines):
+        beside = [steep[(i + step) % count] for step in range(1, min(count, OTHERS + 1))]
+        there = [one[drawn].mean() for one in beside if one.shape == steep[i].shape]
+        if count > 2 and there:
+            own.append(steep[i][drawn].mean())
+            other.append(torch.stack(there).mean())
+    return not own or bool(torch.stack(own).mean() > STEEPER * torch.stack(other).mean())
+
+
+def _steepness(picture: Tensor) -> Tensor:
+    """(1, H, W, 3) -> (1, H, W) how much brightness changes round a pixel, the picture's mean being 1."""
+    grey = picture.float().mean(-1)
+    rows, columns = torch.gradient(grey, dim=(1, 2))
+    change = torch.nn.functional.max_pool2d(torch.hypot(rows, columns)[None], 3, 1, 1)[0]
+    return change / change.mean().clamp_min(1e-6)
+
+
 def _require_pairs(pictures: list[Tensor], edges: list[Tensor], prompts: int) -> None:
     if not pictures:
         raise ValueError("There are no pictures to learn from: connect one or more.")
     if len(pictures) != len(edges):
         raise ValueError(
-            f"There are {len(pictures)} pictures and {len(edges)} edge pictures: give each picture its own, in the same "
-            "order, for instance with the Canny node."
+            f"There are {len(pictures)} pictures and {len(edges)} edge pictures: give each picture its own, in the "
+            "same order, for instance with the Canny node."
         )
     for i, (picture, edge) in enumerate(zip(pictures, edges), 1):
         if picture.shape[1:3] != edge.shape[1:3]:

@@ -6,16 +6,16 @@ of the prompt, the rows of those that cover the whole picture count, in equal pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import comfy.model_patcher
 import torch
-import torch.utils.checkpoint
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..guidance.edge_predictor import EdgePredictor
+from .checkpointing import checkpointed
 from .checks import require_finite
 from .edge_layers import reading, require_channels
 from .gradients import differentiable_options, gradients_through, plain
@@ -111,7 +111,7 @@ class Slope:
         with ExitStack() as stack:
             stack.enter_context(gradients_through([self.guider.model_patcher]))
             if self.sparing:
-                stack.enter_context(_checkpointed(network))
+                stack.enter_context(checkpointed(network))
             leaf = x if nested else plain(x).detach().clone().requires_grad_(True)
             options = differentiable_options({"transformer_options": transformer_options})["transformer_options"]
             if not nested:
@@ -179,34 +179,6 @@ def _end_graph_behind(options: dict, taps: tuple[str, ...]) -> None:
 
     patches = options.setdefault("patches", {})
     patches["output_block_patch"] = [cut, *patches.get("output_block_patch", ())]
-
-
-@contextmanager
-def _checkpointed(network: torch.nn.Module) -> Iterator[None]:
-    """Inside, backward computes each layer of the UNet again instead of keeping its activations."""
-    blocks = [*network.input_blocks, network.middle_block, *network.output_blocks]
-    layers = [layer for block in blocks for layer in block]
-    own = [layer.__dict__.get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = _again_in_backward(layer.forward)
-        yield
-    finally:
-        for layer, before in zip(layers, own):
-            if before is not None:
-                layer.forward = before
-            else:
-                layer.__dict__.pop("forward", None)
-
-
-def _again_in_backward(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(*args, **kwargs):
-        # The options tell attention patches which block runs, and move on: the second pass needs them as they were.
-        args = [dict(one) if isinstance(one, dict) else one for one in args]
-        kwargs = {key: dict(one) if isinstance(one, dict) else one for key, one in kwargs.items()}
-        return torch.utils.checkpoint.checkpoint(lambda: forward(*args, **kwargs), use_reentrant=False)
-
-    return run
 
 
 def _placed(part: Tensor, feature: Tensor, rows: slice) -> Tensor:

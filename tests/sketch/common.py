@@ -1,7 +1,6 @@
 """Predictors and sketches for tiny models: random weights, real taps."""
 
 import torch
-
 from palimpsest.guidance.edge_predictor import EdgePredictor, PredictorSpec, frozen, new_network
 from palimpsest.guidance.sketch_prepare import Strokes
 from palimpsest.host.edge_layers import layout, sketch_layers

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from palimpsest.guidance.edge_predictor import PredictorSpec
 from palimpsest.guidance.edge_score import edge_score, grown
 from palimpsest.guidance.edge_targets import blur, closeness, edge_target
@@ -41,9 +40,8 @@ def preserving(x, sigma):
 @pytest.mark.parametrize("following", [8.5, 4.0, 0.0])
 @pytest.mark.parametrize("beta", [0.4, 1.6])
 def test_the_papers_step_length_holds_for_each_row(beta, following):
-    x, x0, gradient = draw(0, 3, 4, 8, 8) * 9, draw(1, 3, 4, 8, 8), draw(2, 3, 4, 8, 8) * torch.tensor(
-        [1e-6, 1.0, 1e5]
-    ).view(3, 1, 1, 1)
+    x, x0, gradient = draw(0, 3, 4, 8, 8) * 9, draw(1, 3, 4, 8, 8), draw(2, 3, 4, 8, 8)
+    gradient = gradient * torch.tensor([1e-6, 1.0, 1e5]).view(3, 1, 1, 1)
     shift = guided_shift(x, x0, gradient, SIGMA, following, beta)
     plain, guided = (preserving(euler(x, p, 9.0, following), following) for p in (x0, x0 - shift))
     for row in range(3):
@@ -57,14 +55,16 @@ def test_a_row_does_not_know_its_batch():
     together = guided_shift(x, x0, gradient, SIGMA, NEXT, 1.6)
     for row in range(3):
         one = slice(row, row + 1)
-        assert torch.allclose(guided_shift(x[one], x0[one], gradient[one], SIGMA[one], NEXT, 1.6), together[one], rtol=1e-5)
+        alone = guided_shift(x[one], x0[one], gradient[one], SIGMA[one], NEXT, 1.6)
+        assert torch.allclose(alone, together[one], rtol=1e-5)
 
 
 def test_no_slope_no_shift():
     x, x0 = draw(0, 2, 4, 8, 8) * 9, draw(1, 2, 4, 8, 8)
     gradient = torch.stack((torch.zeros(4, 8, 8), draw(2, 4, 8, 8)))
     shift = guided_shift(x, x0, gradient, SIGMA[:2], NEXT, 1.6)
-    assert torch.equal(shift[0], torch.zeros_like(shift[0])) and shift[1].abs().max() > 0 and torch.isfinite(shift).all()
+    assert torch.isfinite(shift).all()
+    assert torch.equal(shift[0], torch.zeros_like(shift[0])) and shift[1].abs().max() > 0
 
 
 def test_a_region_holds_the_step_inside_and_measures_there():
@@ -75,14 +75,14 @@ def test_a_region_holds_the_step_inside_and_measures_there():
     assert torch.equal(shift[..., 4:], torch.zeros_like(shift[..., 4:]))
     half = guided_shift(x[..., :4], x0[..., :4], gradient[..., :4], SIGMA, NEXT, 1.6)
     assert torch.allclose(shift[..., :4], half, rtol=1e-5)
-    assert torch.equal(guided_shift(x, x0, gradient, SIGMA, NEXT, 1.6, torch.ones(1, 1, 8, 8)),
-                       guided_shift(x, x0, gradient, SIGMA, NEXT, 1.6))  # fmt: skip
+    everywhere = guided_shift(x, x0, gradient, SIGMA, NEXT, 1.6, torch.ones(1, 1, 8, 8))
+    assert torch.equal(everywhere, guided_shift(x, x0, gradient, SIGMA, NEXT, 1.6))
 
 
 def test_the_shift_per_step_has_a_limit():
     """Samplers of higher order call the model between levels: the shift must not depend on how the step is cut."""
-    x, x0, gradient = draw(0, 1, 4, 8, 8) * 9, draw(1, 1, 4, 8, 8), draw(2, 1, 4, 8, 8)
-    small, smaller = (guided_shift(x.double(), x0.double(), gradient.double(), SIGMA[:1], n, 1.6) for n in (8.99, 8.999))
+    x, x0, gradient = ((scale * draw(seed, 1, 4, 8, 8)).double() for seed, scale in enumerate((9, 1, 1)))
+    small, smaller = (guided_shift(x, x0, gradient, SIGMA[:1], following, 1.6) for following in (8.99, 8.999))
     assert torch.allclose(small, smaller, rtol=2e-3)
 
 
@@ -198,7 +198,8 @@ def test_blur_keeps_the_sum_of_what_lies_inside():
     x = torch.zeros(1, 2, 21, 21)
     x[:, :, 10, 10] = 1
     soft = blur(x, 1.5)
-    assert soft.sum() == pytest.approx(2.0, rel=1e-5) and soft[0, 0, 10, 10] == pytest.approx(1 / (2 * math.pi * 2.25), rel=0.05)
+    assert soft.sum() == pytest.approx(2.0, rel=1e-5)
+    assert soft[0, 0, 10, 10] == pytest.approx(1 / (2 * math.pi * 2.25), rel=0.05)
     assert torch.equal(blur(x, 0.0), x) and torch.allclose(blur(torch.ones(1, 1, 9, 9), 2.0), torch.ones(1, 1, 9, 9))
 
 

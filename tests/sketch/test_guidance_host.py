@@ -5,7 +5,6 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-
 from palimpsest.guidance.edge_predictor import PredictorSpec
 from palimpsest.guidance.sketch_guidance import SketchRecipe, row_norm, sketch_loss
 from palimpsest.guidance.sketch_prepare import Strokes
@@ -155,13 +154,14 @@ def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
         return taken(self, *args)
 
     monkeypatch.setattr(sketch_slope.Slope, "_forward", short)
-    assert torch.allclose(run(guided(model), "sd1"), wanted, atol=1e-4)
+    again = run(guided(model), "sd1")
+    assert (again - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert len(failures) == 1
     assert not any("forward" in layer.__dict__ for layer in model.model.diffusion_model.modules())
 
 
 def test_the_backward_pass_sees_the_conditional_half_alone(models):
-    """One call with gradients a guided step, of the positive prompt's rows; the layers behind the taps have no graph."""
+    """One call with gradients a guided step, of the positive prompt's rows; layers behind the taps have no graph."""
     model, calls, ends = models["sd1"].clone(), [], []
 
     def spy(executor, x, *args, **kwargs):
@@ -202,8 +202,10 @@ def test_a_region_is_guided_and_the_rest_is_not_touched_by_the_step(models):
     region = torch.zeros(1, 64, 64)
     region[..., :32] = 1
     (plain_steps, _), (bent_steps, _) = (steps_of(m, "sd1", rows=1) for m in (model, guided(model, region=region)))
-    assert torch.equal(plain_steps[0][1][..., 4:], bent_steps[0][1][..., 4:])
-    assert not torch.allclose(plain_steps[0][1][..., :4], bent_steps[0][1][..., :4], atol=1e-4)
+    plain_x0, bent_x0 = plain_steps[0][1], bent_steps[0][1]
+    # Alone, the positive prompt's rows are computed with roundings of their own.
+    assert torch.allclose(plain_x0[..., 4:], bent_x0[..., 4:], atol=1e-3)
+    assert not torch.allclose(plain_x0[..., :4], bent_x0[..., :4], atol=0.1)
 
 
 def test_several_entries_of_the_prompt_and_areas(models):
@@ -246,12 +248,12 @@ def test_half_precision_weights(models):
     assert torch.isfinite(out).all() and (out - near).abs().mean() < 0.2 * near.abs().mean()
 
 
-def test_an_inpainting_mask_stays_exact(models):
+def test_what_an_inpainting_mask_keeps_is_kept(models):
     model = models["sd1"]
     mask = torch.zeros(1, 8, 8)
     mask[..., :4] = 1
     out = run(guided(model), "sd1", noise_mask=mask)
-    assert torch.equal(out[..., 4:], torch.zeros_like(out[..., 4:]))
+    assert out[..., 4:].abs().max() < 1e-6 < out[..., :4].abs().max()
 
 
 # What cannot be done is a sentence

@@ -6,8 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import save_file
-
 from palimpsest.guidance.edge_files import FORMAT, read_predictor, write_predictor
 from palimpsest.guidance.edge_predictor import (
     EdgePredictor,
@@ -18,9 +16,12 @@ from palimpsest.guidance.edge_predictor import (
     new_network,
     uncells,
 )
+from safetensors.torch import save_file
 
 SIZE = (16, 12)
-TAPS = {"input.2": (6, 16, 12), "input.4": (9, 8, 6), "middle.0": (7, 4, 3), "middle.1": (7, 4, 3), "output.2": (5, 8, 6)}
+TAPS = {
+    "input.2": (6, 16, 12), "input.4": (9, 8, 6), "middle.0": (7, 4, 3), "middle.1": (7, 4, 3), "output.2": (5, 8, 6),
+}  # fmt: skip
 
 
 def spec(**changes) -> PredictorSpec:

@@ -37,7 +37,9 @@ class SketchScene(Scene):
     """A tiny model, with what trains a predictor for it and what draws by one."""
 
     def trained(self, **more) -> list:
-        pictures, edges = ([self.add("LoadImageDataSetFromFolder", folder=f"sketch_{n}"), 0] for n in ("pictures", "edges"))
+        pictures, edges = (
+            [self.add("LoadImageDataSetFromFolder", folder=f"sketch_{name}"), 0] for name in ("pictures", "edges")
+        )
         settings = {"steps": 24, "batch_size": 2, "detail": "2", "learning_rate": 0.002, **more}
         node = self.add(
             "PalimpsestEdgePredictorTrain", model=self.model, vae=self.vae, images=pictures, edges=edges,
@@ -228,6 +230,6 @@ def test_pictures_and_edges_that_do_not_pair_are_a_sentence(host_client, folder)
 def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
     graph = Graph()
     picture = graph.add("LoadImage", image="blank.png")
-    graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=0, height=0, fit="pad", sensitivity=0.5, drop_specks=4,
-              thin=True)  # fmt: skip
+    graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=0, height=0, fit="pad", sensitivity=0.5,
+              drop_specks=4, thin=True)  # fmt: skip
     assert "No strokes are left" in error_of(host_client, graph)

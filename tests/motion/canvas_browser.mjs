@@ -88,6 +88,13 @@ try {
   told.scaled = await drawn();
   await show("scaled.png");
 
+  await page.keyboard.down("Alt");
+  const [dot] = await place("pivot");
+  await drag(dot, [dot[0] + 9, dot[1] - 6]);
+  await page.keyboard.up("Alt");
+  told.pivoted = await drawn();
+  await page.keyboard.press("Control+z");
+  await page.waitForTimeout(100);
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
   told.undone = await drawn();

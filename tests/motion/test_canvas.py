@@ -82,7 +82,7 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["errors"] == []
-    stages = {key: parse_canvas(told[key]) for key in ("picked", "moved", "turned", "scaled", "undone", "redone", "two", "still")}
+    stages = {key: parse_canvas(told[key]) for key in ("picked", "moved", "turned", "scaled", "pivoted", "undone", "redone", "two", "still")}
 
     mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
     assert float((mask & picked).sum() / (mask | picked).sum()) > 0.9
@@ -90,6 +90,10 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert moved.move == pytest.approx((40, 12), abs=1.01) and moved.turn == 0
     assert stages["turned"].regions[0].turn == pytest.approx(30, abs=1.5)
     assert stages["scaled"].regions[0].scale == pytest.approx((1.25, 1.25), abs=0.05)
+    # The pivot goes elsewhere, the thing does not: every point of it lands where it did.
+    goals = [canvas_flow(stages[key], 256, 256)[0][0][mask & picked] for key in ("scaled", "pivoted")]
+    assert (goals[0] - goals[1]).abs().max() < 0.1
+    assert stages["pivoted"].regions[0].pivot != stages["scaled"].regions[0].pivot
     assert told["undone"] == told["turned"] and told["redone"] == told["scaled"] and told["deleted"] == ""
     assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
     assert told["loaded"] == told["still"]

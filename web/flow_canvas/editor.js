@@ -10,8 +10,8 @@ const TOOLS = {
   brush: ["Brush", "Paint a new region; with Shift, add to the chosen one"],
   erase: ["Erase", "Take away from the chosen region"],
   pick: ["Pick", "Click on a thing to mark its connected colours as a region"],
-  move: ["Move", "Drag a region, or its handles: corners scale, sides stretch, the knob turns, the orange dot is the pivot. "
-    + "Shift: fractions of a pixel"],
+  move: ["Move", "Drag a region, or its handles: corners scale, sides stretch, the knob turns. Alt-drag puts the orange "
+    + "pivot elsewhere. Shift: fractions of a pixel"],
 };
 const ACTIONS = {
   undo: ["Undo", "Ctrl+Z"], redo: ["Redo", "Ctrl+Shift+Z"], front: ["To front", "Nearest of all regions"],
@@ -29,6 +29,7 @@ const STYLE = `
 .palimpsest-canvas .stage { flex: 1 1 auto; min-height: 0; position: relative; }
 .palimpsest-canvas canvas { position: absolute; inset: 0; margin: auto; max-width: 100%; max-height: 100%;
   touch-action: none; }
+.palimpsest-canvas .keys { position: absolute; width: 1px; height: 1px; opacity: 0; border: 0; padding: 0; }
 .palimpsest-canvas .words { flex: none; opacity: 0.75; min-height: 15px; white-space: nowrap; overflow: hidden; }
 `;
 
@@ -86,12 +87,14 @@ export class Editor {
     this.chips = make("div", { className: "row" });
     this.words = make("div", { className: "words" });
     this.canvas = make("canvas");
+    // The front end leaves keys alone only while an input has the focus; so this one takes them for the editor.
+    this.keys = make("input", { className: "keys", readOnly: true, ariaLabel: "Keys of the flow canvas" });
     const tools = Object.entries(TOOLS).map(([name, words]) => button(name, words, () => this.choose(name)));
     const actions = Object.entries(ACTIONS).map(([name, words]) => button(name, words, () => this.act(name)));
-    this.element = make("div", { className: "palimpsest-canvas", tabIndex: 0 },
+    this.element = make("div", { className: "palimpsest-canvas" },
       make("style", { textContent: STYLE }),
       make("div", { className: "row" }, ...tools, this.slider), make("div", { className: "row" }, ...actions),
-      make("div", { className: "stage" }, this.canvas), this.chips, this.words);
+      make("div", { className: "stage" }, this.canvas, this.keys), this.chips, this.words);
     this.listen();
   }
 
@@ -102,11 +105,16 @@ export class Editor {
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.up(event));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     element.addEventListener("keydown", (event) => this.key(event));
+    element.addEventListener("click", (event) => event.target !== this.slider && this.takeKeys());
     // The graph underneath must not drag nodes or delete them while somebody draws.
     for (const name of ["pointerdown", "mousedown", "dblclick"]) {
       element.addEventListener(name, (event) => event.stopPropagation());
     }
     new ResizeObserver(() => this.refresh()).observe(element.querySelector(".stage"));
+  }
+
+  takeKeys() {
+    this.keys.focus({ preventScroll: true });
   }
 
   choose(tool) {
@@ -160,10 +168,10 @@ export class Editor {
   down(event) {
     if (event.button) return;
     this.canvas.setPointerCapture?.(event.pointerId);
-    this.element.focus({ preventScroll: true });
+    this.takeKeys();
     const point = this.at(event);
     this.start = { lasso: () => this.startLasso(point), brush: () => this.startStroke(point, event.shiftKey),
-      erase: () => this.startStroke(point, false), pick: () => this.pickAt(point), move: () => this.startMove(point),
+      erase: () => this.startStroke(point, false), pick: () => this.pickAt(point), move: () => this.startMove(point, event.altKey),
     }[this.tool]() ?? null;
     this.refresh();
   }
@@ -248,9 +256,10 @@ export class Editor {
     this.tool = "move";
   }
 
-  startMove(point) {
+  // The pivot lies where one takes hold of a thing to move it, so it asks for Alt.
+  startMove(point, alt) {
     const { drawing } = this;
-    const handle = this.handleAt(point) ?? this.regionAt(point);
+    const handle = this.handleAt(point, alt) ?? this.regionAt(point);
     if (!handle) {
       drawing.chosen = -1;
       return null;
@@ -260,13 +269,13 @@ export class Editor {
     return { move: (now, exact) => drawing.replace(dragged(before, handle, point, now, exact)), end: () => {} };
   }
 
-  handleAt([x, y]) {
+  handleAt([x, y], alt) {
     const { drawing, zoom } = this;
     if (!drawing.region) return null;
     const found = drawing.boxOf(drawing.region);
     if (!found) return null;
     const near = handles(drawing.region, found, HANDLE_REACH / zoom).reverse();
-    return near.find(({ at }) => Math.hypot(at[0] - x, at[1] - y) * zoom <= 9);
+    return near.find(({ name, at }) => (name === "pivot") === alt && Math.hypot(at[0] - x, at[1] - y) * zoom <= 9);
   }
 
   regionAt(point) {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 CORNERS = 2**0.5 - 1
 
-Outliers = Literal["none", "clip at 3 x mean", "clip beyond the quartiles", "drop the extreme noises"]
+Outliers = Literal["drop the extreme noises", "none", "clip at 3 x mean", "clip beyond the quartiles"]
 Threshold = Literal["adaptive", "fixed", "1.5 x mean"]
 
 
@@ -33,7 +33,7 @@ class MaskRecipe:
     the ramp round the mask.
     """
 
-    outliers: Outliers = "clip at 3 x mean"
+    outliers: Outliers = "drop the extreme noises"
     threshold: Threshold = "adaptive"
     level: float = 0.5
     gap: int = 1

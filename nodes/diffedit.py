@@ -152,8 +152,8 @@ def _mask_inputs() -> list:
         ),
         io.Combo.Input(
             "outliers", options=list(get_args(Outliers)), default=MaskRecipe.outliers, advanced=True,
-            tooltip="How single glaring values are kept from ruling the map: cut off at three times the mean, or beyond "
-            "the quartiles as in a box plot, or each place's largest and smallest of all noises left out.",
+            tooltip="How glaring values are kept from ruling the map: each place's largest and smallest of all noises left "
+            "out (best where measured), or the map cut off at three times its mean, or beyond the quartiles as in a box plot.",
         ),
         io.Int.Input(
             "gap", default=MaskRecipe.gap, min=0, max=8, advanced=True,

@@ -13,7 +13,7 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 def masked(scene: Scene, **changes) -> str:
     other = [scene.add("TestTinyConditioning", family="sd1", seed=5, batch=1), 0]
     inputs = dict(
-        seed=0, noises=3, strength=0.5, threshold="adaptive", level=0.5, outliers="clip at 3 x mean", gap=1,
+        seed=0, noises=3, strength=0.5, threshold="adaptive", level=0.5, outliers="drop the extreme noises", gap=1,
         fill_holes=True, parts=0, complement=False, grow=0, soft_edge=8,
     )  # fmt: skip
     inputs |= dict(model=scene.model, reference=scene.positive, query=other, latent=scene.latent)

@@ -24,6 +24,7 @@ WEIGHTS = {
     "papercut-flow.safetensors": "optical_flow",
     "papercut-edges.safetensors": "edge_predictors",
 }
+PICTURES = (".png", ".jpg", ".webp", ".mp4")
 
 
 def link(target, place):
@@ -55,7 +56,8 @@ def make_base(base, root=ROOT):
         link(root / "papercut" / "companion", base / "custom_nodes" / "papercut_companion")
     for path, kind in weight_files(root / "papercut" / "weights"):
         link(path, base / "models" / kind / path.name)
-    for path in sorted((root / "papercut" / "pictures").glob("*.*")):
+    pictures = [path for path in (root / "papercut" / "pictures").glob("*") if path.suffix in PICTURES]
+    for path in pictures:
         copy = base / "input" / path.name
         if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
             shutil.copy2(str(path), str(copy))

@@ -307,7 +307,8 @@ def test_pins_are_exact_and_agree():
 def test_the_base_holds_links_to_weights_and_copies_of_pictures(tmp_path):
     root = tmp_path / "pack"
     for name in ("weights/papercut.safetensors", "weights/papercut-flow.safetensors", "weights/vae/small.safetensors",
-                 "weights/loose.safetensors", "pictures/house.png", "companion/__init__.py"):  # fmt: skip
+                 "weights/loose.safetensors", "pictures/house.png", "pictures/README.md",
+                 "companion/__init__.py"):  # fmt: skip
         (root / "papercut" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "papercut" / name).write_text(name)
     base = setup.make_base(tmp_path / "base", root)
@@ -318,6 +319,7 @@ def test_the_base_holds_links_to_weights_and_copies_of_pictures(tmp_path):
         "models/checkpoints/papercut.safetensors", "models/optical_flow/papercut-flow.safetensors",
         "models/vae/small.safetensors",
     }  # fmt: skip
+    assert not (base / "input" / "README.md").exists()
     assert setup.missing_weights(root) == ["papercut-edges.safetensors"]
 
 

@@ -26,9 +26,8 @@ def collect_nodes() -> list[type[io.ComfyNode]]:
 
 class PalimpsestExtension(ComfyExtension):
     async def on_load(self) -> None:
-        from ..host import folders, version
+        from ..host import folders
 
-        version.require_host()
         folders.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

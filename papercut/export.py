@@ -119,7 +119,7 @@ def trained() -> tuple[nn.Module, nn.Module, nn.Module]:
 
     text_encoder, vae, diffusion = new_text_encoder(), new_vae(), Trainer(0.0)
     text_encoder.load_state_dict(checkpoint("text.pt")["encoder"])
-    vae.load_state_dict(checkpoint("vae-encoder.pt")["vae"])
+    vae.load_state_dict(checkpoint("vae-settle.pt")["vae"])
     checkpoint("diffusion.pt")
     diffusion.resume()
     return diffusion.averaged(), text_encoder, vae

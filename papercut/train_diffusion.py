@@ -1,6 +1,6 @@
 """Train Papercut's text-to-image model: Stable Diffusion 1's recipe (arXiv 2112.10752) on cached latents, on a CPU.
 
-Needs `vae-guide.pt` (train_vae) and `text.pt` (train_text) in the cache folder, or, with --shipped, goes on from the
+Needs `vae-settle.pt` (train_vae) and `text.pt` (train_text) in the cache folder, or, with --shipped, goes on from the
 shipped file alone (its own encoder takes ten times as long over the training set, once). Epsilon-prediction,
 scaled-linear betas; losses weighted by min-SNR (arXiv 2303.09556, gamma 5), which learns in a third of the steps; EMA
 weights; one caption in ten is dropped for guidance without classifier.
@@ -44,7 +44,7 @@ def cached_latents(count: int) -> Tensor:
 
 
 def _encoder() -> Callable[[Tensor], Tensor]:
-    path = CACHE / "vae-guide.pt"
+    path = CACHE / "vae-settle.pt"
     if not path.exists():
         return load_oracle().latents
     guide = GuideEncoder()

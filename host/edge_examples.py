@@ -60,13 +60,15 @@ def make_examples(
         )
     progress = Progress(len(pictures))
     examples = []
-    for i, (picture, lines) in enumerate(zip(pictures, drawn)):
-        for mirrored in (False, True) if flips else (False,):
-            turned = [one.flip(-2) if mirrored else one for one in (picture, lines[..., None])]
-            latent = _encoded(model, vae, turned[0])
-            target = _target(model, vae, spec, turned[1][..., 0], tuple(latent.shape[-2:]))
-            examples.append(Example(latent, target, i, i if prompts > 1 else 0))
-        progress.step(i)
+    # Not in inference mode: the training's backward pass keeps what is made here.
+    with torch.inference_mode(False), torch.no_grad():
+        for i, (picture, lines) in enumerate(zip(pictures, drawn)):
+            for mirrored in (False, True) if flips else (False,):
+                turned = [one.flip(-2) if mirrored else one for one in (picture, lines[..., None])]
+                latent = _encoded(model, vae, turned[0])
+                target = _target(model, vae, spec, turned[1][..., 0], tuple(latent.shape[-2:]))
+                examples.append(Example(latent, target, i, i if prompts > 1 else 0))
+            progress.step(i)
     return examples
 
 

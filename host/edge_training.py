@@ -72,6 +72,11 @@ class EdgeTraining:
 
         on_check(trainer): called after each look at the held-out pictures.
         """
+        # Not in inference mode, or backward could keep nothing of what the host computes.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._run(start, on_check)
+
+    def _run(self, start: EdgePredictor | None, on_check: Callable[[Trainer], None]) -> Trainer:
         trainer = self._new_trainer(start)
         progress = Progress(trainer.recipe.steps)
         held = self.examples.held_out_plans()
@@ -106,8 +111,7 @@ class EdgeTraining:
 
     def _held_out_loss(self, trainer: Trainer, plans: Sequence[Plan]) -> float:
         losses: list[Tensor] = []
-        with torch.no_grad():
-            self._round(dict(enumerate(plans)), lambda _n, p, sigma, seen: losses.append(trainer.loss(p, sigma, seen)))
+        self._round(dict(enumerate(plans)), lambda _n, p, sigma, seen: losses.append(trainer.loss(p, sigma, seen)))
         return float(torch.cat(losses).mean())
 
     def _round(self, plans: dict[int, Plan], use: Use) -> None:

@@ -139,7 +139,7 @@ def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):
             "PalimpsestEdgePredictorPreview", model=scene.model, vae=scene.vae, edge_predictor=predictor, image=picture,
             percents="0.2, 0.6", conditioning=scene.positive, edges=picture,
         )  # fmt: skip
-        shown.append(node)
+        shown.append(scene.add("PreviewImage", images=[node, 0]))
     scene.guided(paper, vae=scene.vae)
     saved = scene.stock()
     result = run(host_client, scene)
@@ -232,4 +232,5 @@ def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
     picture = graph.add("LoadImage", image="blank.png")
     graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=0, height=0, fit="pad", sensitivity=0.5,
               drop_specks=4, thin=True)  # fmt: skip
+    graph.add("PreviewImage", images=["2", 0])
     assert "No strokes are left" in error_of(host_client, graph)

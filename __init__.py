@@ -8,6 +8,9 @@ async def comfy_entrypoint():
     import logging
 
     try:
+        from .host.version import require_host
+
+        require_host()
         from .nodes import PalimpsestExtension
     except Exception:
         # The host logs only the message of an entrypoint's error; whoever has to mend it needs the place too.

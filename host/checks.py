@@ -70,9 +70,10 @@ def require_vae_of(model, vae, name: str = "The VAE") -> None:
         )
     scale = getattr(vae.first_stage_model, "vae_scale", None)
     wanted = getattr(form, "scale_factor", None)
-    if isinstance(scale, Tensor) and isinstance(wanted, float) and abs(float(scale) / wanted - 1) > 0.01:
+    scale = scale.item() if isinstance(scale, Tensor) else None
+    if scale is not None and isinstance(wanted, float) and abs(scale / wanted - 1) > 0.01:
         raise ValueError(
-            f"{name} is of another family than the model: it scales its latents by {float(scale):.5g}, the model "
+            f"{name} is of another family than the model: it scales its latents by {scale:.5g}, the model "
             f"({family_words(model)}) by {wanted:.5g}: load the VAE that belongs to this model."
         )
 

@@ -8,18 +8,20 @@ the memory manager and the clean-up stay the host's. Latents are in the host's s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import comfy.model_management
-import comfy.patcher_extension
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .checks import require_conditioning, require_finite, require_sigmas
-from .gradients import detached, differentiable_options, gradients_through, plain
+from .checkpointing import checkpointed
+from .checks import require_conditioning, require_finite, require_latent_of, require_sigmas
+from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
 from .progress import LatentProgress, check_interrupt
 from .ranges import row_groups
 
@@ -45,6 +47,11 @@ class Session:
     def model(self):
         """The host's model (`BaseModel`): `.diffusion_model`, `.model_sampling`, `.latent_format`."""
         return self._guider.inner_model
+
+    @property
+    def patcher(self):
+        """The MODEL of this run, for `family.prediction(session.patcher)` and the like."""
+        return self._guider.model_patcher
 
     @property
     def conds(self) -> tuple[str, ...]:
@@ -78,11 +85,20 @@ class Session:
 
         return self._by_rows(x, sigma, used, evaluate)[0]
 
+    def checkpointed(self):
+        """Context manager for gradient runs: backward in less memory and a third more time."""
+        return checkpointed(self.model.diffusion_model)
+
     def report(self, step: int, total: int, x0: Tensor | None = None, x: Tensor | None = None) -> None:
         """Step (0-based) of total is done: progress bar, latent preview of x0, and the host's interruption."""
         if self._callback is not None:
             self._callback(step, total, x0, x)
         check_interrupt()
+
+    def start(self) -> Tensor:
+        """(B, C, h, w) where a stock sampler starts: `noise` and `latent` mixed for the first of `sigmas`."""
+        full = comfy.samplers.Sampler().max_denoise(self._guider, self.sigmas)
+        return self.model.model_sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, full)
 
     def to_raw(self, x: Tensor) -> Tensor:
         """Scaled latents -> LATENT values, float32 on the CPU."""
@@ -125,15 +141,24 @@ class BodySampler(comfy.samplers.Sampler):
     host gets its own latent back. report: as `Session.report` wants it; without it the host's callback serves.
     """
 
-    def __init__(self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None):
-        self.body, self.gradients, self.ends, self.report, self.value = body, gradients, ends, report, None
+    def __init__(
+        self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None,
+        companions: Sequence = (),
+    ):  # fmt: skip
+        self.body, self.gradients, self.ends, self.report = body, gradients, ends, report
+        self.companions, self.value = list(companions), None
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        disable_pbar=False,
+    ):  # fmt: skip
         latent = latent_image if latent_image is not None else torch.zeros_like(noise)
-        report = self.report or _reporter(callback)
-        with _scope(model_wrap, self.gradients):
+        report = self.report or _reporter(callback, latent)
+        if self.companions:
+            # In one call: two would see no use in what the other has loaded, and evict it.
+            together = [model_wrap.model_patcher, *model_wrap.loaded_models, *self.companions]
+            comfy.model_management.load_models_gpu(together)
+        with _scope(model_wrap, self.companions) if self.gradients else nullcontext():
             if self.gradients:
                 extra_args = {**extra_args, "model_options": differentiable_options(extra_args["model_options"])}
                 sigmas, noise, latent = plain(sigmas), plain(noise), plain(latent)
@@ -145,37 +170,45 @@ class BodySampler(comfy.samplers.Sampler):
         return latent
 
 
-def as_sampler(body: Callable[[Session], Tensor], *, gradients: bool = False) -> BodySampler:
+def as_sampler(
+    body: Callable[[Session], Tensor], *, gradients: bool = False, companions: Sequence = ()
+) -> BodySampler:
     """A SAMPLER for the stock nodes (SamplerCustomAdvanced and its guiders) that runs `body` and returns its latent.
 
-    The body starts from `session.noise` and `session.latent` itself (`session.model.model_sampling.noise_scaling`).
+    The body starts from `session.start()` and returns the sampled latent in the scaled form. companions: further
+    ModelPatchers that it needs meanwhile.
     """
-    return BodySampler(body, gradients=gradients, ends=True)
+    return BodySampler(body, gradients=gradients, ends=True, companions=companions)
 
 
-def _reporter(callback) -> Callable | None:
+def _reporter(callback, latent: Tensor) -> Callable | None:
+    """The callback that a stock sampling node passes to its sampler, in the form of `Session.report`."""
     if callback is None:
         return None
-    return lambda step, total, x0, x: callback(
-        step, x0.detach() if x0 is not None else x, x.detach() if x is not None else x, total
-    )
+
+    def report(step: int, total: int, x0: Tensor | None, x: Tensor | None) -> None:
+        shown, noisy = (latent if one is None else one for one in (x0, x))
+        with torch.no_grad():
+            callback(step, shown.detach(), noisy.detach(), total)
+
+    return report
 
 
-@contextmanager
-def _scope(guider, gradients: bool):
-    if not gradients:
-        yield
-        return
-    loaded = [one for one in getattr(guider, "loaded_models", ()) if hasattr(one, "model")]
-    with gradients_through([guider.model_patcher, *loaded]):
-        yield
+def _scope(guider, companions: list):
+    """Gradients through everything that the host has loaded for this run, and through what it will load on the way."""
+    loaded = [one for one in guider.loaded_models if isinstance(getattr(one, "model", None), torch.nn.Module)]
+    controls = [entry["control"] for cond in guider.conds.values() for entry in cond or () if "control" in entry]
+    vaes = []
+    for control in controls:
+        while control is not None:
+            vaes.append(getattr(control, "vae", None))
+            control = control.previous_controlnet
+    modules = [vae.first_stage_model for vae in vaes if vae is not None]
+    return gradients_through([guider.model_patcher, *loaded, *companions], modules)
 
 
 class _Guider(comfy.samplers.CFGGuider):
     """The host's guider; it also tidies up after an interruption."""
-
-    def set_named(self, conds: Mapping[str, list]) -> None:
-        self.inner_set_conds(dict(conds))
 
     def outer_sample(self, *args: Any, **kwargs: Any):
         try:
@@ -192,6 +225,21 @@ def _more_memory(executor, model, shape, conds, **kwargs):
     return executor(model, [shape[0] * GRADIENT_BATCHES, *shape[1:]], conds, **kwargs)
 
 
+def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, cfg: float, gradients: bool) -> Tensor:
+    """The latent as the host's sampling nodes hand it on; a sentence for what cannot be used, before heavy work."""
+    for name, entries in conds.items():
+        require_conditioning(entries, f"The {name} conditioning")
+    if cfg != 1.0 and "negative" not in conds:
+        raise ValueError("A CFG other than 1 needs a negative conditioning: connect one, or set CFG to 1.")
+    require_sigmas(sigmas, least=1)
+    require_finite(latent, "The latent")
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
+    require_latent_of(model, latent)
+    if gradients:
+        require_one_device(model)
+    return latent
+
+
 def with_denoiser(
     model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
     cfg: float = 1.0, gradients: bool = False, noise_mask: Tensor | None = None, seed: int = 0,
@@ -201,24 +249,25 @@ def with_denoiser(
 
     conds: CONDITIONINGs by name; `guided` uses "positive" and "negative". latent: raw LATENT samples (B, C, h, w).
     sigmas: the levels that the body visits, at least one: keyframed patches read them. gradients: inside the body
-    gradients flow to `x` and other inputs (weights never get any), and what it returns is detached. noise_mask:
-    (B, h, w) or (B, 1, h, w), for inpainting models. companions: further ModelPatchers (a VAE's, a flow network) that
-    the body needs at the same time. Raises ValueError with a sentence for inputs that cannot be used.
+    gradients flow to `x` and to whatever else asks for them (weights never do); tensors made outside, in inference
+    mode, enter a graph as `gradients.plain(tensor)`. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models.
+    companions: further ModelPatchers (a VAE's, a flow network) that the body needs at the same time. What the body
+    returns in tuples, lists and dicts is detached. Raises ValueError with a sentence for inputs that cannot be used.
     """
-    conds = {name: require_conditioning(entries, f"The {name} conditioning") for name, entries in conds.items()}
-    require_finite(latent, "The latent")
-    require_sigmas(sigmas, least=1)
+    latent = _checked(model, conds, latent, sigmas, cfg, gradients)
     patcher = model.clone()
     if companions:
         patcher.set_additional_models(KEY, list(companions))
     if gradients:
-        wrappers = comfy.patcher_extension.WrappersMP
-        patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, KEY, _more_memory)
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _more_memory)
     guider = _Guider(patcher)
-    guider.set_named(conds)
+    guider.inner_set_conds({name: list(entries) for name, entries in conds.items()})
     guider.set_cfg(cfg)
-    progress = LatentProgress(patcher, max(1, len(sigmas) - 1))
-    sampler = BodySampler(body, gradients=gradients, ends=False, report=progress.step)
+    progress = LatentProgress(patcher, len(sigmas) - 1)
+    report = lambda step, total, x0, x: progress.step(step, total, x0)
+    sampler = BodySampler(body, gradients=gradients, ends=False, report=report)
+    # Copies: the host hands them to the body as they are where no device or dtype differs.
+    latent, sigmas = latent.clone(), sigmas.clone()
     guider.sample(
         torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, disable_pbar=True, seed=seed
     )

@@ -17,12 +17,14 @@ SAMPLES = 64
 
 
 def _sample(tensor: Tensor) -> bytes:
-    """The shape and the signs of up to SAMPLES values, evenly spread over the tensor."""
-    flat = tensor.detach().reshape(-1)
+    """The shape and the signs of up to SAMPLES values, evenly spread over the tensor; whole numbers as they are."""
+    # A quantised weight is a wrapper round the stored numbers.
+    flat = getattr(tensor, "_qdata", tensor).detach().reshape(-1)
     count = min(SAMPLES, flat.numel())
     places = torch.linspace(0, max(0, flat.numel() - 1), count, dtype=torch.float64).round().long()
-    values = flat[places.to(flat.device)].cpu().to(torch.float32)
-    return repr(tuple(tensor.shape)).encode() + bytes(torch.signbit(values).to(torch.uint8).tolist())
+    values = flat[places.to(flat.device)].cpu()
+    signs = torch.signbit(values.to(torch.float32)) if values.is_floating_point() else values
+    return repr((tuple(tensor.shape), signs.tolist())).encode()
 
 
 def _feed(digest, value: Any) -> None:
@@ -56,7 +58,17 @@ def fingerprint(model) -> str:
     for key in sorted(model.patches):
         digest.update(key.encode())
         _feed(digest, list(model.patches[key]))
+    for key in sorted(model.injections):
+        digest.update(key.encode())
+        _feed(digest, [_adapters(injection) for injection in model.injections[key]])
     return digest.hexdigest()[:32]
+
+
+def _adapters(injection) -> dict:
+    """The adapters of the host's bypass mode by key, each with its strength; they live in the injection's closure."""
+    cells = getattr(injection.inject, "__closure__", None) or ()
+    found = [getattr(cell.cell_contents, "adapters", None) for cell in cells]
+    return {key: value for adapters in found if isinstance(adapters, dict) for key, value in adapters.items()}
 
 
 def original(model, key: str, weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ lend weights for the length of one layer only (`lent.py`), and some operations o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -52,6 +52,33 @@ def normalise(module: torch.nn.Module) -> None:
         for name, buffer in list(part._buffers.items()):
             if buffer is not None and buffer.is_inference() and type(buffer) is Tensor:
                 part._buffers[name] = plain(buffer)
+        for adapter in injected_adapters(part):
+            _normalise_adapter(adapter)
+
+
+def injected_adapters(layer: torch.nn.Module) -> Iterator[Any]:
+    """The LoRA adapters that stand in a layer's forward (the host's bypass mode); they are no submodules of it."""
+    forward = layer.__dict__.get("forward")
+    while forward is not None:
+        hook = getattr(forward, "__self__", None)
+        adapter = getattr(hook, "adapter", None)
+        if adapter is None:
+            return
+        yield adapter
+        forward = getattr(hook, "original_forward", None)
+
+
+def _normalise_adapter(adapter: Any) -> None:
+    """As `normalise`, but a trainable adapter keeps its wish for gradients."""
+    if isinstance(adapter, torch.nn.Module):
+        for part in adapter.modules():
+            for name, parameter in list(part._parameters.items()):
+                if parameter is not None and parameter.is_inference():
+                    wish = parameter.requires_grad
+                    part._parameters[name] = torch.nn.Parameter(plain(parameter.detach()), requires_grad=wish)
+    elif isinstance(getattr(adapter, "weights", None), (tuple, list)):
+        kind = type(adapter.weights)
+        adapter.weights = kind(plain(one) if isinstance(one, Tensor) else one for one in adapter.weights)
 
 
 def detached(value: Any) -> Any:
@@ -135,7 +162,7 @@ def _kept_flags(modules: list[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_hooked_weights(patchers: list) -> Iterator[None]:
+def _kept_hooked_weights(patchers: Sequence) -> Iterator[None]:
     """Hooks on conditioning rewrite weights in place between two calls: backward gets a copy of what forward read."""
     storages = set()
     for patcher in patchers:
@@ -177,21 +204,26 @@ def _kept_streams(module: torch.nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+def require_one_device(patcher) -> None:
+    """Raises ValueError where a MODEL is spread over several GPUs, whose parts the host runs without gradients."""
+    if patcher.additional_models.get("multigpu"):
+        raise ValueError(
+            "Gradients do not cross several GPUs: connect the model from before its Multi-GPU node to this node."
+        )
+
+
 @contextmanager
-def gradients_through(patchers: list) -> Iterator[None]:
+def gradients_through(patchers: Sequence, modules: Sequence[torch.nn.Module] = ()) -> Iterator[None]:
     """Inside, gradients flow through the *loaded* models of `patchers` (host ModelPatchers) to their inputs.
 
     Inference mode is off and gradients are on; weights never get any. Afterwards the models serve stock nodes.
+    modules: further networks that run meanwhile without gradients, such as a ControlNet's own VAE.
     """
-    modules = [patcher.model for patcher in patchers if isinstance(patcher.model, torch.nn.Module)]
-    if any("multigpu" in getattr(patcher, "additional_models", {}) for patcher in patchers):
-        raise ValueError(
-            "Gradients do not cross several GPUs: connect the model before its Multi-GPU node for this technique."
-        )
+    networks = [*(patcher.model for patcher in patchers), *modules]
     with ExitStack() as stack:
-        stack.enter_context(_kept_flags(modules))
-        for module in modules:
-            normalise(module)
+        stack.enter_context(_kept_flags(networks))
+        for network in networks:
+            normalise(network)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_host_with_backward())

@@ -7,7 +7,7 @@ gone, in the second case without a notice. Such a layer is run without a graph, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,13 +56,13 @@ def _repeating(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def repeated(layers: list[torch.nn.Module]) -> Iterator[None]:
-    """Inside, backward through each of `layers` runs the layer again. Their `forward` is put back in any case."""
+def replaced_forwards(layers: Iterable[torch.nn.Module], wrap: Callable[[Callable], Callable]) -> Iterator[None]:
+    """Inside, each layer's `forward` is `wrap(forward)`; what stood there before is put back in any case."""
     changed = []
     try:
         for layer in layers:
             before = layer.__dict__.get("forward")
-            ours = _repeating(layer.forward)
+            ours = wrap(layer.forward)
             changed.append((layer, before, ours))
             layer.forward = ours
         yield
@@ -74,6 +74,11 @@ def repeated(layers: list[torch.nn.Module]) -> Iterator[None]:
                 del layer.forward
             else:
                 layer.forward = before
+
+
+def repeated(layers: Iterable[torch.nn.Module]):
+    """Context manager: inside, backward through each of `layers` runs the layer again."""
+    return replaced_forwards(layers, _repeating)
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import comfy.model_management
 import comfy.utils
+import latent_preview
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -49,11 +49,18 @@ class LatentProgress:
     """
 
     def __init__(self, patcher, total: int):
-        import latent_preview
+        self.total = max(1, int(total))
+        self._bar = comfy.utils.ProgressBar(self.total)
+        self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
 
-        self._callback: Callable = latent_preview.prepare_callback(patcher, max(1, int(total)))
+    def step(self, i: int, total: int | None = None, x0: Tensor | None = None) -> None:
+        """Step i (0-based) of total is done. x0: (B, C, h, w) in the host's scaled form; without it only the bar moves.
 
-    def step(self, i: int, total: int, x0: Tensor | None = None, x: Tensor | None = None) -> None:
-        """x0, x: (B, C, h, w) in the host's scaled form; without x0 only the bar moves."""
-        self._callback(i, x0.detach() if x0 is not None else None, x.detach() if x is not None else None, total)
+        Raises the host's interruption where the user has asked for it.
+        """
+        shown = None
+        if x0 is not None and self._previewer is not None:
+            with torch.no_grad():
+                shown = self._previewer.decode_latent_to_preview_image("JPEG", x0.detach())
+        self._bar.update_absolute(i + 1, total, shown)
         check_interrupt()

@@ -14,7 +14,7 @@ NEEDED = (
     ("comfy.patcher_extension", "WrappersMP"),
     ("comfy.weight_adapter", "BypassInjectionManager"),
     ("comfy.model_management", "load_models_gpu"),
-    ("latent_preview", "prepare_callback"),
+    ("latent_preview", "get_previewer"),
 )
 
 

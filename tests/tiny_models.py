@@ -94,7 +94,9 @@ def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module
 
 
-def tiny_model(family: Family, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
+def tiny_model(
+    family: Family, seed: int = 0, *, dtype: torch.dtype = torch.float32
+) -> comfy.model_patcher.ModelPatcher:
     """A MODEL of the family; 16 x 16 latents and smaller are meant to be used with it."""
     config = _config(family)
     cast = None if dtype == torch.float32 else torch.float32
@@ -150,12 +152,13 @@ def tiny_lora(family: Family, rank: int = 2, seed: int = 0) -> dict[str, torch.T
     """A LORA_MODEL on every attention projection of tiny_model(family), strong enough to be seen."""
     generator = torch.Generator().manual_seed(seed + 57)
     weights = tiny_model(family).model.state_dict()
+    chosen = ("attn1.to_", "attn2.to_", "qkv.weight", "attn.proj.weight")
     found = {}
     for key, weight in sorted(weights.items()):
-        if weight.ndim == 2 and any(part in key for part in ("attn1.to_", "attn2.to_", "qkv.weight", "attn.proj.weight")):
+        if weight.ndim == 2 and any(part in key for part in chosen):
             name = key.removesuffix(".weight")
             found[f"{name}.lora_up.weight"] = torch.randn(weight.shape[0], rank, generator=generator) / rank
-            found[f"{name}.lora_down.weight"] = torch.randn(rank, weight.shape[1], generator=generator) * 0.3
+            found[f"{name}.lora_down.weight"] = torch.randn(rank, weight.shape[1], generator=generator) * 0.06
             found[f"{name}.alpha"] = torch.tensor(float(rank))
     return found
 

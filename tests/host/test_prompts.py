@@ -28,6 +28,11 @@ def with_lora(scene: Scene, family: str) -> None:
     scene.model = [scene.add("LoraLoaderModelOnly", model=scene.model, lora_name=name, strength_model=1.0), 0]
 
 
+def with_bypass_lora(scene: Scene, family: str) -> None:
+    name = f"tiny-{family}.safetensors"
+    scene.model = [scene.add("LoraLoaderBypassModelOnly", model=scene.model, lora_name=name, strength_model=1.0), 0]
+
+
 def with_control(scene: Scene, family: str) -> None:
     loader = scene.add("ControlNetLoader", control_net_name=f"tiny-{family}.safetensors")
     picture = scene.add("EmptyImage", width=64, height=64, batch_size=1, color=0x3080C0)
@@ -40,7 +45,9 @@ def with_control(scene: Scene, family: str) -> None:
 
 def with_area(scene: Scene, family: str) -> None:
     other = [scene.add("TestTinyConditioning", family=family, seed=2, batch=1), 0]
-    area = scene.add("ConditioningSetArea", conditioning=other, width=64, height=32, x=0, y=32, strength=1.5)
+    area = scene.add(
+        "ConditioningSetAreaPercentage", conditioning=other, width=1.0, height=0.5, x=0.0, y=0.5, strength=1.5
+    )
     scene.positive = [scene.add("ConditioningCombine", conditioning_1=scene.positive, conditioning_2=[area, 0]), 0]
 
 
@@ -85,7 +92,10 @@ def with_guidance_patch(scene: Scene, family: str) -> None:
     scene.model = [scene.add("RescaleCFG", model=scene.model, multiplier=0.7), 0]
 
 
-ATTACHED = [with_lora, with_control, with_area, with_mask, with_ranges, with_hook, with_rows, with_guidance_patch]
+ATTACHED = [
+    with_lora, with_bypass_lora, with_control, with_area, with_mask, with_ranges, with_hook, with_rows,
+    with_guidance_patch,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,6 +17,12 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / ".host" / "packages"))
 
+from palimpsest.host.checks import (  # noqa: E402
+    require_picture,
+    require_same_batch,
+    require_same_size,
+    require_vae_of,
+)
 from palimpsest.host.decode import vae_gradients  # noqa: E402
 from palimpsest.host.denoiser import Session, with_denoiser  # noqa: E402
 from palimpsest.host.fingerprint import fingerprint  # noqa: E402
@@ -175,6 +181,47 @@ class TestDecodeSlope(io.ComfyNode):
         return io.NodeOutput(ui=ui.PreviewText(json.dumps(told)))
 
 
+BROKEN = {
+    "nan": lambda good: torch.where(torch.arange(good.shape[-1]) == 2, float("nan"), good),
+    "infinite": lambda good: good / torch.zeros(1),
+    "channels": lambda good: good[:, :3],
+    "video": lambda good: good[:, :, None],
+    "no rows": lambda good: good[:0],
+}
+
+
+class TestBroken(io.ComfyNode):
+    """A LATENT with a fault, and a CONDITIONING without entries."""
+
+    @classmethod
+    def define_schema(cls):
+        fault = io.Combo.Input("fault", options=list(BROKEN))
+        return schema("TestBroken", [family(), fault], [io.Latent.Output(), io.Conditioning.Output()])
+
+    @classmethod
+    def execute(cls, family, fault):
+        return io.NodeOutput({"samples": BROKEN[fault](tiny.tiny_latent(family, 2))}, [])
+
+
+class TestChecks(io.ComfyNode):
+    """The checks of pictures and batches, as nodes make them before any work."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Image.Input("image"), io.Image.Input("other"), io.Model.Input("model", optional=True)]
+        inputs.append(io.Vae.Input("vae", optional=True))
+        return schema("TestChecks", inputs, [], is_output_node=True)
+
+    @classmethod
+    def execute(cls, image, other, model=None, vae=None):
+        require_picture(image, "The picture")
+        require_same_batch(image, other, "The picture", "The other picture")
+        require_same_size(image, other, "The picture", "The other picture")
+        if model is not None:
+            require_vae_of(model, vae)
+        return io.NodeOutput(ui=ui.PreviewText("good"))
+
+
 class TestFingerprint(io.ComfyNode):
     """Tells the MODEL's fingerprint."""
 
@@ -190,7 +237,8 @@ class TestFingerprint(io.ComfyNode):
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            TestTinyModel, TestTinyConditioning, TestTinyLatent, TestEuler, TestSlope, TestDecodeSlope, TestFingerprint,
+            TestTinyModel, TestTinyConditioning, TestTinyLatent, TestEuler, TestSlope, TestDecodeSlope, TestBroken,
+            TestChecks, TestFingerprint,
         ]  # fmt: skip
 
 

@@ -92,8 +92,10 @@ class Client:
         self.json("/interrupt", {})
 
     def free(self) -> None:
-        """Empties the host's cache and unloads its models (done when the queue next stands idle)."""
+        """Empties the host's cache and unloads its models; what is posted next is computed anew."""
         self.json("/free", {"unload_models": True, "free_memory": True})
+        # The host does it between two prompts, and a prompt that comes at once would be first: this one is it.
+        self.wait(self.post({"1": {"class_type": "PreviewAny", "inputs": {"source": "free"}}}))
 
     def view(self, file: dict) -> bytes:
         """The bytes of a file that a result names."""

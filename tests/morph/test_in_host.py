@@ -108,6 +108,9 @@ def test_the_fit_lowers_the_loss_and_stock_nodes_take_what_it_makes(host, host_c
         fixed = {"mixture": "one for all frames", "fixed_alpha": float(place)}
         scene.model = scene.mixed(plain, [[fit, 0]], [schedule, 0], **fixed)
         saved.append((stock, scene.stock()))
+    kept = [scene.add("PalimpsestLoadLoRAWeights", file=f"{file.name} [output]") for file in files]
+    scene.model = scene.mixed(plain, [[one, 0] for one in kept], [schedule, 0], **fixed)
+    saved.append((saved[1][0], scene.stock()))
     scene.model = plain
     bare = scene.stock()
     result = run(host_client, scene)

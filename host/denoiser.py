@@ -22,6 +22,7 @@ from torch import Tensor
 from .checkpointing import checkpointed
 from .checks import require_conditioning, require_finite, require_latent_of, require_sigmas
 from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
+from .keyframes import Keyframes
 from .progress import LatentProgress, check_interrupt
 from .ranges import row_groups
 
@@ -42,6 +43,7 @@ class Session:
         self._guider, self._extra_args, self._callback = guider, extra_args, callback
         self.sigmas, self.noise, self.latent, self.mask = sigmas, noise, latent, mask
         self.device = latent.device
+        self._keyframes = Keyframes(guider.conds.values(), float(sigmas.max()))
 
     @property
     def model(self):
@@ -119,14 +121,16 @@ class Session:
         own, of which only their rows are kept."""
         levels = self.levels(x, sigma)
         groups = row_groups(levels, conds)
-        if len(groups) == 1:
-            return evaluate(levels)
         results: list[Tensor] = []
         for rows in groups:
             mine = levels.clone()
             if 0 not in rows:
                 mine[0] = levels[rows[0]]
+            if self._keyframes.groups:
+                self._keyframes.visit(float(mine[0]), self.patcher)
             outputs = evaluate(mine)
+            if len(groups) == 1:
+                return outputs
             chosen = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
             chosen[rows] = True
             chosen = chosen.view(-1, *[1] * (x.ndim - 1))

@@ -29,7 +29,8 @@ def _changes_by_level(entry: dict) -> bool:
 
 
 def row_groups(levels: Tensor, conds: list[list[dict]]) -> list[list[int]]:
-    """levels: (B,). Rows in groups of one choice of active entries each; one group where nothing depends on levels."""
+    """levels: (B,). Rows in groups of one choice of active entries each, the noisiest first; one group where nothing
+    depends on levels."""
     count = levels.shape[0]
     if count == 1:
         return [[0]]
@@ -42,4 +43,4 @@ def row_groups(levels: Tensor, conds: list[list[dict]]) -> list[list[int]]:
     for row, sigma in enumerate(levels.tolist()):
         key = tuple(lower <= sigma <= upper for upper, lower in bounds) + ((sigma,) if keyed else ())
         groups.setdefault(key, []).append(row)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda rows: -float(levels[rows[0]]))

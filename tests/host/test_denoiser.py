@@ -6,7 +6,7 @@ import pytest
 import torch
 from palimpsest.host.denoiser import as_sampler, with_denoiser
 
-from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model
+from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_lora, tiny_model
 
 SIGMAS = torch.tensor([0.8, 0.4, 0.0])
 
@@ -141,3 +141,38 @@ def test_models_stay_loaded_for_the_next_run():
         ask(model, conds, latent, lambda s: s.denoise(s.latent, 0.8), gradients=gradients)
     loaded = [one.model for one in comfy.model_management.current_loaded_models]
     assert None not in loaded and any(one is not None and one.is_clone(model) for one in loaded)
+
+
+def keyed_lora(family: str, cond: list) -> list:
+    """The conditioning under a LoRA whose strength grows in three steps."""
+    import comfy.hooks
+
+    hooks = comfy.hooks.create_hook_lora(tiny_lora(family), 1.0, 0.0)
+    frames = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((0.2, 0.0), (0.6, 0.4), (1.0, 0.6)):
+        frames.add(comfy.hooks.HookKeyframe(strength, start, guarantee_steps=0))
+    for hook in hooks.hooks:
+        hook.hook_keyframe = frames
+    return [[cond[0][0], {**cond[0][1], "hooks": hooks}]]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_keyframes_hold_in_any_order_of_levels(gradients):
+    """Rising levels, as in an inversion, see the same keyframes as a run of each level alone."""
+    import comfy.sd
+
+    model, latent = tiny_model("sd1"), tiny_latent("sd1")
+    sampling = model.get_model_object("model_sampling")
+    levels = [float(sampling.percent_to_sigma(percent)) for percent in (0.9, 0.5, 0.2, 0.5, 0.1, 0.7)]
+    keyed = keyed_lora("sd1", tiny_cond("sd1"))
+    x = tiny_latent("sd1", seed=5)
+    for _ in range(2):
+        body = lambda s: [s.denoise(x, level) for level in levels]
+        found = with_denoiser(
+            model, {"positive": keyed}, latent, torch.tensor([14.6, 0.0]), body, gradients=gradients
+        )
+        for percent, level, got in zip((0.9, 0.5, 0.2, 0.5, 0.1, 0.7), levels, found):
+            strength = 0.2 if percent < 0.4 else 0.6 if percent < 0.6 else 1.0
+            patched, _ = comfy.sd.load_lora_for_models(model, None, tiny_lora("sd1"), strength, 0.0)
+            alone = ask(patched, {"positive": tiny_cond("sd1")}, latent, lambda s: s.denoise(x, level))
+            assert torch.allclose(got, alone, atol=1e-4), f"at {percent}"

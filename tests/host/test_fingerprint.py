@@ -35,12 +35,12 @@ def test_a_small_change_of_all_weights_is_seen():
 
 def test_loras_enter_with_their_strength():
     model = tiny_model("sd1")
-    found = {fingerprint(model)}
+    found, loras = {fingerprint(model)}, [tiny_lora("sd1", seed=seed) for seed in (0, 1)]
     for load in (comfy.sd.load_lora_for_models, comfy.sd.load_bypass_lora_for_models):
         for seed, strength in ((0, 1.0), (0, 0.5), (1, 1.0)):
-            patched, _ = load(model, None, tiny_lora("sd1", seed=seed), strength, 0.0)
+            patched, _ = load(model, None, loras[seed], strength, 0.0)
             found.add(fingerprint(patched))
-            again, _ = load(model, None, tiny_lora("sd1", seed=seed), strength, 0.0)
+            again, _ = load(model, None, loras[seed], strength, 0.0)
             assert fingerprint(again) == fingerprint(patched)
     assert len(found) == 7
 

@@ -136,13 +136,7 @@ def test_gradient_through_a_stock_loader(host_client, files, family):
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
 
 
-def known_fault(attach):
-    """A LoRA hook with keyframes enters two runs in a row with different strengths, so that they cannot be compared."""
-    why = "keyframes of hooks keep their place from one run to the next"
-    return pytest.param(attach, marks=pytest.mark.xfail(reason=why)) if attach is with_hook else attach
-
-
-@pytest.mark.parametrize("attach", map(known_fault, ATTACHED), ids=[attach.__name__ for attach in ATTACHED])
+@pytest.mark.parametrize("attach", ATTACHED, ids=lambda attach: attach.__name__)
 def test_gradient_with_something_attached(host_client, files, attach):
     family = "sdxl" if attach is with_control else "sd1"
     scene = Scene(family)

@@ -106,6 +106,17 @@ def export(
     return path
 
 
+def text_weights() -> dict[str, Tensor]:
+    """The text encoder's weights from the cache folder, or else the shipped ones."""
+    from .data import CACHE
+    from .oracle import load_oracle
+
+    path = CACHE / "text.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True, map_location="cpu")["encoder"]
+    return load_oracle().text_encoder.state_dict()
+
+
 def trained() -> tuple[nn.Module, nn.Module, nn.Module]:
     """UNet (averaged weights), text encoder and autoencoder as the training scripts left them in the cache folder."""
     from .data import CACHE
@@ -118,7 +129,7 @@ def trained() -> tuple[nn.Module, nn.Module, nn.Module]:
         return torch.load(path, weights_only=True, map_location="cpu")
 
     text_encoder, vae, diffusion = new_text_encoder(), new_vae(), Trainer(0.0)
-    text_encoder.load_state_dict(checkpoint("text.pt")["encoder"])
+    text_encoder.load_state_dict(text_weights())
     vae.load_state_dict(checkpoint("vae-settle.pt")["vae"])
     checkpoint("diffusion.pt")
     diffusion.resume()

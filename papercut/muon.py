@@ -1,12 +1,14 @@
 """Muon: momentum made orthogonal (K. Jordan et al., 2024), for training small networks on a CPU.
 
 On the autoencoder's plain convolutions it needs an eighth of Adam's steps (80 against 700 for 19 dB). torch's own
-Muon iterates in bfloat16, which most CPUs only emulate, at fifty times the cost; so the iteration stands here, in
-float32, all matrices of a shape at once.
+Muon iterates in bfloat16, which many CPUs only emulate, at fifty times the cost; so the iteration stands here, in
+whichever type the machine is fast in, all matrices of a shape at once.
 """
 
 import torch
 from torch import Tensor, nn
+
+from .data import FAST
 
 
 class Optimiser:
@@ -20,7 +22,7 @@ class Optimiser:
                 self.kernels.setdefault((p.shape[0], p[0].numel()), []).append(p)
             else:
                 self.rest.append(p)
-        self.momenta = {shape: torch.zeros(len(group), *shape) for shape, group in self.kernels.items()}
+        self.momenta = {shape: torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self.kernels.items()}
         self.adam = torch.optim.Adam(self.rest, lr=rate, betas=(0.9, 0.99))
 
     def update(self, rate: float) -> None:
@@ -48,8 +50,8 @@ def _orthogonal(x: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrices to x (N, a, b), roughly: Newton-Schulz with Muon's quintic."""
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(FAST)
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()

@@ -1,7 +1,7 @@
 """Train Papercut's text-to-image model: Stable Diffusion 1's recipe (arXiv 2112.10752) on cached latents, on a CPU.
 
-Needs `vae-settle.pt` (train_vae) and `text.pt` (train_text) in the cache folder, or, with --shipped, goes on from the
-shipped file alone (its own encoder takes ten times as long over the training set, once). Epsilon-prediction,
+Needs `vae-settle.pt` (train_vae) in the cache folder, and takes the text encoder from `text.pt` (train_text) there or
+from the shipped file; with --shipped it goes on from the shipped file alone. Epsilon-prediction,
 scaled-linear betas; losses weighted by min-SNR (arXiv 2303.09556, gamma 5), which learns in a third of the steps; EMA
 weights; one caption in ten is dropped for guidance without classifier.
 
@@ -14,42 +14,50 @@ from collections.abc import Callable
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor
 from transformers import CLIPTextModel
 
 from .configs import SCHEDULE, UNET
-from .data import CACHE, pictures, training_scene
+from .data import CACHE, DEVICE, autocast, training_scene
+from .export import text_weights
 from .muon import Optimiser
 from .oracle import load_oracle
 from .text import encode, text_config
-from .train_vae import GuideEncoder
+from .train_vae import Trainer as Autoencoder
 
 PATH = CACHE / "diffusion.pt"
-GAMMA, DROP = 5.0, 0.1
+GAMMA, DROP, SHARD = 5.0, 0.1, 1000
+
+
+def cached_latents(count: int) -> Tensor:
+    """(count, 4, 32, 32) float32 latents of the training pictures; a shard a file, so that several can encode at once."""
+    return torch.cat([_shard(first) for first in range(0, count, SHARD)])[:count]
 
 
 @torch.no_grad()
-def cached_latents(count: int) -> Tensor:
-    """(count, 4, 32, 32) float32 latents of the training pictures, by the guide encoder where there is one."""
-    path = CACHE / f"latents-{count}.pt"
+def _shard(first: int) -> Tensor:
+    path = CACHE / f"latents-{first:06}.pt"
     if not path.exists():
-        store, encoder, out = pictures(count), _encoder(), []
-        for first in range(0, count, 16):
-            out.append(encoder(torch.from_numpy(store[first:first + 16].copy()).float() / 255))
-            print(f"\rencoded {first + len(out[-1])} of {count}", end="", flush=True)
-        print()
+        encoder, out = _encoder(), []
+        for start in range(first, first + SHARD, 16):
+            scenes = [training_scene(i).render() for i in range(start, min(start + 16, first + SHARD))]
+            with autocast():
+                latents = encoder(torch.stack(scenes).to(DEVICE, memory_format=torch.channels_last))
+            out.append(latents.float().cpu())
         torch.save(torch.cat(out), path)
+        print(f"encoded pictures {first} to {first + SHARD}", flush=True)
     return torch.load(path, weights_only=True)
 
 
 def _encoder() -> Callable[[Tensor], Tensor]:
-    path = CACHE / "vae-settle.pt"
-    if not path.exists():
+    if not (CACHE / "vae-settle.pt").exists():
         return load_oracle().latents
-    guide = GuideEncoder()
-    guide.load_state_dict(torch.load(path, weights_only=True)["guide"])
-    return guide
+    autoencoder = Autoencoder("settle", 0.0)
+    autoencoder.resume()
+    autoencoder.vae.to(memory_format=torch.channels_last)
+    return autoencoder.wanted
 
 
 @torch.no_grad()
@@ -57,11 +65,8 @@ def cached_text(count: int) -> Tensor:
     """(count + 1, 77, 192) float16: each caption's embedding; the last row is the empty text's."""
     path = CACHE / f"text-{count}.pt"
     if not path.exists():
-        if (CACHE / "text.pt").exists():
-            model = CLIPTextModel(text_config())
-            model.load_state_dict(torch.load(CACHE / "text.pt", weights_only=True)["encoder"])
-        else:
-            model = load_oracle().text_encoder
+        model = CLIPTextModel(text_config())
+        model.load_state_dict(text_weights())
         captions = [training_scene(i).caption for i in range(count)] + [""]
         parts = [model.eval()(input_ids=encode(captions[i:i + 64])).last_hidden_state.half()
                  for i in range(0, len(captions), 64)]
@@ -75,7 +80,9 @@ class Trainer:
     def __init__(self, rate: float):
         torch.manual_seed(0)
         self.rate = rate
-        self.unet = UNet2DConditionModel(**UNET.diffusers())
+        self.unet = UNet2DConditionModel(**UNET.diffusers()).to(DEVICE)
+        if DEVICE.type == "cpu":  # torch's fused attention takes longer there for so few tokens
+            self.unet.set_attn_processor(AttnProcessor())
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.8)
         self.optimiser = Optimiser(list(self.unet.parameters()), rate)
         self.noise = DDIMScheduler(**SCHEDULE.diffusers())
@@ -107,10 +114,11 @@ class Trainer:
         return unet.eval()
 
     def update(self, latents: Tensor, text: Tensor, progress: float) -> float:
-        noise, t = torch.randn_like(latents), torch.randint(0, SCHEDULE.steps, (len(latents),))
+        noise, t = torch.randn_like(latents), torch.randint(0, SCHEDULE.steps, (len(latents),), device=DEVICE)
         noisy = self.noise.add_noise(latents, noise, t)
         snr = compute_snr(self.noise, t)
-        guess = self.unet(noisy, t, text).sample
+        with autocast():
+            guess = self.unet(noisy, t, text).sample.float()
         each = ((guess - noise) ** 2).mean((1, 2, 3))
         loss = (each * snr.clamp(max=GAMMA) / snr).mean()
         loss.backward()
@@ -124,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=8000)
     parser.add_argument("--shipped", action="store_true", help="begin with the shipped weights")
     args = parser.parse_args()
@@ -137,7 +145,7 @@ def main() -> None:
     while trainer.spent < 60 * args.minutes:
         pick = torch.randint(args.pictures, (args.batch,))
         words = torch.where(torch.rand(args.batch) < DROP, args.pictures, pick)
-        value = trainer.update(latents[pick], text[words].float(), trainer.spent / 60 / args.minutes)
+        value = trainer.update(latents[pick].to(DEVICE), text[words].to(DEVICE).float(), trainer.spent / 60 / args.minutes)
         average = value if average is None else 0.99 * average + 0.01 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
         if trainer.spent - told > 180:

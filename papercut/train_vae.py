@@ -10,19 +10,22 @@ that lie far from it, and paints everything dark.
     python -m papercut.train_vae --stage guide --minutes 20
     python -m papercut.train_vae --stage encoder --minutes 8
     python -m papercut.train_vae --stage settle --minutes 6 --rate 5e-4
+
+With --shipped the last stage goes on from the shipped file, where the checkpoints of the first two are gone.
 """
 
 import argparse
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from .data import CACHE, pictures
+from .data import CACHE, DEVICE, autocast, pictures
 from .muon import Optimiser
+from .oracle import load_oracle
 from .scenes import SPLITS, sample_scene
 
 LATENT_NOISE = 0.05  # small noise while the decoder learns: the diffusion model's answers are never exact
@@ -69,7 +72,7 @@ class Trainer:
 
     def __init__(self, stage: str, rate: float):
         self.stage, self.rate = stage, rate
-        self.guide, self.vae = GuideEncoder(), AutoencoderTiny()
+        self.guide, self.vae = GuideEncoder().to(DEVICE), AutoencoderTiny().to(DEVICE)
         learns = {"guide": (self.guide, self.vae.decoder), "encoder": (self.vae.encoder,),
                   "settle": (self.vae.decoder,)}[stage]
         self.weights = [p for m in learns for p in m.parameters()]
@@ -78,22 +81,36 @@ class Trainer:
         self.path = CACHE / f"vae-{stage}.pt"
 
     def resume(self) -> None:
-        if self.stage in BEFORE and not self.path.exists():
+        if self.stage in BEFORE and self.guide is not None and not self.path.exists():
             first = torch.load(CACHE / f"vae-{BEFORE[self.stage]}.pt", weights_only=True)
             self.guide.load_state_dict(first["guide"])
             self.vae.load_state_dict(first["vae"])
             if self.stage == "settle":
-                normalise(self.guide, self.vae)
+                normalise((self.guide[-1], self.vae.encoder.layers[-1]), self.vae, self.wanted)
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
-            self.guide.load_state_dict(state["guide"])
+            if state["guide"] is None:
+                self.guide = None
+            else:
+                self.guide.load_state_dict(state["guide"])
             self.vae.load_state_dict(state["vae"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.spent, self.step = state["spent"], state["step"]
 
+    def start_from_shipped(self) -> None:
+        """The shipped autoencoder alone; its own encoder stands in for the guide."""
+        self.guide = None
+        self.vae.load_state_dict(load_oracle().vae.state_dict())
+        normalise((self.vae.encoder.layers[-1],), self.vae, self.wanted)
+
+    def wanted(self, images: Tensor) -> Tensor:
+        """The latents that both encoders should answer with."""
+        return encode(self.vae, images) if self.guide is None else self.guide(images)
+
     def save(self) -> None:
         part = self.path.with_suffix(".part")
-        torch.save({"guide": self.guide.state_dict(), "vae": self.vae.state_dict(), "spent": self.spent,
+        guide = None if self.guide is None else self.guide.state_dict()
+        torch.save({"guide": guide, "vae": self.vae.state_dict(), "spent": self.spent,
                     "optimiser": self.optimiser.state_dict(), "step": self.step}, part)
         part.replace(self.path)
 
@@ -105,7 +122,7 @@ class Trainer:
             noisy = latents + LATENT_NOISE * torch.randn_like(latents)
             return _difference(decode(self.vae, noisy), images) + 2e-4 * order
         with torch.no_grad():
-            wanted = self.guide(images)
+            wanted = self.wanted(images)
         if self.stage == "settle":
             return _difference(decode(self.vae, wanted + LATENT_NOISE * torch.randn_like(wanted)), images)
         latents = encode(self.vae, images)
@@ -113,7 +130,8 @@ class Trainer:
 
     def update(self, images: Tensor, progress: float) -> float:
         warm = min(1.0, (self.step + 1) / 100)
-        loss = self.loss(images)
+        with autocast():
+            loss = self.loss(images.to(DEVICE))
         loss.backward()
         self.optimiser.update(self.rate * warm * (0.01 + 0.99 * (1 - progress)))
         self.step += 1
@@ -121,12 +139,13 @@ class Trainer:
 
 
 @torch.no_grad()
-def normalise(guide: GuideEncoder, vae: AutoencoderTiny, count: int = 96) -> None:
-    """Latent channels of mean 0 and deviation 1: exact in both encoders, a first guess in the decoder."""
-    pictures = torch.stack([sample_scene(SPLITS["train"][i]).render() for i in range(count)])
-    latents = torch.cat([guide(part) for part in pictures.split(8)])
+def normalise(lasts: Sequence[nn.Conv2d], vae: AutoencoderTiny, encoder: Callable, count: int = 96) -> None:
+    """Latent channels of mean 0 and deviation 1: exact in the encoders, whose last layers are given, and a first guess
+    in the decoder."""
+    pictures = torch.stack([sample_scene(SPLITS["train"][i]).render() for i in range(count)]).to(DEVICE)
+    latents = torch.cat([encoder(part) for part in pictures.split(8)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    for last in (guide[-1], vae.encoder.layers[-1]):
+    for last in lasts:
         last.weight /= deviation.view(-1, 1, 1, 1)
         last.bias.copy_((last.bias - mean) / deviation)
     first = vae.decoder.layers[0]
@@ -164,8 +183,8 @@ def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def validate(trainer: Trainer, count: int = 12) -> str:
-    images = torch.stack([sample_scene(SPLITS["validation"][i]).render() for i in range(count)])
-    latents = torch.cat([trainer.guide(i) for i in images.split(4)])
+    images = torch.stack([sample_scene(SPLITS["validation"][i]).render() for i in range(count)]).to(DEVICE)
+    latents = torch.cat([trainer.wanted(i) for i in images.split(4)])
     words = f"latent mean {latents.mean((0, 2, 3)).abs().max():.2f}, std {latents.std():.2f}"
     if trainer.stage == "guide":
         got = torch.cat([decode(trainer.vae, z) for z in latents.split(4)])
@@ -184,8 +203,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=8000)
+    parser.add_argument("--shipped", action="store_true", help="settle the shipped autoencoder")
     args = parser.parse_args()
     store, trainer = pictures(args.pictures), Trainer(args.stage, args.rate)
+    if args.shipped and not trainer.path.exists():
+        trainer.start_from_shipped()
     trainer.resume()
     generator = torch.Generator().manual_seed(trainer.step)
     last, told, average = time.time(), trainer.spent, None

@@ -45,15 +45,24 @@ def _place(category: str) -> int:
 
 
 def bench_table(rows: Sequence[Row]) -> str:
-    """A table a technique, and how many targets are met."""
+    """What has a target, a table a technique, with the rest folded away below it; and how many targets are met."""
     if not rows:
         return "Nothing has been measured yet; `make bench` does it."
     parts = []
     for technique, group in groupby(rows, key=lambda row: row.technique):
-        lines = [f"**{technique}**", "", f"| {' | '.join(HEAD)} |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for row in group]
-        parts.append("\n".join(lines))
+        group = list(group)
+        aimed, rest = [row for row in group if row.target], [row for row in group if not row.target]
+        parts.append(f"**{technique}**")
+        if aimed:
+            parts.append(_lines(aimed))
+        if rest:
+            parts.append(f"<details><summary>Beside these ({len(rest)})</summary>\n\n{_lines(rest)}\n\n</details>")
     return "\n\n".join([*parts, summary(rows)])
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    head = f"| {' | '.join(HEAD)} |\n|---|---|---|---|---|\n"
+    return head + "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for row in rows)
 
 
 def replaced(text: str, marker: str, content: str) -> str:

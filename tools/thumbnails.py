@@ -1,12 +1,14 @@
 """`make thumbnails`: a picture beside every example workflow, cut from what the demo has just made.
 
 The Templates dialog shows `<workflow>.jpg`: the picture before on the left of a slanted cut, that after on the right.
+All of those together are the README's picture.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -17,6 +19,8 @@ SIZE = 384
 SLANT = 40
 EXHIBITS = ROOT / "demo" / "exhibits.json"
 WORKFLOWS = ROOT / "example_workflows"
+SHEET = ROOT / "web" / "examples.jpg"
+SHEET_TILE, SHEET_COLUMNS = 220, 6
 
 
 def square(path: Path) -> Image.Image:
@@ -48,10 +52,23 @@ def thumbnail(exhibit: dict, folder: Path) -> Image.Image | None:
     return square(folder / shown) if shown else None
 
 
-def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS) -> int:
+def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The pictures side by side in rows, on white; the last row is filled up with nothing."""
+    columns, gap = min(SHEET_COLUMNS, len(pictures)), 6
+    rows = -(-len(pictures) // columns)
+    step = SHEET_TILE + gap
+    out = Image.new("RGB", (columns * step - gap, rows * step - gap), "white")
+    for index, picture in enumerate(pictures):
+        small = picture.resize((SHEET_TILE, SHEET_TILE), Image.LANCZOS)
+        out.paste(small, (index % columns * step, index // columns * step))
+    return out
+
+
+def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS, together: Path = SHEET) -> int:
     if not exhibits.is_file():
         sys.stderr.write("There is no gallery to cut thumbnails from: run 'make demo' first.\n")
         return 1
+    changes = []
     for exhibit in json.loads(exhibits.read_text(encoding="utf-8")):
         picture = None if exhibit["error"] else thumbnail(exhibit, exhibits.parent)
         if picture is None:
@@ -59,6 +76,10 @@ def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS) -> int:
             continue
         picture.save(target / f"{exhibit['name']}.jpg", quality=85, optimize=True)
         print(f"{exhibit['name']}.jpg")
+        if exhibit["before"] and exhibit["after"]:
+            changes.append(picture)
+    if changes:
+        sheet(changes).save(together, quality=85, optimize=True)
     return 0
 
 

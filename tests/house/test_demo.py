@@ -184,7 +184,9 @@ def test_a_thumbnail_is_the_cut_of_before_and_after(tmp_path):
     single = Exhibit("single", "A", "", "a.json", 1.0, items=(Item("1", "t", "K", ("2.png",)),))
     failed = Exhibit("failed", "A", "", "a.json", 1.0, error="no")
     write_gallery(tmp_path, [pair, single, failed], [])
-    assert thumbnails.main(tmp_path / "exhibits.json", tmp_path) == 0
+    assert thumbnails.main(tmp_path / "exhibits.json", tmp_path, tmp_path / "sheet.jpg") == 0
+    together = Image.open(tmp_path / "sheet.jpg")
+    assert together.width == together.height and together.getpixel((5, 5))[0] > 180  # the pair alone
     picture = Image.open(tmp_path / "pair.jpg")
     red, blue = picture.getpixel((10, 10)), picture.getpixel((picture.width - 10, 10))
     assert red[0] > 180 > 20 > red[2] and blue[2] > 180 > 20 > blue[0]

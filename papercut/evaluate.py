@@ -16,9 +16,9 @@ from .oracle import Oracle, load_oracle
 from .recogniser import FILE as RECOGNISER_FILE
 from .recogniser import load_recogniser, rates
 from .scenes import SPLITS, Scene, sample_scene
+from .train_flow import FLOW_FILE, end_point_error
 
 MEASURED = WEIGHTS / "measured.json"
-FLOW_FILE = WEIGHTS / "papercut-flow.safetensors"
 STEPS, CFG = 20, 5.0
 
 
@@ -73,8 +73,6 @@ def measure_recogniser(count: int = 1000) -> dict[str, float]:
 
 def measure_flow(count: int = 100) -> dict[str, float]:
     from torchvision.models.optical_flow import raft_large
-
-    from .train_flow import end_point_error
 
     model = raft_large(weights=None)
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(FLOW_FILE).items()})

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.optical_flow import raft_large
 
-from .data import CACHE
+from .data import CACHE, DEVICE, autocast
+from .export import WEIGHTS
 from .muon import Optimiser
 from .scenes import SIZE, SPLITS, rearranged, sample_scene
 
 PATH = CACHE / "flow.pt"
+FLOW_FILE = WEIGHTS / "papercut-flow.safetensors"
 CHUNK, CROP, UPDATES, GAMMA = 50, 128, 6, 0.8
 
 
@@ -91,13 +94,21 @@ def end_point_error(model, split: str, count: int, updates: int = 12) -> dict[st
     sums = {"moving": [0.0, 0], "moving, seen in both": [0.0, 0], "still": [0.0, 0]}
     for i in range(count):
         a, b, flow, shown = pair(SPLITS[split][i])
-        guess = model((a * 2 - 1)[None], (b * 2 - 1)[None], num_flow_updates=updates)[-1][0]
+        frames = ((picture * 2 - 1)[None].to(DEVICE) for picture in (a, b))
+        guess = model(*frames, num_flow_updates=updates)[-1][0].cpu()
         error, moves = (guess - flow).norm(dim=0), flow.norm(dim=0) > 0
         for name, where in (("moving", moves), ("moving, seen in both", moves & shown), ("still", ~moves)):
             sums[name][0] += error[where].sum().item()
             sums[name][1] += int(where.sum())
     model.train()
     return {name: total / max(n, 1) for name, (total, n) in sums.items()}
+
+
+def export(model) -> None:
+    """The shipped file, fp16, in torchvision's own names."""
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    save_file(halves, FLOW_FILE, metadata={"format": "pt", "title": "Papercut optical flow"})
 
 
 def main() -> None:
@@ -108,7 +119,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3000)
     args = parser.parse_args()
     torch.manual_seed(0)
-    store, model = pairs(args.pairs), raft_large(weights=None)
+    store, model = pairs(args.pairs), raft_large(weights=None).to(DEVICE)
     optimiser, spent, step = Optimiser(list(model.parameters()), args.rate), 0.0, 0
     if PATH.exists():
         state = torch.load(PATH, weights_only=True)
@@ -118,8 +129,10 @@ def main() -> None:
     torch.manual_seed(step + 1)
     average, told, last = None, spent, time.time()
     while spent < 60 * args.minutes:
-        first, second, flow = crops(store, args.batch)
-        loss = sequence_loss(model(first, second, num_flow_updates=UPDATES), flow)
+        first, second, flow = (part.to(DEVICE) for part in crops(store, args.batch))
+        with autocast():
+            guesses = model(first, second, num_flow_updates=UPDATES)
+        loss = sequence_loss(guesses, flow)
         loss.backward()
         left = 1 - spent / 60 / args.minutes
         optimiser.update(args.rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 1.4 * left))
@@ -135,6 +148,7 @@ def main() -> None:
             errors = {k: round(v, 2) for k, v in end_point_error(model, "validation", 8).items()}
             print(f"{spent / 60:.1f} min, step {step}, loss {average:.3f}, end-point error {errors}", flush=True)
             last = time.time()
+    export(model)
 
 
 if __name__ == "__main__":

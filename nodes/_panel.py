@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,4 +52,12 @@ def _picture(tile: Tensor) -> Image.Image:
 
 
 def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    return textwrap.wrap(line, max(20, int(width / (font.getlength("n") or 8)))) or [""]
+    """The line in parts of at most `width` pixels, broken between words."""
+    parts = [""]
+    for word in line.split():
+        longer = f"{parts[-1]} {word}".strip()
+        if parts[-1] and font.getlength(longer) > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts

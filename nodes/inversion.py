@@ -163,7 +163,7 @@ class InversionCheck(io.ComfyNode):
         shown = through_vae if source is None else source
         title = "source" if source is not None else "source, through the VAE"
         errors = error_map(shown, reconstruction)
-        titles = (title, "reconstruction", "error (white: a quarter)")
+        titles = (title, "reconstruction", "error (white: a quarter or more)")
         rows = zip(shown, reconstruction, errors)
         made = torch.cat([panel(list(zip(titles, row)), text) for row, text in zip(rows, words)])
         means = [sum(getattr(check, name) for check in checks) / len(checks) for name in ("psnr", "ssim")]

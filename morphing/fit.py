@@ -7,8 +7,8 @@ from one draw of A (B is zero) and see the same noise and noise levels, as in th
 LoRAs stay alike, on which its factor mixing rests.
 
 Differs from the paper: no fresh sample of the autoencoder's posterior a step (the host's VAEs give its mean); options
-beyond the paper are several noise levels a step, and a validation on fixed noise, by which a picture that learns no
-more comes to rest at its best.
+beyond the paper are a falling learning rate, several noise levels a step, and a validation on fixed noise, by which a
+picture that learns no more comes to rest at its best.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ OnStep = Callable[[int, Tensor, Tensor | None], None]
 class Recipe:
     """rank, steps, learning_rate, weight_decay: the paper's and official code's, AdamW.
 
+    decay: the learning rate falls evenly, to 1 / steps of itself at the last step; off as in the paper, it stays.
     samples: noise levels of each picture a step (1 in the paper). A check, every `check_every` steps (0: none), is the
     mean loss over `checks` fixed noises and levels; patience: checks without a gain, a loss lower by the share `gain`,
     after which a picture rests at its best; 0 for never. seed: of the start, the noise and the levels.
@@ -41,6 +42,7 @@ class Recipe:
     steps: int = 200
     learning_rate: float = 2e-4
     weight_decay: float = 1e-2
+    decay: bool = False
     samples: int = 1
     patience: int = 0
     check_every: int = 20
@@ -128,6 +130,8 @@ def fit(
             losses, x0 = examine(denoise)
             if resting.note(step, losses):
                 break
+        if recipe.decay:
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1.0 - step / recipe.steps)
         x, noise, sigma = _draw(latents, levels, prediction, recipe.samples, generator)
         losses = _losses(denoise(x, sigma), latents, sigma, prediction)
         scaler.step(losses.sum(), optimizer, branches)

@@ -73,6 +73,11 @@ class LoRAFit(io.ComfyNode):
                     tooltip="Fewer take less memory and more time, for the same LoRAs. 0: all, fewer where memory "
                     "runs out.",
                 ),
+                io.Boolean.Input(
+                    "decay", default=False, optional=True, advanced=True,
+                    tooltip="On: the learning rate falls evenly to nothing, which lets few steps take a higher one. "
+                    "Off: it stays, as published.",
+                ),
             ],
             outputs=[
                 LORA_MODEL.Output(
@@ -88,12 +93,13 @@ class LoRAFit(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, latent, prompts, steps=200, rank=16, learning_rate=2e-4, seed=0, patience=3, noises=1,
-        pictures_at_once=0,
+        pictures_at_once=0, decay=False,
     ) -> io.NodeOutput:  # fmt: skip
         samples = require_latent(latent, "The latent of the key pictures", model)
         recipe = Recipe(
-            rank=rank, steps=steps, learning_rate=learning_rate, patience=patience, samples=noises, seed=seed
-        )
+            rank=rank, steps=steps, learning_rate=learning_rate, patience=patience, samples=noises, seed=seed,
+            decay=decay,
+        )  # fmt: skip
         fits = fit_loras(model, samples, in_order(prompts), recipe, pictures_at_once=pictures_at_once)
         reused = sum(one.reused for one in fits)
         if reused:

@@ -116,6 +116,20 @@ def test_pictures_that_learn_no_more_rest_at_their_best(latents):
     assert torch.allclose(kept.checks[0], best, rtol=1e-4)
 
 
+def test_a_falling_rate_takes_ever_smaller_steps(latents):
+    """With next to no weight decay Adam's steps are about as long as the learning rate."""
+    ends = {}
+    for decay in (False, True):
+        recipe = Recipe(rank=4, steps=10, learning_rate=1e-2, weight_decay=0.0, check_every=0, decay=decay)
+        branches = Branches({"layer": (4, 4)}, 3, recipe, torch.device("cpu"))
+        seen = []
+        keep = lambda *_: seen.append(branches.up["layer"].detach().clone())
+        fit(Net().bound(branches), latents, branches, LEVELS, "eps", recipe, on_step=keep)
+        moved = [float((after - before).abs().max()) for before, after in zip(seen, seen[1:])]
+        ends[decay] = moved[-1] / moved[0]
+    assert ends[False] > 0.3 and ends[True] < 0.2 * ends[False]
+
+
 def test_an_overflow_in_half_precision_is_answered_by_a_smaller_scale(latents):
     class Once(torch.autograd.Function):
         calls = 0

@@ -165,6 +165,20 @@ def test_a_probe_feeds_one_final_run(host_client):
     assert float(result.texts(told)[0]) > 0
 
 
+def test_one_frame_and_a_prompt_twice_as_long(host_client):
+    """One frame is the first picture alone; prompts of different length are brought to one."""
+    scene = Morph()
+    made, _ = scene.whole(frames=1)
+    saved = scene.save(made)
+    assert latent(host_client, run(host_client, scene), saved).shape[0] == 1
+    scene = Morph()
+    longer = scene.add("ConditioningConcat", conditioning_to=scene.prompts[1], conditioning_from=scene.prompts[1])
+    scene.prompts[1] = [longer, 0]
+    made, _ = scene.whole(frames=3)
+    saved = scene.save(made)
+    assert torch.isfinite(latent(host_client, run(host_client, scene), saved)).all()
+
+
 def test_pictures_fitted_before_are_reused(host, host_client):
     """A third picture joins: two are known by their content, though the node and its batch are new."""
     for pictures in (2, 3):

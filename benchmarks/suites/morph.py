@@ -1,0 +1,212 @@
+"""DiffMorpher on Papercut: the paper's ablation as a table, chains of four, and the cost beside the paper's recipe.
+
+Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
+inversions, since the pack makes those once a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from ...morphing.schedule import schedule
+from ...papercut.export import FILE
+from ..rows import Row
+from . import _morph_faithful
+from ._morph_run import STAGES, Counter, Keys, Run, Settings, Stage, World
+from ._morph_world import chains, neighbours, perceived, psnr, things_in
+
+TECHNIQUE = "DiffMorpher"
+TECHNIQUES = (TECHNIQUE,)
+FULL = STAGES["+ reschedule"]
+# Fewer frames and steps than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
+TABLE = Settings(frames=7, steps=10, probe_frames=7, probe_steps=6)
+CHAIN_FRAMES, PROBE_FRAMES = 13, 13
+CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
+FAITHFUL, FAST = "faithful", "fast"
+
+
+def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float]:
+    """What the tables say of one morph."""
+    from ...morphing.distances import plain_steps
+    from ...morphing.reschedule import variation
+
+    pictures, latents = made.pictures, made.latents.float().cpu()
+    keys = [row for row, value in enumerate(made.alphas.values) if value == round(value)]
+    own = [int(made.alphas.values[row]) for row in keys]
+    ends = psnr(pictures[keys], run.pictures[own])
+    felt = perceived(pictures, recogniser)
+    between = [row for row in range(len(pictures)) if row not in keys]
+    return {
+        "ends": ends,
+        "below": psnr(run.bound[own], run.pictures[own]) - ends,
+        "variation": variation(plain_steps(latents)),
+        "felt": variation(felt),
+        "way": float(felt.sum()),
+        "direct": float(perceived(pictures[keys], recogniser).sum()),
+        "one": sum(things_in(pictures[row].movedim(-1, 0)) == 1 for row in between) / max(len(between), 1),
+    }
+
+
+def mean(tables: Sequence[dict[str, float]], name: str) -> float | None:
+    """Over all morphs; of the way, the whole over the whole. None where nothing was measured."""
+    if not tables:
+        return None
+    if name == "detour":
+        return mean(tables, "way") / mean(tables, "direct")
+    return sum(table[name] for table in tables) / len(tables)
+
+
+def morphs(world: World, count: int = 10) -> tuple[dict[str, list], dict[str, list]]:
+    """Tables by stage: of the pairs at every stage, of the chains at the last two."""
+    from ...papercut.recogniser import load_recogniser
+
+    recogniser = load_recogniser()
+    pairs: dict[str, list] = {name: [] for name in STAGES}
+    wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
+    for scenes in chains(count):
+        keys = Keys(world, scenes, TABLE)
+        for places in neighbours(len(scenes)):
+            run = Run(keys, places)
+            for name, stage in STAGES.items():
+                pairs[name].append(judged(run, run.frames(stage), recogniser))
+        run = Run(keys, range(len(scenes)))
+        run.settings = replace(TABLE, frames=CHAIN_FRAMES, probe_frames=PROBE_FRAMES)
+        for name in wholes:
+            wholes[name].append(judged(run, run.frames(STAGES[name]), recogniser))
+    return pairs, wholes
+
+
+def quality(context, world: World | None) -> Iterator[Row]:
+    """The ablation on forty pairs, and ten chains of four. Targets stand where the method is whole."""
+    if world is not None:
+        pairs, wholes = morphs(world)
+    else:
+        pairs, wholes = ({name: [] for name in names} for names in (STAGES, CHAIN_STAGES))
+    measures = {
+        "ends": ("key pictures as they come back", "dB", ""),
+        "below": ("key pictures below the VAE's bound", "dB", "<= 1"),
+        "variation": ("variation of the steps", "", "<= 0.15"),
+        "felt": ("variation of the steps as the recogniser sees them", "", ""),
+        "detour": ("way over the direct distance", "", ""),
+        "one": ("frames between with exactly one thing", "share", ""),
+    }
+    for size, tables in (("40 pairs", pairs), ("10 chains of four", wholes)):
+        for name, found in tables.items():
+            for key, (measure, unit, target) in measures.items():
+                wanted = target if name == "+ reschedule" else ""
+                yield context.row(TECHNIQUE, f"{measure}, {size}", name, mean(found, key), unit, wanted)
+
+
+def timed(make: Callable[[], object]) -> tuple[float, object]:
+    """Seconds, with a GPU's work done."""
+    start = time.perf_counter()
+    made = make()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, made
+
+
+def whole(world: World, mode: str) -> dict[str, float]:
+    """16 frames with the reschedule, from two pictures to latents: what it takes, and how it comes out."""
+    from ...papercut.recogniser import load_recogniser
+
+    counter = Counter(world.model)
+    keys = Keys(world, chains(1)[0][:2], Settings(), counter.model)
+    run = Run(keys, (0, 1))
+    if mode == FAITHFUL:
+        seconds, (latents, stored, alphas) = timed(lambda: _morph_faithful.morph(keys, run.settings.frames))
+        made = SimpleNamespace(latents=latents, pictures=world.decode(latents), alphas=alphas)
+    else:
+        undecoded = lambda: (alphas := run.rescheduled(FULL), run.sampled(alphas, FULL, run.settings.steps))
+        seconds, (alphas, latents) = timed(undecoded)
+        made, stored = SimpleNamespace(latents=latents, pictures=world.decode(latents), alphas=alphas), 0
+    facts = {"calls": counter.calls, "seconds": seconds, "stored": stored / 2**20}
+    return {**facts, **judged(run, made, load_recogniser())}
+
+
+def cost(context, world: World | None) -> Iterator[Row]:
+    """The published recipe and ours, in one run on one machine."""
+    found = {mode: whole(world, mode) for mode in (FAITHFUL, FAST)} if world is not None else {}
+    size = "16 frames, rescheduled"
+    for mode in (FAITHFUL, FAST):
+        one = found.get(mode, {})
+        yield context.row(TECHNIQUE, f"{size}: UNet calls", mode, one.get("calls"), "calls")
+        yield context.row(TECHNIQUE, f"{size}: seconds", mode, one.get("seconds"), "s")
+        wanted = "== 0" if mode == FAST else ""
+        yield context.row(TECHNIQUE, f"{size}: features stored between passes", mode, one.get("stored"), "MiB", wanted)
+        yield context.row(TECHNIQUE, f"{size}: key pictures below the VAE's bound", mode, one.get("below"), "dB")
+        yield context.row(TECHNIQUE, f"{size}: variation of the steps", mode, one.get("variation"), "")
+        yield context.row(TECHNIQUE, f"{size}: frames between with exactly one thing", mode, one.get("one"), "share")
+    for key, measure in (("calls", "fewer UNet calls than as published"), ("seconds", "faster than as published")):
+        ratio = found[FAITHFUL][key] / found[FAST][key] if found else None
+        yield context.row(TECHNIQUE, f"{size}: {measure}", FAST, ratio, "x", ">= 5")
+
+
+class Canvas:
+    """A VAE of the right shapes at no cost: only the UNet is measured at Stable Diffusion 1's size."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return 4 * torch.randn(len(pictures), 4, 64, 64, generator=generator)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.zeros(len(latents), 512, 512, 3)
+
+
+class LargeWorld(World):
+    """Stable Diffusion 1's size at 512 x 512, with random weights; prompts are random as well."""
+
+    def __init__(self):
+        from .inversion import stable_diffusion_1
+
+        super().__init__(stable_diffusion_1(), None, Canvas())
+
+    def prompt(self, text: str) -> list:
+        return [[torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(len(text))), {}]]
+
+
+def on_a_gpu(context) -> Iterator[Row]:
+    """All in, again with LoRAs and inversions at hand, and the peak of memory."""
+    seconds: dict[str, float] = {}
+
+    def all_in() -> float:
+        run = Run(Keys(LargeWorld(), chains(1)[0][:2], Settings()), (0, 1))
+        run.sampled(schedule(16), Stage(), 1)  # what is made once: kernels chosen, memory taken
+        torch.cuda.reset_peak_memory_stats()
+        seconds["all"], _ = timed(lambda: run.frames(FULL))
+        seconds["again"], _ = timed(lambda: run.frames(FULL))
+        seconds["peak"] = torch.cuda.max_memory_allocated() / 2**30
+        return seconds["all"]
+
+    size = "SD1 at 512 x 512, 16 frames, rescheduled"
+    yield context.gpu_row(TECHNIQUE, f"{size}, all in", FAST, all_in, "s", "<= 20")
+    again = lambda: seconds["again"]
+    yield context.gpu_row(TECHNIQUE, f"{size}, LoRAs and inversions reused", FAST, again, "s", "<= 5")
+    yield context.gpu_row(TECHNIQUE, f"{size}, peak memory", FAST, lambda: seconds["peak"], "GiB", "<= 10")
+
+
+@contextmanager
+def every_core() -> Iterator[None]:
+    """All threads inside: `make bench` runs on one, which is best for small things and slow for these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows(context) -> Iterable[Row]:
+    with torch.inference_mode(), every_core():
+        world = World.papercut() if FILE.exists() else None
+        yield from quality(context, world)
+        yield from cost(context, world)
+        yield from on_a_gpu(context)

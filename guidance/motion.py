@@ -7,7 +7,8 @@ times it.
 
 Faithful: equation 2 with the gradient through model, decoder and flow network, and K recursive steps a level (section
 3.4). Fast: the gradient is taken at the clean estimate (MPGD, arXiv 2311.16424) through the decoder alone, in several
-updates of Polyak's length, so the model is evaluated once a level and never differentiated.
+updates of Polyak's length, so the model is evaluated once a level and never differentiated. The first guess of every
+pull lies on the way to the moved source's own latent (as MotionDiff blends it in), which costs nothing.
 
 Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that grows damps the pull.
 """
@@ -21,6 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .motion_close import Close
 from .motion_laws import Damper, Window, clipped, per_row, polyak_step, scaled_clip, scaled_weight
 from .motion_loss import Decode, FlowNet, Objective, Terms
 
@@ -33,14 +35,15 @@ class Recipe:
     guidance: float = 300.0  # faithful: weight of the loss; fast: a share of 300 scales the step length
     clip: float = 200.0  # norm of the change of epsilon at 4 x 64 x 64
     recursion: int = 1  # K, evaluations of the model at a level
-    inner: int = 4  # fast: updates of the clean estimate at each evaluation
-    flow_every: int = 3  # fast: the flow network judges every n-th level only; 0 = never
+    inner: int = 2  # fast: updates of the clean estimate at each evaluation
+    follow: float = 0.5  # fast: share of the way to the moved source's latent, before the updates
+    flow_every: int = 3  # fast: the flow network judges every n-th level, in its first update; 0 = never
     window: Window = Window()
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in one level; losses are means over the batch before the pull, `pull` the RMS change of x0."""
+    """What happened in one level; losses are means over the batch before the updates, `pull` the RMS change of x0."""
 
     sigma: float
     colour: float
@@ -84,13 +87,39 @@ class Setting(Protocol):
 
 @dataclass(frozen=True)
 class Guide:
-    """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: (B,) least colour loss possible."""
+    """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: the least that the losses can be.
+
+    close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
+    source's latent, and settled: (B, 1, h, w) 1 where it shows nothing but what arrives.
+    """
 
     objective: Objective
     decode: Decode
     flow_net: FlowNet | None
     free: Tensor
-    floor: Tensor | None = None
+    floor: Terms | None = None
+    close: Close | None = None
+    moved: Tensor | None = None
+    settled: Tensor | None = None
+
+    def terms(self, latent: Tensor, network: FlowNet | None) -> Terms:
+        """The losses of a clean latent, differentiable in it."""
+        if network is None and self.close is not None:
+            colour = self.close.colour(latent, self.decode)
+            return Terms(colour, torch.zeros_like(colour))
+        return self.objective.by_target(self.decode(latent), network)
+
+    def least(self, network: FlowNet | None) -> Tensor | float:
+        """(B,) the least weighted sum."""
+        if self.floor is None:
+            return 0.0
+        return self.objective.total(Terms(self.floor.colour, self.floor.flow * (network is not None)))
+
+    def followed(self, clean: Tensor, share: float) -> Tensor:
+        """The clean estimate, a share of the way to where the source's own latent has moved."""
+        if self.moved is None or share <= 0:
+            return clean.clone()
+        return torch.lerp(clean, self.moved, share * self.settled * self.free)
 
 
 def guided_ddim(x: Tensor, sigmas: Tensor, setting: Setting, guide: Guide, recipe: Recipe, record: Record, *,
@@ -168,32 +197,37 @@ def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, g
 def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide: Guide, recipe: Recipe,
                  damper: Damper, record: Record) -> tuple[Terms, Tensor]:
     """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved."""
-    network = guide.flow_net if _asks_flow(step, guide, recipe) else None
+    asks, pull = _asks_flow(step, guide, recipe), strength * recipe.guidance / 300.0
     limit = scaled_clip(recipe.clip, clean[0].numel()) * strength
-    floor = 0.0 if guide.floor is None else guide.floor
     best = start = clean.detach().clone()
-    change, first, length, lowest, slope = torch.zeros_like(start), None, None, None, None
-    for _ in range(recipe.inner):
-        variable = (start - sigma * change).requires_grad_()
-        terms = guide.objective.by_target(guide.decode(variable), network)
-        loss = guide.objective.total(terms)
-        (gradient,) = torch.autograd.grad(loss.sum(), variable)
-        gradient, loss = gradient * guide.free, loss.detach()
-        record.decoder_gradients += 1
-        record.flow_gradients += network is not None
+    change = clipped((start - guide.followed(start, recipe.follow * min(pull, 1.0))) / sigma, limit)
+    first, length, lowest, slope = None, None, None, None
+    for update in range(recipe.inner):
+        network = guide.flow_net if asks and update == 0 else None
+        terms, loss, gradient = _slope(start - sigma * change, guide, network, record)
         if first is None:
-            first, lowest, slope = _detached(terms), loss, gradient
-            length = damper(loss, network is not None) * strength * recipe.guidance / 300.0
-            better = torch.ones_like(loss, dtype=torch.bool)
-        else:
-            better = loss < lowest
-            length = torch.where(better, length, length * 0.5)
-        best = torch.where(per_row(better), variable.detach(), best)
-        slope = torch.where(per_row(better), gradient, slope)
-        lowest = torch.where(better, loss, lowest)
-        goal = best - per_row(length * polyak_step(lowest, floor, slope)) * slope
+            first, length = terms, damper(loss, network is not None) * pull
+        # Losses of different make-up are never compared.
+        fresh = update == 0 or (asks and update == 1)
+        better = torch.ones_like(loss, dtype=torch.bool) if fresh else loss < lowest
+        length = torch.where(better, length, length * 0.5)
+        best = torch.where(per_row(better), start - sigma * change, best)
+        slope = torch.where(per_row(better), gradient, slope) if slope is not None else gradient
+        lowest = torch.where(better, loss, lowest) if lowest is not None else loss
+        goal = best - per_row(length * polyak_step(lowest, guide.least(network), slope)) * slope
         change = clipped((start - goal) / sigma, limit)
     return first, change
+
+
+def _slope(latent: Tensor, guide: Guide, network: FlowNet | None, record: Record) -> tuple[Terms, Tensor, Tensor]:
+    """The losses, their weighted sum (B,) and its gradient in a clean latent, where that may change."""
+    variable = latent.requires_grad_()
+    terms = guide.terms(variable, network)
+    loss = guide.objective.total(terms)
+    (gradient,) = torch.autograd.grad(loss.sum(), variable)
+    record.decoder_gradients += 1
+    record.flow_gradients += network is not None
+    return _detached(terms), loss.detach(), gradient * guide.free
 
 
 def _asks_flow(step: int, guide: Guide, recipe: Recipe) -> bool:
@@ -204,6 +238,6 @@ def _detached(terms: Terms) -> Terms:
     return Terms(terms.colour.detach(), terms.flow.detach())
 
 
-DRAFT = Recipe(inner=2, flow_every=0)
+DRAFT = Recipe(inner=1, flow_every=0)
 NORMAL = Recipe()
 FAITHFUL = Recipe(faithful=True, recursion=10)

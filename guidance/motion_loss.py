@@ -78,13 +78,19 @@ class Objective:
 
     def arrival_error(self, picture: Tensor) -> Tensor:
         """(B,) mean L1 between the picture and the moved source, over all pixels, where something arrives."""
-        arrived = self.landing.arrived[:, None].to(picture.dtype)
-        return _mean((picture * arrived - self.warped * arrived).abs())
+        return arrival_error(picture, self.warped, self.landing.arrived)
 
-    def floor(self, decoded_source: Tensor) -> Tensor:
-        """(B,) the least colour loss that a decoder can reach: its own error on the source, moved along."""
+    def floor(self, decoded_source: Tensor, flow_net: FlowNet | None = None) -> Terms:
+        """The least that both losses can be asked for: the decoder's own error on the source, moved along, and the
+        network's on the moved source. Where the network cannot see the motion even there, it has no say."""
         moved = torch.where(self.landing.arrived[:, None], sample(decoded_source, self.landing.source), decoded_source)
-        return self.colour * self.arrival_error(moved)
+        return Terms(self.arrival_error(moved), self.by_target(self.warped, flow_net).flow)
+
+
+def arrival_error(picture: Tensor, warped: Tensor, arrived: Tensor) -> Tensor:
+    """(B,) mean L1 of two pictures (B, 3, H, W) over all pixels, counted where `arrived` (B, H, W)."""
+    arrived = arrived[:, None].to(picture.dtype)
+    return _mean((picture * arrived - warped * arrived).abs())
 
 
 def objective(source: Tensor, flow: Tensor, landing: Landing, *, colour: float, motion: float, grow: int) -> Objective:

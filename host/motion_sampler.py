@@ -7,7 +7,7 @@ the model runs as in any sampling; only the pull at the clean estimate is differ
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import torch
@@ -19,6 +19,7 @@ from ..guidance.anchor import Anchor
 from ..guidance.flow_fields import expand_batch, resize_flow
 from ..guidance.flow_warp import Landing, forward_warp, land
 from ..guidance.motion import Guide, Recipe, Record, guided_ddim
+from ..guidance.motion_close import close_up
 from ..guidance.motion_loss import objective
 from ..inversion.trajectory import Trajectory
 from .checks import require_same_batch, require_vae_of
@@ -31,6 +32,9 @@ from .memory import is_out_of_memory
 from .notice import notice
 from .optical_flow import SourceFlow
 from .progress import check_interrupt
+
+# Layers that look at the whole picture at once: a decoder that has one cannot be given a part of it.
+WHOLE = (torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.InstanceNorm2d, torch.nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -150,11 +154,23 @@ class FlowGuidanceSampler(BodySampler):
             landing = Landing(*(on(getattr(motion.landing, name)) for name in Landing.__dataclass_fields__))
             goal = objective(on(motion.picture), on(motion.flow), landing, colour=self.colour,
                              motion=self.motion_weight, grow=motion.grow)
-            floor = goal.floor(decode(plain(world.kept(0.0, session.latent)).clone()))
             network = self.tools.optical_flow
             flow_net = network and SourceFlow(network.model, goal.source, updates=self.tools.updates,
                                               largest=self.tools.largest)
-            return Guide(goal, decode, flow_net, plain(free).clone(), floor)
+            guide = Guide(goal, decode, flow_net, plain(free).clone())
+            return guide if self.recipe.faithful else self._close(guide, session, world)
+
+    def _close(self, guide: Guide, session: Session, world: "_World") -> Guide:
+        """What the fast mode needs beside: where losses end, where the source's latent goes, the window that counts."""
+        goal, network = guide.objective, guide.flow_net if self.recipe.flow_every > 0 else None
+        floor = goal.floor(guide.decode(plain(world.kept(0.0, session.latent)).clone()), network)
+        arrived = goal.landing.arrived[:, None].float()
+        settled = -F.adaptive_max_pool2d(-arrived, tuple(session.latent.shape[-2:]))
+        window = None
+        if not any(isinstance(part, WHOLE) for part in self.tools.vae.first_stage_model.modules()):
+            window = close_up(goal, self.tools.vae.spacial_compression_decode())
+        moved = plain(self._moved(session, world)).clone()
+        return replace(guide, floor=floor, close=window, moved=moved, settled=settled)
 
     def _start(self, session: Session, world: "_World") -> Tensor:
         """Fast: the moved picture at the first noise level. Faithful: the source's trajectory, or the source there."""

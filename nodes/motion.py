@@ -41,12 +41,13 @@ def started(vae, warped: torch.Tensor) -> torch.Tensor | None:
 
 
 def recipe_of(preset: str, strength: float, start: float, end: float, curve, recursion: int, inner: int,
-              flow_every: int, clip: float) -> Recipe:
-    """A preset with the numbers that were set by hand (0, or -1 for flow_every, leaves the preset's)."""
+              flow_every: int, clip: float, follow: float = -1.0) -> Recipe:
+    """A preset with the numbers that were set by hand (0, or below 0 for flow_every and follow, leaves the preset's)."""
     base = PRESETS[preset]
     return replace(
         base, guidance=base.guidance * strength, clip=clip, recursion=recursion or base.recursion,
         inner=inner or base.inner, flow_every=base.flow_every if flow_every < 0 else flow_every,
+        follow=base.follow if follow < 0 else follow,
         window=Window(start, end, None if curve is None else curve.interp),
     )  # fmt: skip
 
@@ -106,6 +107,9 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
                           "the preset's.", default=-1, min=-1, max=100),
                 _advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
                           max=32),
+                _advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls (not "
+                          "faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0 to 0.8.",
+                          default=-1.0, min=-1.0, max=1.0, step=0.05),
             ],
             outputs=[io.Sampler.Output("sampler", tooltip="For Sampler Custom Advanced.")],
         )  # fmt: skip
@@ -113,12 +117,13 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
     @classmethod
     def execute(cls, vae, flow, image, preset, strength, grow, optical_flow=None, trajectory=None, layers=None,
                 edit_mask=None, gradient_vae=None, curve=None, start=0.0, end=1.0, colour_weight=100.0, flow_weight=3.0,
-                clip=200.0, recursion=0, inner_updates=0, flow_every=-1, flow_updates=5) -> io.NodeOutput:
+                clip=200.0, recursion=0, inner_updates=0, flow_every=-1, flow_updates=5,
+                follow=-1.0) -> io.NodeOutput:
         if optical_flow is None:
             notice("No optical-flow model is connected: the colours alone guide.")
         else:
             require_optical_flow(optical_flow)
-        recipe = recipe_of(preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip)
+        recipe = recipe_of(preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip, follow)
         flow, layers, image = matched(*fitted_flow(flow, layers, require_picture(image, "image")), image)
         motion = prepared(plain(flow).cpu(), layers, as_pictures(image), grow, edit_mask)
         if not recipe.faithful:

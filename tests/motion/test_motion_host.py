@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
+import comfy.taesd.taesd
 import pytest
 import torch
 from palimpsest.guidance.flow_fields import Transform, transform_flow
@@ -92,6 +94,33 @@ def test_guidance_lowers_the_loss_of_the_clean_estimate(models):
 
         losses.append(float((picture - forward_warp(goal.picture, goal.landing)).abs().mean(dim=1)[arrived].mean()))
     assert losses[1] < 0.95 * losses[0]
+
+
+def taesd():
+    """A preview decoder of random weights, in the layout that the host and Papercut use."""
+    network = comfy.taesd.taesd.TAESD()
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in network.named_parameters():
+        weight.data.normal_(0, 0.7 * weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.05, generator=generator)
+    network.vae_scale.data.fill_(0.18215)
+    network.vae_shift.data.fill_(0.0)
+    return comfy.sd.VAE(sd=network.state_dict())
+
+
+@torch.inference_mode()
+def test_a_decoder_of_the_taesd_kind_sees_only_what_arrives_and_pulls_alike(models, monkeypatch):
+    from palimpsest.host import motion_sampler
+
+    model, small, latent = models[0], taesd(), tiny_latent("sd1", size=(16, 16))
+    goal, seen, results = motion((24, 16), size=128), [], []
+    closer = motion_sampler.close_up
+    for make in (lambda *given: seen.append(closer(*given)) or seen[-1], lambda *given: None):
+        monkeypatch.setattr(motion_sampler, "close_up", make)
+        results.append(sample(model, FlowGuidanceSampler(goal, Tools(small), FAST), latent))
+    assert len(seen) == 1 and seen[0].share < 0.5
+    unguided = sample(model, FlowGuidanceSampler(goal, Tools(small), Recipe(guidance=0.0)), latent)
+    near, far = ((one - results[1]).norm() for one in (results[0], unguided))
+    assert far > 0 and near < 0.1 * far
 
 
 @torch.inference_mode()

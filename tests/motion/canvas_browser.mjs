@@ -107,6 +107,18 @@ try {
   await button("undo").click();
   await page.waitForTimeout(100);
 
+  // Strokes of one brush make one region; arrow keys nudge it.
+  await button("brush").click();
+  for (const y of [200, 214]) await drag([170, y], [210, y]);
+  await show("brush.png");
+  told.painted = await drawn();
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("Shift+ArrowDown");
+  await page.waitForTimeout(100);
+  told.nudged = await drawn();
+  await page.keyboard.press("Delete");
+  await page.waitForTimeout(100);
+
   await button("lasso").click();
   const corners = [[10, 10], [40, 10], [40, 34], [10, 34]];
   await page.mouse.move(...(await at(corners[0])));

@@ -82,7 +82,8 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["errors"] == []
-    stages = {key: parse_canvas(told[key]) for key in ("picked", "moved", "turned", "scaled", "pivoted", "undone", "redone", "two", "still")}
+    names = "picked moved turned scaled pivoted undone redone painted nudged two still".split()
+    stages = {key: parse_canvas(told[key]) for key in names}
 
     mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
     assert float((mask & picked).sum() / (mask | picked).sum()) > 0.9
@@ -95,6 +96,9 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert (goals[0] - goals[1]).abs().max() < 0.1
     assert stages["pivoted"].regions[0].pivot != stages["scaled"].regions[0].pivot
     assert told["undone"] == told["turned"] and told["redone"] == told["scaled"] and told["deleted"] == ""
+    painted = canvas_flow(stages["painted"], 256, 256)[2]
+    assert len(painted) == 2 and painted[0, 200, 190] == painted[0, 214, 190] == 1 and painted[0, 230, 190] == 0
+    assert stages["nudged"].regions[0].move == (1, 10) and stages["painted"].regions[0].move == (0, 0)
     assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
     assert told["loaded"] == told["still"]
 

@@ -4,34 +4,9 @@ import { Drawing } from "./drawing.js";
 import { dragged, handles, unmapPoint } from "./geometry.js";
 import { emptyMask, fillOutline, pick, stroke } from "./raster.js";
 import { HANDLE_REACH, hueOf, paint } from "./view.js";
+import { ACTIONS, CURSORS, STYLE, TOOLS } from "./words.js";
 
-const TOOLS = {
-  lasso: ["Lasso", "Draw round a thing to mark it as a new region"],
-  brush: ["Brush", "Paint a new region; with Shift, add to the chosen one"],
-  erase: ["Erase", "Take away from the chosen region"],
-  pick: ["Pick", "Click on a thing to mark its connected colours as a region"],
-  move: ["Move", "Drag a region, or its handles: corners scale, sides stretch, the knob turns. Alt-drag puts the orange "
-    + "pivot elsewhere. Shift: fractions of a pixel"],
-};
-const ACTIONS = {
-  undo: ["Undo", "Ctrl+Z"], redo: ["Redo", "Ctrl+Shift+Z"], front: ["To front", "Nearest of all regions"],
-  still: ["Still", "Stays where it is and hides what passes behind it"], home: ["Put back", "Undo the region's motion"],
-  remove: ["Delete", "Delete the chosen region (Del)"],
-};
-const STYLE = `
-.palimpsest-canvas { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 240px;
-  font: 12px sans-serif; color: var(--input-text, #ddd); outline: none; }
-.palimpsest-canvas .row { display: flex; flex-wrap: wrap; gap: 3px; align-items: center; flex: none; }
-.palimpsest-canvas button { font: inherit; color: inherit; background: var(--comfy-input-bg, #222); padding: 2px 7px;
-  border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; cursor: pointer; }
-.palimpsest-canvas button[aria-pressed="true"] { background: #3b6ea5; color: #fff; }
-.palimpsest-canvas button:disabled { opacity: 0.4; cursor: default; }
-.palimpsest-canvas .stage { flex: 1 1 auto; min-height: 0; position: relative; }
-.palimpsest-canvas canvas { position: absolute; inset: 0; margin: auto; max-width: 100%; max-height: 100%;
-  touch-action: none; }
-.palimpsest-canvas .keys { position: absolute; width: 1px; height: 1px; opacity: 0; border: 0; padding: 0; }
-.palimpsest-canvas .words { flex: none; opacity: 0.75; min-height: 15px; white-space: nowrap; overflow: hidden; }
-`;
+const NUDGES = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
 
 export class Editor {
   constructor(changed = () => {}) {
@@ -42,6 +17,8 @@ export class Editor {
     this.tool = "lasso";
     this.size = 24;
     this.tolerance = 0.08;
+    this.pointer = null; // where it hovers, in the picture
+    this.painting = false; // whether strokes of the brush go on with the region of the last one
     this.build();
     this.refresh();
   }
@@ -103,6 +80,7 @@ export class Editor {
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.moved(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.up(event));
+    canvas.addEventListener("pointerleave", () => this.hover(null));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     element.addEventListener("keydown", (event) => this.key(event));
     element.addEventListener("click", (event) => event.target !== this.slider && this.takeKeys());
@@ -119,6 +97,7 @@ export class Editor {
 
   choose(tool) {
     this.tool = tool;
+    this.painting = false;
     this.refresh();
   }
 
@@ -130,6 +109,7 @@ export class Editor {
 
   act(name) {
     const { drawing } = this;
+    if (["undo", "redo", "remove"].includes(name)) this.painting = false;
     if (name === "undo" || name === "redo") drawing[name]();
     else if (drawing.region) {
       drawing.remember();
@@ -148,8 +128,17 @@ export class Editor {
     if (command && key === "z") this.act(event.shiftKey ? "redo" : "undo");
     else if (command && key === "y") this.act("redo");
     else if (key === "delete" || key === "backspace") this.act("remove");
+    else if (key in NUDGES && this.drawing.region) this.nudge(NUDGES[key], event.shiftKey ? 10 : 1);
     else return;
     event.preventDefault();
+  }
+
+  nudge([x, y], step) {
+    const { drawing } = this;
+    const { move } = drawing.region;
+    drawing.remember();
+    drawing.replace({ ...drawing.region, move: [move[0] + x * step, move[1] + y * step] });
+    this.finish();
   }
 
   // A pointer's place in the picture.
@@ -177,9 +166,19 @@ export class Editor {
   }
 
   moved(event) {
+    this.hover(this.at(event), event.altKey);
     if (!this.start) return;
-    this.start.move(this.at(event), event.shiftKey);
+    this.start.move(this.pointer, event.shiftKey);
     this.refresh();
+  }
+
+  // The ring of the brush follows the pointer, whose shape tells what a press would do.
+  hover(point, alt = false) {
+    this.pointer = point;
+    if (["brush", "erase"].includes(this.tool)) this.refresh();
+    if (!point || this.start) return;
+    const handle = this.tool === "move" && (this.handleAt(point, alt) ?? (this.indexAt(point) < 0 ? null : { name: "move" }));
+    this.canvas.style.cursor = this.tool === "move" ? CURSORS[handle?.name] ?? "default" : "crosshair";
   }
 
   up() {
@@ -208,7 +207,9 @@ export class Editor {
     const erases = this.tool === "erase";
     if (erases && !drawing.region) return null;
     drawing.remember();
-    const mask = erases || (adds && drawing.region) ? drawing.region.mask.slice() : emptyMask(drawing.raster);
+    const more = !erases && (adds || this.painting) && drawing.region;
+    this.painting = !erases;
+    const mask = erases || more ? drawing.region.mask.slice() : emptyMask(drawing.raster);
     let last = point;
     const draw = (now) => {
       const radius = (this.size / 2) * drawing.rasterScale;
@@ -216,12 +217,11 @@ export class Editor {
       last = now;
     };
     draw(point);
-    const fresh = !erases && !(adds && drawing.region);
     const put = () => {
       if (mask.includes(1)) drawing.repaint(mask.slice());
     };
-    if (fresh) drawing.add(mask.slice());
-    else put();
+    if (erases || more) put();
+    else drawing.add(mask.slice());
     return {
       move: (now) => {
         draw(now);
@@ -278,15 +278,20 @@ export class Editor {
     return near.find(({ name, at }) => (name === "pivot") === alt && Math.hypot(at[0] - x, at[1] - y) * zoom <= 9);
   }
 
-  regionAt(point) {
+  // The nearest region whose moved shape lies under a point, or -1.
+  indexAt(point) {
     const { drawing } = this;
-    const index = drawing.regions.findIndex((region) => {
+    return drawing.regions.findIndex((region) => {
       const [x, y] = drawing.onRaster(unmapPoint(region, point)).map(Math.round);
       const inside = x >= 0 && y >= 0 && x < drawing.raster.width && y < drawing.raster.height;
       return inside && region.mask[y * drawing.raster.width + x];
     });
+  }
+
+  regionAt(point) {
+    const index = this.indexAt(point);
     if (index < 0) return null;
-    drawing.chosen = index;
+    this.drawing.chosen = index;
     return { name: "move" };
   }
 
@@ -348,7 +353,7 @@ export class Editor {
 
   summary() {
     const { region } = this.drawing;
-    if (!region) return TOOLS[this.tool][1];
+    if (!region || this.tool !== "move") return TOOLS[this.tool][1];
     if (region.still) return "Still: hides what passes behind it";
     const [x, y] = region.move.map((v) => Math.round(v * 10) / 10);
     const [sx, sy] = region.scale;

@@ -11,7 +11,7 @@ export function hueOf(index) {
 }
 
 // scale: screen pixels a picture pixel. cache: a WeakMap from region to its cut-out.
-export function paint(context, { drawing, picture, scale, tool, lasso, cache }) {
+export function paint(context, { drawing, picture, scale, tool, lasso, cache, pointer, size }) {
   const { width, height } = drawing;
   context.setTransform(scale, 0, 0, scale, scale / 2, scale / 2); // pixel i is the point i
   context.clearRect(-0.5, -0.5, width, height);
@@ -23,6 +23,18 @@ export function paint(context, { drawing, picture, scale, tool, lasso, cache }) 
   for (const i of order) arrows(context, drawing, i, scale);
   if (drawing.region && tool === "move") frame(context, drawing, scale);
   if (lasso?.length > 1) line(context, lasso, scale, true);
+  if (pointer && (tool === "brush" || tool === "erase")) ring(context, pointer, size / 2, scale);
+}
+
+// How far the brush reaches; dark and light, to be seen on anything.
+function ring(context, [x, y], radius, scale) {
+  for (const [colour, width] of [["#18181b", 2.6], ["#ffffff", 1.2]]) {
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.strokeStyle = colour;
+    context.lineWidth = width / scale;
+    context.stroke();
+  }
 }
 
 function backdrop(context, width, height) {

@@ -25,6 +25,8 @@ SCENES = {
     ),
     "cross": Scene(MINT, (CutOut("cross", "blue", "dotted", 84, 150, 46, -12.0, (1.0, 1.0), 0.5),)),
     "small": Scene(LILAC, (CutOut("triangle", "green", "plain", 160, 150, 34, 10.0),)),
+    "frame_1": Scene(GREY, (CutOut("circle", "blue", "dotted", 120, 128, 76, 0.0, (1.0, 1.0), 0.4),)),
+    "frame_2": Scene(GREY, (CutOut("circle", "blue", "dotted", 142, 114, 76, 11.0, (1.0, 1.0), 0.4),)),
     "key_1": Scene(MINT, (CutOut("circle", "red", "plain", 128, 128, 56),)),
     "key_2": Scene(MINT, (CutOut("heart", "pink", "plain", 128, 128, 58),)),
     "key_3": Scene(MINT, (CutOut("star", "purple", "plain", 128, 128, 64),)),

@@ -135,7 +135,7 @@ def guided_ddim(x: Tensor, sigmas: Tensor, setting: Setting, guide: Guide, recip
         rounds = recipe.recursion if strength > 0 else 1
         for k in range(rounds):
             held = torch.where(guide.free > 0, x, setting.kept(sigma, x))
-            clean = _pulled(held, sigma, step, strength, setting, guide, recipe, damper, record)
+            clean = _pulled(held, sigma, step, strength, setting, guide, recipe, damper, record, last=lower == 0)
             clean = torch.where(guide.free > 0, clean, setting.kept(0.0, x))
             x = ddim_step(held, clean, sigma, lower)
             if k < rounds - 1:
@@ -160,8 +160,8 @@ def step_up(x: Tensor, lower: float, sigma: float, noise: Tensor, *, flow_model:
 
 
 def _pulled(x: Tensor, sigma: float, step: int, strength: float, setting: Setting, guide: Guide, recipe: Recipe,
-            damper: Damper, record: Record) -> Tensor:
-    """The clean estimate at x after the pull."""
+            damper: Damper, record: Record, *, last: bool) -> Tensor:
+    """The clean estimate at x after the pull; the last one is the result."""
     record.model_calls += 1
     if strength <= 0:
         return setting.denoise(x, sigma)
@@ -170,7 +170,7 @@ def _pulled(x: Tensor, sigma: float, step: int, strength: float, setting: Settin
     else:
         clean = setting.denoise(x, sigma)
         with setting.gradients():
-            terms, change = _at_estimate(clean, sigma, step, strength, guide, recipe, damper, record)
+            terms, change = _at_estimate(clean, sigma, step, strength, guide, recipe, damper, record, last=last)
     asked = guide.flow_net is not None and (recipe.faithful or _asks_flow(step, guide, recipe))
     record.steps.append(StepRecord(sigma, float(terms.colour.mean()), float(terms.flow.mean()) if asked else None,
                                    float((sigma * change).square().mean().sqrt())))
@@ -195,8 +195,9 @@ def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, g
 
 
 def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide: Guide, recipe: Recipe,
-                 damper: Damper, record: Record) -> tuple[Terms, Tensor]:
-    """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved."""
+                 damper: Damper, record: Record, *, last: bool) -> tuple[Terms, Tensor]:
+    """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved, and the
+    last step of all is taken only where it does not worsen."""
     asks, pull = _asks_flow(step, guide, recipe), strength * recipe.guidance / 300.0
     limit = scaled_clip(recipe.clip, clean[0].numel()) * strength
     best = start = clean.detach().clone()
@@ -216,6 +217,10 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
         lowest = torch.where(better, loss, lowest) if lowest is not None else loss
         goal = best - per_row(length * polyak_step(lowest, guide.least(network), slope)) * slope
         change = clipped((start - goal) / sigma, limit)
+    if last:
+        with torch.no_grad():
+            good = guide.objective.total(guide.terms(start - sigma * change, network)) <= lowest
+        change = torch.where(per_row(good), change, clipped((start - best) / sigma, limit))
     return first, change
 
 

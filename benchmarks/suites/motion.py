@@ -23,8 +23,6 @@ from ._motion_world import Item, World, all_cores, fast, instant, load, ready, t
 TECHNIQUE = "Motion Guidance"
 TECHNIQUES = (TECHNIQUE,)
 WITHIN, COMPARED = 3.0, ("move 16 px", "turn")
-
-
 WAYS = {"unedited": unedited, "through the VAE": through_vae, "instant": instant,
         "fast": lambda world, item: fast(world, item)[0]}  # fmt: skip
 
@@ -70,8 +68,8 @@ def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[
 
 
 def rows(context) -> Iterable[Row]:
+    yield from law_rows(context, TECHNIQUE)
     with torch.inference_mode(), all_cores():
-        yield from law_rows(context, TECHNIQUE)
         world = load() if FILE.exists() else None
         judges = cases(COUNTS, reliable_judge) if world is not None else ()
         items = [ready(world, judge, seed) for seed, judge in enumerate(judges)]

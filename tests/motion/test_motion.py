@@ -215,6 +215,16 @@ def test_a_loss_that_diverges_is_damped_and_never_blackens_the_picture(recipe, h
     assert recipe.faithful is False or record.damped > 0
 
 
+def test_the_last_pull_of_all_is_dropped_where_it_worsens():
+    world, guide = scene()
+    guide = replace(guide, flow_net=None)
+    unguided, _ = run(world, guide, Recipe(window=Window(curve=lambda t: 0.0)), (1.0, 0.0))
+    loss = lambda x: float(guide.objective.by_target(decode(x), None).colour)
+    wild, _ = run(world, guide, Recipe(inner=1, guidance=300.0 * 1e4, clip=0.0), (1.0, 0.0))
+    calm, _ = run(world, guide, Recipe(inner=1), (1.0, 0.0))
+    assert loss(wild) <= loss(unguided) and loss(calm) < loss(unguided)
+
+
 def test_the_damper_halves_recovers_and_keeps_rows_apart():
     damper = Damper()
     assert damper(torch.tensor([1.0, 1.0])).tolist() == [1.0, 1.0]

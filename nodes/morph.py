@@ -93,8 +93,9 @@ class MorphSchedule(io.ComfyNode):
                     "cyclic", default=False,
                     tooltip="On: the last picture leads back to the first, for a loop without a seam.",
                 ),
+                # A socket alone: the canvas would draw a curve of its own here, and send it whatever the pace.
                 io.Custom("CURVE").Input(
-                    "curve", optional=True,
+                    "curve", optional=True, extra_dict={"forceInput": True},
                     tooltip="From a Curve Editor: across is time, up is progress from the first picture to the last. "
                     "Used by the pace `curve`.",
                 ),

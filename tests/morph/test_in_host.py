@@ -136,6 +136,19 @@ def test_the_papers_graph_runs_twice_alike_and_its_ends_are_each_pictures_own(ho
     assert torch.allclose(frames[0][[0, 4]], alone, atol=5e-3)
 
 
+def test_a_curve_comes_by_wire_and_is_no_widget(host_client):
+    """A widget's curve would be sent whether it is wanted or not."""
+    spec = host_client.object_info()["PalimpsestMorphSchedule"]["input"]["optional"]["curve"]
+    assert spec[0] == "CURVE" and spec[1]["forceInput"]
+    scene = Morph()
+    points = {"points": [[0.0, 0.0], [0.5, 0.25], [1.0, 1.0]], "interpolation": "linear"}
+    curve = scene.add("CurveEditor", curve=points)
+    schedule = scene.schedule(3, pace="curve", curve=[curve, 0])
+    shown = scene.add("PreviewAny", source=[schedule, 0])
+    (text,) = run(host_client, scene).texts(shown)
+    assert "0.25" in text
+
+
 def test_machines_that_share_a_morph_make_the_whole(host_client):
     pieces = []
     for options in ({}, {"start": 0, "count": 3}, {"start": 3, "count": 3}, {"start": 6, "count": 0}):

@@ -1,6 +1,6 @@
 """Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
 
-    python -m papercut.evaluate [vae diffusion recogniser flow]
+    python -m papercut.evaluate [vae diffusion recogniser flow edges]
 """
 
 import argparse
@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .edge_quality import FILE as EDGES_FILE
+from .edge_quality import measure_edges
 from .export import FILE, WEIGHTS
 from .oracle import Oracle, load_oracle
 from .recogniser import FILE as RECOGNISER_FILE
@@ -84,6 +86,7 @@ PARTS = {
     "diffusion": (RECOGNISER_FILE, measure_diffusion),
     "recogniser": (RECOGNISER_FILE, measure_recogniser),
     "flow": (FLOW_FILE, measure_flow),
+    "edges": (EDGES_FILE, measure_edges),
 }
 
 
@@ -100,7 +103,7 @@ def fill_card(name: str, found: dict[str, float], folder: Path = WEIGHTS) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="vae, diffusion, recogniser, flow; all if none is named")
+    parser.add_argument("parts", nargs="*", help="vae, diffusion, recogniser, flow, edges; all if none is named")
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for name in parser.parse_args().parts or PARTS:
         needs, measure = PARTS[name]

@@ -67,7 +67,7 @@ def readable(scene: Scene) -> bool:
 # Sketches
 
 
-def wobbled(edges: Tensor, seed: int, *, reach: float = 1.5) -> Tensor:
+def wobbled(edges: Tensor, seed: int, *, reach: float = 3.0) -> Tensor:
     """The lines (256, 256) bool as an unsteady hand draws them: bent by a smooth field of deviation `reach` pixels."""
     field = reach * _smooth(seed, 2)
     return _moved(edges, field)

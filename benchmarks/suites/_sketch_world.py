@@ -1,0 +1,172 @@
+"""The Papercut model with its edge predictor and its judges, for the benchmark of sketch guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COUNT, FEW, AT_ONCE, STEPS, CFG, FIRST_SEED = 100, 25, 20, 16, 5.0, 7000
+CANDIDATES, SEED_STEPS = 8, 3
+
+
+class World(NamedTuple):
+    """The shipped model as stock nodes give it, its edge predictor, and the judge of captions."""
+
+    model: object
+    clip: object
+    vae: object
+    predictor: object
+    judge: object
+
+
+class Tests(NamedTuple):
+    """What all modes share: scenes, captions, true outlines (B, 256, 256) bool and seeds, a row a picture."""
+
+    scenes: list
+    captions: list[str]
+    edges: Tensor
+    seeds: list[int]
+
+    def first(self, count: int) -> "Tests":
+        return Tests(*(part[:count] for part in self))
+
+    def chosen(self, rows: Sequence[int]) -> "Tests":
+        scenes, captions, seeds = ([part[i] for i in rows] for part in (self.scenes, self.captions, self.seeds))
+        return Tests(scenes, captions, self.edges[list(rows)], seeds)
+
+
+class Judged(NamedTuple):
+    """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser."""
+
+    precision: float
+    recall: float
+    f1: float
+    caption: float
+
+
+def load() -> World:
+    from ...papercut.edge_quality import load_shipped
+    from ...papercut.recogniser import load_recogniser
+
+    return World(*load_shipped(), load_recogniser())
+
+
+def tests(count: int = COUNT) -> Tests:
+    """Test scenes with one cut-out whose outline can be read off a picture."""
+    from ...papercut.outlines import readable
+    from ...papercut.scenes import SPLITS, sample_scene
+
+    found = []
+    for seed in SPLITS["test"]:
+        scene = sample_scene(seed, objects=1)
+        if readable(scene):
+            found.append(scene)
+        if len(found) == count:
+            break
+    edges = torch.stack([scene.edges() for scene in found])
+    # A hundred apart, so that no two pictures share a candidate of Best Seed.
+    return Tests(found, [scene.caption for scene in found], edges, [FIRST_SEED + 100 * i for i in range(len(found))])
+
+
+def prompts(world: World, captions: list[str]) -> list:
+    rows = [world.clip.encode_from_tokens_scheduled(world.clip.tokenize(text))[0][0] for text in captions]
+    return [[torch.cat(rows), {}]]
+
+
+def schedule(world: World, steps: int = STEPS) -> Tensor:
+    import comfy.samplers
+
+    return comfy.samplers.calculate_sigmas(world.model.get_model_object("model_sampling"), "normal", steps).cpu()
+
+
+def noises(seeds: list[int]) -> Tensor:
+    """(B, 4, 32, 32), each row as the host draws it for that seed alone."""
+    import comfy.sample
+
+    return torch.cat([comfy.sample.prepare_noise(torch.zeros(1, 4, 32, 32), seed) for seed in seeds])
+
+
+def sampled(world: World, model, captions: list[str], noise: Tensor, sigmas: Tensor, latent=None) -> Tensor:
+    """Latents by the host's own Euler (DDIM)."""
+    import comfy.sample
+    import comfy.samplers
+
+    latent = torch.zeros_like(noise) if latent is None else latent
+    conds = prompts(world, captions), prompts(world, [""] * len(captions))
+    euler = comfy.samplers.sampler_object("euler")
+    return comfy.sample.sample_custom(model, noise, CFG, euler, sigmas, *conds, latent, disable_pbar=True)
+
+
+def paint(world: World, model, captions: list[str], noise: Tensor, *, sigmas=None, latent=None) -> Tensor:
+    """Pictures (B, 3, 256, 256)."""
+    made = sampled(world, model, captions, noise, schedule(world) if sigmas is None else sigmas, latent)
+    return world.vae.decode(made).movedim(-1, 1).clamp(0, 1)
+
+
+def guided(world: World, lines: Tensor, **recipe):
+    """The MODEL guided by lines (B, 256, 256) bool."""
+    from ...guidance.sketch_guidance import SketchRecipe
+    from ...guidance.sketch_prepare import Strokes
+    from ...host.sketch import Sketch, sketch_guided
+
+    sketch = Sketch(Strokes(lines, lines.float()))
+    return sketch_guided(world.model, world.predictor, sketch, SketchRecipe(**recipe))
+
+
+def in_parts(count: int, paint_part: Callable[[slice], Tensor]) -> Tensor:
+    """paint_part(slice) over 0..count, AT_ONCE pictures at a time."""
+    return torch.cat([paint_part(slice(i, min(i + AT_ONCE, count))) for i in range(0, count, AT_ONCE)])
+
+
+def without_guidance(world: World, t: Tests) -> Tensor:
+    return in_parts(len(t.scenes), lambda s: paint(world, world.model, t.captions[s], noises(t.seeds[s])))
+
+
+def with_guidance(world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, **recipe) -> Tensor:
+    """lines: (B, 256, 256) bool, a sketch a picture."""
+    seeds = t.seeds if seeds is None else seeds
+    part = lambda s: paint(world, guided(world, lines[s], **recipe), t.captions[s], noises(seeds[s]))
+    return in_parts(len(lines), part)
+
+
+def sdedit(world: World, t: Tests, lines: Tensor, strength: float) -> Tensor:
+    """The sketch itself, dark on white, noised to `strength` of the way and painted over (arXiv 2108.01073)."""
+    sigmas = schedule(world, round(STEPS / strength))[-(STEPS + 1) :]
+    drawn = 1 - F.max_pool2d(lines[:, None].float(), 3, 1, 1)[:, 0]
+
+    def part(s: slice) -> Tensor:
+        latent = world.vae.encode(drawn[s][..., None].expand(-1, -1, -1, 3))
+        return paint(world, world.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas, latent=latent)
+
+    return in_parts(len(lines), part)
+
+
+def best_seeds(world: World, t: Tests, lines: Tensor) -> list[int]:
+    """Best Seed's choice for each picture; the picture's own seed is the first candidate."""
+    from ...nodes.best_seed import BestSeed
+    from ...papercut.outlines import as_picture
+
+    chosen = []
+    for i, (caption, seed) in enumerate(zip(t.captions, t.seeds)):
+        drawn = lines[i : i + 1]
+        out = BestSeed.execute(
+            guided(world, drawn), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, schedule(world),
+            seed=seed, candidates=CANDIDATES, steps=SEED_STEPS, cfg=CFG, negative=prompts(world, [""]),
+            edge_predictor=world.predictor, sketch=as_picture(drawn),
+        )  # fmt: skip
+        chosen.append(out.args[1])
+    return chosen
+
+
+def judged(world: World, pictures: Tensor, wanted: Tensor, scenes: list) -> Judged:
+    """wanted: (B, 256, 256) bool."""
+    from ...papercut.outlines import outlines_score
+
+    score = outlines_score(pictures, wanted)
+    readings = world.judge.read(pictures)
+    right = sum(reading.agrees(scene, "shape", "colour") for reading, scene in zip(readings, scenes)) / len(scenes)
+    return Judged(*(float(value.mean()) for value in (score.precision, score.recall, score.f1)), right)

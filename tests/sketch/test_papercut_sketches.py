@@ -1,0 +1,89 @@
+"""The Papercut side of the sketch: outlines read off pictures, unsteady hands, and a benchmark that names its targets."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from palimpsest.benchmarks.rows import Row
+from palimpsest.benchmarks.suites import _sketch_plot, sketch
+from palimpsest.benchmarks.suites._sketch_world import Judged, Tests
+from palimpsest.guidance.edge_score import edge_score
+from palimpsest.papercut.edge_quality import lines
+from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
+from palimpsest.papercut.scenes import SPLITS, sample_scene
+from palimpsest.papercut.train_edges import draw_pairs, prompt
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    found = [sample_scene(seed, objects=1) for seed in SPLITS["test"][:8]]
+    return [scene for scene in found if readable(scene)][:4]
+
+
+def test_the_outline_of_a_picture_is_found_without_knowing_what_is_in_it(scenes):
+    assert len(scenes) == 4
+    pictures = torch.stack([scene.render() for scene in scenes])
+    noisy = (pictures + 0.02 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    wanted = torch.stack([scene.edges() for scene in scenes])
+    for seen in (pictures, noisy):
+        assert float(outlines_score(seen, wanted).f1.min()) > 0.93
+    assert not outline(sample_scene(SPLITS["test"][0], objects=0).render()).any()
+
+
+def test_unsteady_hands_leave_what_they_should(scenes):
+    edges = scenes[0].edges()
+    drawn = {kind: make(edges, 3) for kind, make in SKETCHES.items()}
+    assert torch.equal(drawn["outline"], edges)
+    near = edge_score(drawn["wobbled"][None], edges[None], tolerance=10.0)
+    assert float(near.f1) > 0.95 and float(edge_score(drawn["wobbled"][None], edges[None]).f1) < 0.95
+    for kind, share in (("broken", 0.7), ("partial", 0.5)):
+        assert not (drawn[kind] & ~edges).any()
+        assert float(drawn[kind].sum() / edges.sum()) == pytest.approx(share, abs=0.08)
+    assert all(torch.equal(make(edges, 3), drawn[kind]) for kind, make in SKETCHES.items())
+
+
+def test_predicted_closeness_becomes_thin_lines_in_its_place(scenes):
+    from palimpsest.guidance.edge_targets import closeness
+
+    wanted = scenes[0].edges()[None]
+    found = lines(closeness(wanted.float(), 4.0))
+    assert float(edge_score(found, wanted).f1) > 0.97
+
+
+def test_a_training_picture_holds_the_scene_beside_its_edges(tmp_path):
+    from torchvision.io import read_image
+
+    draw_pairs(tmp_path, 1)
+    both, text = read_image(str(tmp_path / "0000.png")), (tmp_path / "0000.txt").read_text()
+    assert both.shape == (3, 256, 512) and text.startswith("a")
+    assert set(both[:, :, 256:].unique().tolist()) == {0, 255}
+    assert prompt(9, 2, {"detail": "4"}, "x.safetensors")["6"]["inputs"]["continue_from"] == ["9", 0]
+
+
+def test_without_weights_the_suite_still_names_every_row_and_target():
+    make = lambda *values: Row.make(*values, machine="m", date="2026-01-01")
+    context = SimpleNamespace(row=make)
+    found = [row for part in sketch.PARTS for row in part(context, None, None, {})]
+    assert len({row.key for row in found}) == len(found) and all(row.value is None for row in found)
+    targets = {row.measure: row.target for row in found if row.target}
+    assert targets == {
+        "outline: edge F1 beside no guidance": ">= 2", "outline: caption success lost": "< 5",
+        "outline: edge F1 added by Best Seed": "> 0", "outline: caption success added by Best Seed": "> 0",
+    }  # fmt: skip
+
+
+def test_an_outline_against_the_seed_lies_elsewhere(scenes):
+    pictures = torch.stack([scene.render() for scene in scenes])
+    mirrored, rows = sketch.contradicting(pictures)
+    own = torch.stack([outline(picture) for picture in pictures])
+    assert torch.equal(mirrored, own.flip(-1))
+    assert all(float(edge_score(mirrored[i : i + 1], own[i : i + 1]).f1) < 0.35 for i in rows)
+    some = Tests(scenes, [scene.caption for scene in scenes], own, [5, 6, 7, 8]).chosen([2, 0])
+    assert some.seeds == [7, 5] and torch.equal(some.edges, own[[2, 0]])
+
+
+def test_the_trade_off_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(_sketch_plot, "FILE", tmp_path / "figures" / "plot.svg")
+    found = {0.8: Judged(0.5, 0.5, 0.5, 0.9), 1.6: Judged(0.7, 0.7, 0.7, 0.8)}
+    text = _sketch_plot.draw([_sketch_plot.Curve("guided", found)], Judged(0.1, 0.1, 0.1, 0.9)).read_text()
+    assert "guided 1.6" in text and text.count("<circle") == 3

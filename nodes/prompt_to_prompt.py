@@ -263,7 +263,8 @@ def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures) -> Tensor:
-    shown = [("source", source), ("edit", edit), ("difference (white: a quarter)", error_map(source[None], edit[None])[0])]
+    difference = error_map(source[None], edit[None])[0]
+    shown = [("source", source), ("edit", edit), ("difference (white: a quarter or more)", difference)]
     if mask is not None:
         shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
     return panel(shown, found.lines())

@@ -98,6 +98,13 @@ def test_masks_without_words_or_pictures_are_sentences(parts, inputs, words):
         masked(parts, **inputs)
 
 
+def test_a_trajectory_of_another_kind_of_model_is_a_sentence(parts):
+    path = trajectory_for(parts[0])
+    other = type(path)(path.sigmas, path.latents, "", 1.0, "", "flow", "SD3")
+    with pytest.raises(ValueError, match="connect the model of the inversion"):
+        masked(parts, trajectory=other)
+
+
 def pictures(rows=1):
     generator = torch.Generator().manual_seed(4)
     return torch.rand(rows, 32, 48, 3, generator=generator)

@@ -76,18 +76,22 @@ def noise_level(model, strength: float) -> float:
 
 
 def heat(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> tuple[Tensor, int]:
-    """The raw map (B, h, w) float32 on the CPU, and how many samples of the network it took.
+    """The raw map (B, h, w) float32 on the CPU, and how many samples of the network it took."""
+    maps, cost = single_maps(model, prompts, latent, recipe, items)
+    return heat_map(maps, trim=recipe.trim), cost
+
+
+def single_maps(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> tuple[Tensor, int]:
+    """The maps of the single noises (n, B, h, w) float32 on the CPU, and the cost in samples of the network.
 
     latent: (B, C, h, w) raw; items: the B pictures' numbers, which choose their noises.
     """
-    sigma = noise_level(model, recipe.strength)
+    sigma, flow = noise_level(model, recipe.strength), prediction(model) == "flow"
     half = prompts.half("reference")
     key = _reference_key(model, half, latent, recipe, items, sigma)
     known = REFERENCES.get(key)
     conds = {**(half if known is None else {}), **prompts.half("query")}
     noises = item_noises(latent.shape[1:], recipe.noises, recipe.seed, items)
-
-    flow = prediction(model) == "flow"
     found = with_denoiser(
         model, conds, latent, torch.tensor([sigma]), lambda session: _predict(session, list(conds), noises, sigma, flow)
     )
@@ -95,7 +99,7 @@ def heat(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list
         known = _combine(found, "reference", recipe.cfg)
         REFERENCES.put(key, known)
     maps = differences(_combine(found, "query", recipe.cfg), known, sigma)
-    return heat_map(maps, trim=recipe.trim), len(conds) * maps.shape[0] * maps.shape[1]
+    return maps, len(conds) * maps.shape[0] * maps.shape[1]
 
 
 def _combine(found: Mapping[str, Tensor], name: str, cfg: float) -> Tensor:

@@ -18,6 +18,7 @@ from .workflow import WorkflowError, read, to_prompt
 
 WORKFLOWS = ROOT / "example_workflows"
 DEMO = ROOT / "demo"
+FIGURES = ROOT / "benchmarks" / "figures"
 TIMEOUT = 1800.0
 
 
@@ -139,7 +140,7 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped.\n")
         return 130
-    page = write_gallery(DEMO, exhibits, read_rows())
+    page = write_gallery(DEMO, exhibits, read_rows(), sorted(FIGURES.glob("*.svg")))
     failed = [one for one in exhibits if one.error]
     for one in failed:
         sys.stderr.write(f"{one.name} failed: {one.error}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -47,19 +48,24 @@ class Exhibit:
     items: tuple[Item, ...] = ()
 
 
-def write_gallery(folder: Path, exhibits: Sequence[Exhibit], rows: Sequence[dict]) -> Path:
+def write_gallery(
+    folder: Path, exhibits: Sequence[Exhibit], rows: Sequence[dict], figures: Sequence[Path] = ()
+) -> Path:
     """Writes `index.html` into the folder and returns its path; `exhibits.json` holds the same for other tools.
 
-    rows: benchmarks/results.json.
+    rows: benchmarks/results.json. figures: the benchmarks' plots, which are copied beside the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exhibits.json").write_text(json.dumps([asdict(one) for one in exhibits], indent=1), encoding="utf-8")
     page = folder / "index.html"
-    page.write_text(page_html(exhibits, rows), encoding="utf-8")
+    for path in figures:
+        (folder / "figures").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "figures" / path.name)
+    page.write_text(page_html(exhibits, rows, [f"figures/{path.name}" for path in figures]), encoding="utf-8")
     return page
 
 
-def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict]) -> str:
+def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict], figures: Sequence[str] = ()) -> str:
     links = "".join(f'<li><a href="#{escape(one.name)}">{escape(one.title)}</a></li>' for one in exhibits)
     body = "".join(map(exhibit_html, exhibits)) or "<p>There are no example workflows yet.</p>"
     numbers = '<li><a href="#numbers">Measured</a></li>' if rows else ""
@@ -79,7 +85,7 @@ def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict]) -> str:
 <nav><ul>{links}{numbers}</ul></nav>
 </header>
 <main>
-{body}{rows_html(rows)}</main>
+{body}{rows_html(rows, figures)}</main>
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -139,8 +145,8 @@ def value_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def rows_html(rows: Sequence[dict]) -> str:
-    """The measured numbers, a table a technique."""
+def rows_html(rows: Sequence[dict], figures: Sequence[str] = ()) -> str:
+    """The measured numbers: the plots, and a table a technique."""
     if not rows:
         return ""
     marks = {True: '<td class="met">met</td>', False: '<td class="missed">missed</td>', None: "<td></td>"}
@@ -154,5 +160,7 @@ def rows_html(rows: Sequence[dict]) -> str:
         )
         head = "<tr><th>measure</th><th>mode</th><th>value</th><th>target</th><th></th></tr>"
         tables += f"<h3>{escape(technique)}</h3><table>{head}{lines}</table>"
+    plots = "".join(media_html(file, Path(file).stem.replace("_", " ")) for file in figures)
+    plots = f'<div class="plots">{plots}</div>' if plots else ""
     where = "; ".join(sorted({f"{row['machine']}, {row['date']}" for row in rows}))
-    return f'<section id="numbers"><h2>Measured</h2>{tables}<p class="facts">{escape(where)}</p></section>\n'
+    return f'<section id="numbers"><h2>Measured</h2>{plots}{tables}<p class="facts">{escape(where)}</p></section>\n'

@@ -158,6 +158,12 @@ def test_a_video_is_played_and_a_picture_is_shown():
     assert '<video src="a/v.mp4"' in page and '<img src="a/p.webp"' in page
 
 
+def test_the_benchmarks_plots_stand_beside_their_numbers(tmp_path):
+    (tmp_path / "curves.svg").write_text("<svg/>")
+    page = write_gallery(tmp_path / "demo", [], [ROW], [tmp_path / "curves.svg"]).read_text()
+    assert '<img src="figures/curves.svg"' in page and (tmp_path / "demo" / "figures" / "curves.svg").is_file()
+
+
 def test_progress_names_the_node_and_its_step(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(Status, "say", lambda self, text: said.append(text))

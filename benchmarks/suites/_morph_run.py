@@ -41,13 +41,14 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Steps of the run; frames and steps of each probe, a probe a round; how the LoRAs are fitted."""
+    """Steps of the run; frames and steps of each probe, a probe a round; how pictures are inverted and fitted."""
 
     frames: int = 16
     steps: int = 20
     probe_frames: int = 9
     probe_steps: int = 8
     rounds: int = 1
+    refinement: int = 0
     recipe: Recipe = QUICK
 
 
@@ -65,7 +66,10 @@ class World:
         from ...papercut.export import FILE
 
         register()
-        return cls(*comfy.sd.load_checkpoint_guess_config(str(FILE))[:3])
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+        # Every frame is decoded to be looked at, which would take longer than to morph; this layout is the quicker.
+        vae.first_stage_model.to(memory_format=torch.channels_last)
+        return cls(model, clip, vae)
 
     def prompt(self, text: str) -> list:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
@@ -76,7 +80,7 @@ class World:
         return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps).cpu()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, H, W, 3) in 0..1, by the VAE; in bfloat16 on a CPU, where it would take longer than the morph."""
+        """(N, H, W, 3) in 0..1, by the VAE; in bfloat16 on a CPU: the difference is far below what is judged."""
         with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
             return self.vae.decode(latents)[..., :3].float().cpu()
 
@@ -121,7 +125,8 @@ class Keys:
         from ...nodes.inversion import DDIMInvert
 
         positive, sigmas = morphed(self.prompts, self._every), self.world.sigmas(self.settings.steps)
-        return DDIMInvert.execute(model, {"samples": self.latents}, sigmas, positive=positive).args[0]
+        latent, refinement = {"samples": self.latents}, self.settings.refinement
+        return DDIMInvert.execute(model, latent, sigmas, refinement=refinement, positive=positive).args[0]
 
 
 class Run:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..guidance.edge_examples import Examples, TrainingRecipe
 from ..guidance.edge_files import write_predictor
-from ..guidance.edge_predictor import EdgePredictor
+from ..guidance.edge_predictor import WIDTHS, EdgePredictor
 from ..host import folders
 from ..host.edge_examples import make_examples, require_plain_prompt, single_pictures
 from ..host.edge_layers import require_edges, require_predictor_of
@@ -91,6 +91,9 @@ class EdgePredictorTrain(io.ComfyNode):
                          "output/edge_predictors, to go on after an interruption; removed when the training ends. "
                          "Empty: not kept.",
                          default="unfinished_training"),
+                advanced(io.Int, "width", "Channels of the predictor's first layer; each of the three behind it has "
+                         "half as many. 512 is the paper's; 256 guides faster with small models.",
+                         default=512, min=64, max=2048, step=64),
             ],
             outputs=[
                 EdgePredictorSocket.Output("edge_predictor", tooltip="For Edge Predictor Guidance; keep it with Save "
@@ -104,12 +107,12 @@ class EdgePredictorTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, images, edges, steps=(1500,), batch_size=(8,), conditioning=None, clip=None,
                 continue_from=None, adapt_style=(False,), target=("edges",), detail=("2",), learning_rate=(0.001,),
-                end_percent=(0.8,), held_out=(0.1,), flips=(True,), seed=(0,), autosave=("",)):  # fmt: skip
+                end_percent=(0.8,), held_out=(0.1,), flips=(True,), seed=(0,), autosave=("",), width=(512,)):  # fmt: skip
         model, vae, clip = one(model, "model"), one(vae, "VAE"), one(clip, "CLIP")
         require_edges(model, "Edge Predictor Train")
         start = _start(model, one(continue_from, "predictor"), adapt_style[0])
         levels = LevelRange(model.get_model_object("model_sampling"), 0.0, end_percent[0])
-        choices = {"detail": int(detail[0])} | KINDS[target[0]]
+        choices = {"detail": int(detail[0]), "widths": widths(width[0])} | KINDS[target[0]]
         spec = start.spec if start is not None else new_spec(model, levels, **choices)
         prompts, empty = _prompts(conditioning, clip)
         pictures, drawn = single_pictures(images, "The pictures"), single_pictures(edges, "The edge pictures")
@@ -126,6 +129,11 @@ class EdgePredictorTrain(io.ComfyNode):
         curves = [("loss", trainer.losses), ("loss on pictures kept aside", [loss for _, loss in trainer.judged])]
         held = made.spec.facts["held_out_loss"]
         return io.NodeOutput(made, plot(curves), -1.0 if held is None else held)
+
+
+def widths(first: int) -> tuple[int, ...]:
+    """Channels of the layers: the first, and half as many from layer to layer (arXiv 2211.13752: 512 to 64)."""
+    return tuple(first // 2**i for i in range(len(WIDTHS)))
 
 
 def _start(model, start: EdgePredictor | None, adapt: bool) -> EdgePredictor | None:

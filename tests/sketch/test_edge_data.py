@@ -70,6 +70,13 @@ def test_lists_and_batches_become_single_pictures_of_whole_latents():
         single_pictures([torch.full((1, 64, 64, 3), float("nan"))], "The pictures")
 
 
+def test_the_default_width_is_the_papers():
+    from palimpsest.guidance.edge_predictor import WIDTHS
+    from palimpsest.nodes.edge_predictor import widths
+
+    assert widths(512) == WIDTHS and widths(256) == (256, 128, 64, 32)
+
+
 def test_edges_in_another_order_are_noticed():
     pairs = [pair(place) for place in (0, 6, 12, 18)]
     pictures, lines = [p for p, _ in pairs], [e[..., 0] > 0.5 for _, e in pairs]

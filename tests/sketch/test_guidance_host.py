@@ -309,6 +309,8 @@ def test_the_layout_of_stable_diffusion_is_the_papers():
     sd = layout(unet(4, 2))
     assert sd == ("input.2", "input.4", "input.8", *middle, "output.2", "output.4", "output.8")
     assert layout(unet(3, 2)) == ("input.2", "input.4", "input.8", *middle, "output.2", "output.4", "output.5")
+    # The last one is the enlarged output of the second level, as in the paper; the level behind it carries no graph.
+    assert layout(unet(3, 1)) == ("input.1", "input.3", "input.5", *middle, "output.1", "output.2", "output.3")
 
 
 def test_the_layers_read_are_in_the_order_of_the_forward_pass(models):

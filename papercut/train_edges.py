@@ -2,7 +2,7 @@
 
     python -m papercut.train_edges
 
-200 training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
+150 training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
 apart; the host's dataset node reads them, its crop node parts them, Edge Predictor Train learns. An interrupted run
 goes on where it stopped when the command is given again.
 """
@@ -24,6 +24,7 @@ from .export import FILE as CHECKPOINT
 from .scenes import SIZE, SPLITS, sample_scene
 
 FOLDER, AUTOSAVE, PREFIX = "papercut_edge_training", "papercut_edges_unfinished", "papercut_edges"
+SETTINGS = {"detail": "4", "learning_rate": 0.002, "flips": False, "width": 256}
 FIRST = 500_000  # the diffusion model has learned from the first few thousand training scenes; these are new to it
 
 
@@ -90,15 +91,14 @@ class Ticker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pictures", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--detail", default="4", choices=("1", "2", "4"))
     parser.add_argument("--file", type=Path, default=FILE, help="where the trained predictor goes; the shipped one")
     options = parser.parse_args()
     if not CHECKPOINT.exists():
         raise SystemExit(f"{CHECKPOINT.name} is missing: train the diffusion model first.")
-    predictor = train(options.pictures, options.steps, options.batch, detail=options.detail)
+    predictor = train(options.pictures, options.steps, options.batch, **SETTINGS)
     write_predictor(predictor, options.file, dtype=torch.float16)
     print("\n" + json.dumps(dict(predictor.spec.facts), indent=1))
 

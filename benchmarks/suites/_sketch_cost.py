@@ -14,10 +14,10 @@ from ..rows import Row
 from ._sketch_world import Tests, World, guided, noises, sampled, schedule
 from .inversion import stable_diffusion_1
 
-STEPS, TURNS = 30, 3
+STEPS, TURNS = 30, 2
 SIZE_STEPS, SIZE_TURNS = 4, 2
-TRAINING_STEPS = 20
-BATCHES, PREDICTED = (1, 4), 24
+TRAINING_STEPS = 12
+BATCHES, PREDICTED = (1, 4), 20
 
 
 def time_ratio(run_plain, run_guided, turns: int) -> float:

@@ -33,7 +33,8 @@ class Papercut(NamedTuple):
     sigmas: Tensor
 
 
-def papercut() -> Papercut:
+def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
+    """The first `count` scenes of the test split, and the levels of so many steps."""
     import comfy.samplers
     import comfy.sd
 
@@ -42,15 +43,15 @@ def papercut() -> Papercut:
 
     register()
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
-    scenes = [sample_scene(seed) for seed in SPLITS["test"][:SCENES]]
+    scenes = [sample_scene(seed) for seed in SPLITS["test"][:count]]
     pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
 
     def encode(texts: list[str]) -> list:
         rows = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in texts]
         return [[torch.cat([row[0] for row in rows]), {}]]
 
-    positive, negative = encode([scene.caption for scene in scenes]), encode([""] * SCENES)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS).cpu()
+    positive, negative = encode([scene.caption for scene in scenes]), encode([""] * count)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps).cpu()
     return Papercut(model, vae, pictures, vae.encode(pictures), positive, negative, sigmas)
 
 

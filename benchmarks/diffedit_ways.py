@@ -1,0 +1,206 @@
+"""Papercut edits and the ways to make them: DiffEdit of the pack, diffusers' pipeline, SDEdit; on one file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..guidance.diffedit import heat_map
+from ..guidance.masks import Frame, MaskRecipe, find, finish, soften, to_size
+from ..papercut.export import FILE
+from ..papercut.scenes import SIZE, Scene
+from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
+from .edits import Edit, edits, pictures
+
+BATCH, NOISES, STRENGTH, CFG = 5, 10, 0.5, 5.0
+STEPS, DEPTH = 20, 0.8
+OURS = MaskRecipe()
+FRAME = Frame(SIZE, SIZE)
+
+
+class World(NamedTuple):
+    """The shipped model as stock nodes give it and as diffusers does; edits, their pictures, latents and texts."""
+
+    model: object
+    vae: object
+    oracle: object
+    pipeline: object
+    edits: list[Edit]
+    pictures: Tensor  # (B, 256, 256, 3)
+    latents: Tensor  # (B, 4, 32, 32), raw
+    before: Tensor  # (B, 77, 192); the captions
+    after: Tensor
+    asked: Tensor  # what DiffEdit Mask is asked: for a new ground, another colour of the object
+    empty: Tensor  # (1, 77, 192)
+
+    def part(self, rows: slice | list[int]) -> World:
+        """The same with some of the edits."""
+        cut = ("pictures", "latents", "before", "after", "asked")
+        chosen = self.edits[rows] if isinstance(rows, slice) else [self.edits[i] for i in rows]
+        return self._replace(edits=chosen, **{name: getattr(self, name)[rows] for name in cut})
+
+    def batches(self) -> Iterator[tuple[slice, World]]:
+        for first in range(0, len(self.edits), BATCH):
+            rows = slice(first, min(first + BATCH, len(self.edits)))
+            yield rows, self.part(rows)
+
+    @property
+    def grounds(self) -> Tensor:
+        """(B,) bool: where the ground is what changes."""
+        return torch.tensor([edit.kind == "tone" for edit in self.edits])
+
+
+def papercut(count: int) -> World:
+    import comfy.sd
+
+    from ..papercut.companion.model import register
+    from ..papercut.oracle import load_oracle
+
+    register()
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    chosen = edits(count)
+
+    def encode(scenes: list[Scene]) -> Tensor:
+        texts = [scene.caption for scene in scenes]
+        return torch.cat([clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts])
+
+    seen = pictures([edit.before for edit in chosen]).movedim(1, -1)
+    latents = torch.cat([vae.encode(some) for some in seen.split(8)])
+    texts = [encode([make(edit) for edit in chosen]) for make in (lambda e: e.before, lambda e: e.after, _asked)]
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0][0]
+    oracle = load_oracle()
+    return World(model, vae, oracle, diffedit_pipeline(oracle), chosen, seen, latents, *texts, empty)
+
+
+def _asked(edit: Edit) -> Scene:
+    if edit.kind != "tone":
+        return edit.after
+    return edit.before.with_object(0, colour="blue" if edit.before.objects[0].colour != "blue" else "red")
+
+
+# Masks
+
+
+class Scores(NamedTuple):
+    """(B,) each, of masks (B, 256, 256) against the truth."""
+
+    iou: Tensor
+    recall: Tensor
+
+
+def scored(masks: Tensor, world: World) -> Scores:
+    truth = torch.stack([edit.mask for edit in world.edits])
+    both = (masks & truth).sum((1, 2)).float()
+    return Scores(both / (masks | truth).sum((1, 2)), both / truth.sum((1, 2)))
+
+
+def our_maps(world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None) -> Tensor:
+    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none."""
+    from ..host.diffedit import REFERENCES, MapRecipe, Prompts, single_maps
+
+    queries, found = world.asked if queries is None else queries, []
+    for rows, part in world.batches():
+        prompts = Prompts([[part.before, {}]], [[queries[rows], {}]])
+        items = list(range(rows.start, rows.stop))
+        found.append(single_maps(part.model, prompts, part.latents, MapRecipe(noises, strength), items)[0])
+        REFERENCES.clear()
+    return torch.cat(found, 1)
+
+
+def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, complement: bool = True) -> Tensor:
+    """(B, 256, 256) bool; for a new ground what was not found, unless its own words were asked (`complement` False)."""
+    small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
+    turned = (world.grounds & complement)[:, None, None]
+    return finish(small ^ turned, FRAME, recipe)[0].bool()
+
+
+def peer_masks(world: World) -> Tensor:
+    """diffusers' `generate_mask` for each edit, alone, as a batch would mix their thresholds: (B, 32, 32) bool."""
+    made = []
+    for i in range(len(world.edits)):
+        one = world.part(slice(i, i + 1))
+        unit = one.model.model.process_latent_in(one.latents)
+        made.append(their_mask(one.pipeline, unit, one.before, one.after, one.empty, seed=i))
+    return torch.cat(made)
+
+
+def enlarged(small: Tensor) -> Tensor:
+    """Masks (B, 32, 32) bool at the size of the picture."""
+    return to_size(small.float(), FRAME) > 0.5
+
+
+# Edits
+
+
+class Edited(NamedTuple):
+    """pictures: (B, 256, 256, 3). soft: (B, 256, 256), what the mask lets through; None where there is none."""
+
+    pictures: Tensor
+    soft: Tensor | None = None
+
+
+def inverted(world: World, depth: float = DEPTH):
+    """The TRAJECTORY of all pictures up to `depth`, with the empty text and CFG 1, as in the blueprint DiffEdit."""
+    from ..nodes.inversion import DDIMInvert
+
+    empty = [[world.empty, {}]]
+    return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=empty).args[0]
+
+
+def anchored_edit(world: World, masks: Tensor, trajectory, depth: float = DEPTH, *, fresh: bool = False) -> Edited:
+    """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool. fresh: within the mask sampling
+    starts from the picture under fresh noise, and not from the inverted one."""
+    from ..guidance.anchor import Anchor
+    from ..host.anchor import anchored
+
+    hard = masks.float()
+    soft = soften(hard, OURS.soft_edge)
+    held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
+    decoded = world.vae.decode(_sample(held, world, depth))
+    return Edited(torch.lerp(world.pictures, decoded, soft[..., None]), soft)
+
+
+def whole_edit(world: World) -> Edited:
+    """All of the blueprint: map, mask, inversion, anchored sampling, pasting."""
+    return anchored_edit(world, our_masks(world, our_maps(world)), inverted(world))
+
+
+def sdedit(world: World, depth: float = DEPTH) -> Edited:
+    """Noise, and sampling with the new caption: the stock KSampler with this denoise (arXiv 2108.01073)."""
+    return Edited(world.vae.decode(_sample(world.model, world, depth)))
+
+
+def peer_edit(world: World, masks: Tensor | None = None) -> Edited:
+    """diffusers' three calls with their defaults, a picture at a time. masks: (B, 32, 32), if already made."""
+    masks, made = peer_masks(world) if masks is None else masks, []
+    for i in range(len(world.edits)):
+        one = world.part(slice(i, i + 1))
+        unit = one.model.model.process_latent_in(one.latents)
+        made.append(their_edit(one.pipeline, unit, masks[i : i + 1], one.before, one.after, one.empty, CFG))
+    return Edited(world.oracle.pictures(torch.cat(made)).movedim(1, -1))
+
+
+def in_batches(world: World, way: Callable[[World, slice], Edited]) -> Edited:
+    made = [way(part, rows) for rows, part in world.batches()]
+    soft = None if made[0].soft is None else torch.cat([one.soft for one in made])
+    return Edited(torch.cat([one.pictures for one in made]), soft)
+
+
+def schedule(world: World, depth: float) -> Tensor:
+    """The low part of the STEPS levels that BasicScheduler gives."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler
+
+    return BasicScheduler.execute(world.model, "normal", round(STEPS * depth), depth).args[0]
+
+
+def _sample(model, world: World, depth: float) -> Tensor:
+    import comfy.sample
+    import comfy.samplers
+
+    return comfy.sample.sample_custom(
+        model, comfy.sample.prepare_noise(world.latents, 0), CFG, comfy.samplers.sampler_object("euler"),
+        schedule(world, depth), [[world.after, {}]], [[world.empty, {}]], world.latents, disable_pbar=True, seed=0,
+    )  # fmt: skip

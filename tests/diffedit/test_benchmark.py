@@ -1,0 +1,104 @@
+"""The benchmark's parts: edits with a known truth, plots, costs, and the ways to edit on the shipped weights."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from palimpsest.benchmarks import diffedit_ways, figures
+from palimpsest.benchmarks.diffedit_cost import costs, peak_memory
+from palimpsest.benchmarks.edits import KINDS, LARGEST, SMALLEST, edits
+from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, heat, single_maps
+
+from ..tiny_models import tiny_cond, tiny_latent, tiny_model
+
+
+def test_edits_change_one_word_and_know_where():
+    some = edits(40)
+    assert [edit.kind for edit in some[:8]] == list(KINDS) * 2
+    objects = [edit for edit in some if edit.kind in ("colour", "pattern")]
+    assert min(edit.share for edit in objects) < 1.5 * SMALLEST and max(edit.share for edit in objects) > 0.6 * LARGEST
+    for edit in some:
+        before, after = edit.before.caption.split(), edit.after.caption.split()
+        # A plain pattern has no word, and the first article follows the first word.
+        assert 1 <= len(set(before) ^ set(after)) <= 4 and edit.mask.any()
+        outside = (edit.before.render() != edit.after.render()).any(0) & ~edit.mask
+        assert edit.kind == "shape" or edit.kind == "tone" or float(outside.float().mean()) < 0.02
+
+
+def test_a_plot_is_a_picture_of_its_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
+    curves = [figures.Curve("a & b", [0.0, 0.5, 1.0]), figures.Curve("level", [0.5] * 3, flat=True)]
+    path = figures.line_plot("rising", "Rising <curve>", "place", [0.0, 0.5, 1.0], curves)
+    root = ElementTree.parse(path).getroot()
+    lines = [one for one in root if one.tag.endswith("polyline")]
+    words = [one.text for one in root if one.tag.endswith("text")]
+    assert {"a & b", "Rising <curve>", "place"} <= set(words) and path.name == "rising.svg"
+    rising = next(one for one in lines if "stroke-dasharray" not in one.attrib).attrib["points"].split()
+    x, y = zip(*(map(float, point.split(",")) for point in rising))
+    assert x[0] < x[1] < x[2] and y[0] > y[1] > y[2] and len(lines) == 2
+    with pytest.raises(ValueError):
+        figures.line_plot("short", "", "", [0.0, 1.0], curves)
+
+
+def test_costs_are_counted_and_the_ways_take_turns():
+    network, turns = torch.nn.Linear(2, 2), []
+
+    def way(name, *rows):
+        def call():
+            turns.append(name)
+            for count in rows:
+                network(torch.zeros(count, 2))
+
+        return call, network
+
+    one, two = costs([way("a", 3, 1), way("b", 2)], repeats=2)
+    assert (one.samples, one.largest, two.samples) == (4, 3, 2) and turns == ["a", "b", "a", "b"]
+
+
+def test_peak_memory_is_what_lives_at_one_time():
+    def both():
+        return torch.zeros(500, 500) + torch.zeros(500, 500)
+
+    assert peak_memory(lambda: torch.zeros(500, 500)) == pytest.approx(1.0, rel=0.1)
+    assert peak_memory(both) == pytest.approx(3.0, rel=0.1)
+
+
+def test_single_maps_make_the_map_and_more_begin_with_the_same():
+    model, latent = tiny_model("sd1"), tiny_latent("sd1", batch=2)
+    prompts = Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2))
+    with torch.inference_mode():
+        maps, cost = single_maps(model, prompts, latent, MapRecipe(noises=4), [0, 1])
+        whole, _ = heat(model, prompts, latent, MapRecipe(noises=4), [0, 1])
+        REFERENCES.clear()
+        fewer, _ = single_maps(model, prompts, latent, MapRecipe(noises=2), [0, 1])
+        REFERENCES.clear()
+    assert maps.shape == (4, 2, 8, 8) and cost == 16
+    torch.testing.assert_close(maps.mean(0), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(maps[:2], fewer, atol=1e-6, rtol=1e-5)
+
+
+def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(monkeypatch):
+    monkeypatch.setattr(diffedit_ways, "STEPS", 5)
+    monkeypatch.setattr(diffedit_ways, "BATCH", 2)
+    with torch.inference_mode():
+        world = diffedit_ways.papercut(4)
+        maps = diffedit_ways.our_maps(world, noises=2)
+        masks = diffedit_ways.our_masks(world, maps)
+        scores = diffedit_ways.scored(masks, world)
+        one = world.part([1])
+        made = diffedit_ways.anchored_edit(one, masks[1:2], diffedit_ways.inverted(one))
+        noisy = diffedit_ways.sdedit(one)
+    assert masks.shape == (4, 256, 256) and maps.shape == (2, 4, 32, 32)
+    assert world.grounds.tolist() == [False, False, False, True]
+    assert ((0 <= scores.iou) & (scores.iou <= scores.recall) & (scores.recall <= 1)).all()
+    untouched = made.soft == 0
+    assert torch.equal(made.pictures[untouched], one.pictures[untouched]) and untouched.any()
+    assert not torch.equal(noisy.pictures[untouched], one.pictures[untouched])
+
+
+def test_scores_are_what_they_say():
+    world = type("World", (), {"edits": [type("Edit", (), {"mask": torch.eye(4) > 0})]})
+    half = torch.zeros(1, 4, 4, dtype=torch.bool)
+    half[0, 0, 0] = half[0, 1, 1] = half[0, 0, 3] = True
+    scores = diffedit_ways.scored(half, world)
+    assert float(scores.iou) == pytest.approx(2 / 5) and float(scores.recall) == 0.5

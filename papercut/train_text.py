@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from .configs import TEXT
-from .data import CACHE
+from .data import CACHE, DEVICE
 from .scenes import GROUNDS, PATTERNS, SPLITS, Scene, sample_scene
 from .shapes import COLOURS, SHAPES, TONES
 from .text import encode, shared_tokenizer, text_config
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48)
     args = parser.parse_args()
     torch.manual_seed(0)
-    encoder, readout = CLIPTextModel(text_config()), Readout()
+    encoder, readout = CLIPTextModel(text_config()).to(DEVICE), Readout().to(DEVICE)
     weights = [*encoder.parameters(), *readout.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.01)
     spent, step, last = 0.0, 0, time.time()
@@ -100,6 +100,8 @@ def main() -> None:
         spent, step = state["spent"], state["step"]
     while spent < 60 * args.minutes:
         ids, places, ends, whole = batch_of(step * args.batch, args.batch)
+        ids, ends, whole = (part.to(DEVICE) for part in (ids, ends, whole))
+        places = {key: table.to(DEVICE) for key, table in places.items()}
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * min(1, (step + 1) / 50) * (1.02 - spent / 60 / args.minutes)
         loss = readout(encoder(input_ids=ids).last_hidden_state, places, ends, whole)

@@ -181,11 +181,16 @@ def backward_warp(picture: Tensor, flow: Tensor, *, padding: str = "reflection")
 def forward_warp(picture: Tensor, landing: Landing, *, grow: int = 0) -> Tensor:
     """The picture (B, C, H, W) with its parts moved; bare places, grown by `grow` pixels, are filled from around them.
 
-    Where nothing moved the picture is the same to the last bit.
+    What stayed fills them, not what moved: a thing's colours must not run into the place that it left. Where nothing
+    moved the picture is the same to the last bit.
     """
     moved = torch.where(landing.arrived[:, None], sample(picture, landing.source), picture)
     bare = landing.to_fill(grow)
-    return fill_holes(moved, bare) if bool(bare.any()) else moved
+    if not bool(bare.any()):
+        return moved
+    unknown = bare | landing.arrived
+    unknown = torch.where(unknown.flatten(1).all(dim=1)[:, None, None], bare, unknown)
+    return torch.where(bare[:, None], fill_holes(moved, unknown), moved)
 
 
 def fill_holes(picture: Tensor, holes: Tensor) -> Tensor:

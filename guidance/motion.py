@@ -36,7 +36,7 @@ class Recipe:
     clip: float = 200.0  # norm of the change of epsilon at 4 x 64 x 64
     recursion: int = 1  # K, evaluations of the model at a level
     inner: int = 2  # fast: updates of the clean estimate at each evaluation
-    follow: float = 0.5  # fast: share of the way to the moved source's latent, before the updates
+    follow: float = 0.7  # fast: share of the way to the moved source's latent, before the updates
     flow_every: int = 3  # fast: the flow network judges every n-th level, in its first update; 0 = never
     window: Window = Window()
 
@@ -90,7 +90,7 @@ class Guide:
     """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: the least that the losses can be.
 
     close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
-    source's latent, and settled: (B, 1, h, w) 1 where it shows nothing but what arrives.
+    source's latent, and settled: (B, 1, h, w) the share of each cell in which something arrives.
     """
 
     objective: Objective

@@ -128,6 +128,17 @@ def test_holes_take_the_colour_around_them():
     assert torch.equal(fill_holes(image, holes)[known], image[known])
 
 
+def test_a_thing_does_not_run_into_the_place_that_it_left():
+    image = torch.full((2, 3, 48, 48), 0.25)
+    image[:, :, 12:28, 12:28] = 0.9
+    mask = torch.cat((square(), torch.ones(1, 48, 48)))
+    landing = land(transform_flow(mask, Transform(move=(5, 0), turn=20.0)))
+    warped = forward_warp(image, landing, grow=3)
+    bare = landing.to_fill(3)[0]
+    assert bare.any() and torch.allclose(warped[0][:, bare], torch.tensor(0.25), atol=1e-4)
+    assert torch.isfinite(warped).all() and landing.to_fill(3)[1].any()  # all of it moved: filled from what there is
+
+
 def test_dilation_is_a_disc():
     mask = torch.zeros(1, 21, 21, dtype=torch.bool)
     mask[:, 10, 10] = True

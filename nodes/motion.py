@@ -90,7 +90,9 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
                 _optional(io.Mask, "layers", LAYERS_TIP),
                 _optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
                 _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less memory."),
-                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, constant."),
+                # A socket alone: the host would put its own curve widget here, which only one of its two renderers draws.
+                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, constant.",
+                          extra_dict={"forceInput": True}),
                 _advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0, max=1.0,
                           step=0.01),
                 _advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",

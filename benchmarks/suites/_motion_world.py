@@ -9,24 +9,31 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...guidance.flow_warp import land
 from ...papercut.evaluate import FLOW_FILE
 from ...papercut.export import FILE
+from ...papercut.layout import VAE_PREFIX
 from ..motion_cases import Case
 from ..motion_judge import Asked, Judge, Verdict
 
-STEPS, DENOISE, CFG, GROW = 16, 0.75, 3.0, 10
+STEPS, DENOISE, CFG, GROW = 10, 0.75, 3.0, 10
 FILL = 1.0  # the instant baseline repaints bare places from pure noise
 
 
 @dataclass(frozen=True)
 class World:
-    """The shipped model as stock nodes give it. optical_flow: the host's OPTICAL_FLOW, None where it is not trained."""
+    """The shipped model as stock nodes give it.
+
+    gradient_vae: the same VAE in bfloat16, as hosts load VAEs on most GPUs, for the gradients alone. optical_flow: the
+    host's OPTICAL_FLOW, None where it is not trained.
+    """
 
     model: object
     vae: object
+    gradient_vae: object
     clip: object
     optical_flow: object | None
 
@@ -56,12 +63,16 @@ class Item(NamedTuple):
 
 def load() -> World:
     import comfy.sd
+    import comfy.utils
 
     from ...papercut.companion.model import register
 
     register()
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
-    return World(model, vae, clip, flow_model() if FLOW_FILE.exists() else None)
+    state = comfy.utils.load_torch_file(str(FILE))
+    part = {key.removeprefix(VAE_PREFIX): value for key, value in state.items() if key.startswith(VAE_PREFIX)}
+    light = comfy.sd.VAE(sd=part, dtype=torch.bfloat16)
+    return World(model, vae, light, clip, flow_model() if FLOW_FILE.exists() else None)
 
 
 def flow_model():
@@ -89,7 +100,10 @@ def ready(world: World, judge: Judge, seed: int) -> Item:
     landing = land(flow, layers)
     picture = judge.source.movedim(0, -1)[None].contiguous()
     latent = world.vae.encode(picture)
-    return Item(judge, Asked(flow, landing, landing.edit_mask(GROW)[0]), layers, picture, latent, seed)
+    # Latents change by cells: whatever the edit mask touches may change.
+    cells = F.adaptive_max_pool2d(landing.edit_mask(GROW)[:, None].float(), tuple(latent.shape[-2:]))
+    free = F.interpolate(cells, tuple(picture.shape[1:3]), mode="nearest")[0, 0] > 0
+    return Item(judge, Asked(flow, landing, free), layers, picture, latent, seed)
 
 
 def sampled(world: World, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -111,7 +125,7 @@ def shown(world: World, latent: Tensor) -> Tensor:
 def sampler_for(world: World, item: Item, preset: str, **numbers):
     from ...nodes.motion import FlowGuidanceSamplerNode
 
-    chosen = {"strength": 1.0, "grow": GROW} | numbers
+    chosen = {"strength": 1.0, "grow": GROW, "gradient_vae": world.gradient_vae} | numbers
     return FlowGuidanceSamplerNode.execute(
         vae=world.vae, flow=item.asked.flow, image=item.picture, preset=preset, layers=item.layers, **chosen
     ).args[0]  # fmt: skip

@@ -100,6 +100,21 @@ def test_interrupted_half_way_nothing_is_left(host_client):
     assert torch.equal(latent(host_client, run(host_client, scene), result), expected)
 
 
+def test_a_batch_of_prompts_gets_a_mask_each_or_a_sentence(host_client):
+    scene = Scene("sd1", batch=1)
+    three = [scene.add("TestTinyConditioning", family="sd1", seed=5, batch=3), 0]
+    mask = masked(scene, query=three)
+    shown, note = scene.add("MaskPreview", mask=[mask, 0]), scene.add("PreviewAny", source=[mask, 3])
+    result = run(host_client, scene)
+    assert len(result.files(shown)) == 3 and result.texts(note)[0].count("of the area") == 3
+
+    scene = Scene("sd1", batch=2)
+    three = [scene.add("TestTinyConditioning", family="sd1", seed=5, batch=3), 0]
+    scene.add("MaskPreview", mask=[masked(scene, query=three), 0])
+    result = host_client.run(scene.nodes)
+    assert result.status == "error" and "2 pictures and 3 prompts" in result.error
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"strength": 0.0}, "leaves no noise"), ({"strength": 1.0}, "leaves no picture"), ({"same": True}, "are the same")],

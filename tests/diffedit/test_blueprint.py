@@ -1,0 +1,86 @@
+"""The subgraph blueprint "DiffEdit" and the example workflows in a real Chromium against the real front end.
+
+Needs Node.js, Chromium and playwright-core:  npm install --prefix .host/browser playwright-core
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from palimpsest.tools.workflow import read, to_prompt
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYWRIGHT = ROOT / ".host" / "browser"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = [name for name, there in (
+    ("Node.js", shutil.which("node")), ("Chromium", CHROMIUM),
+    ("playwright-core (npm install --prefix .host/browser playwright-core)",
+     (PLAYWRIGHT / "node_modules" / "playwright-core").is_dir()),
+) if not there]
+EXAMPLES = sorted((ROOT / "example_workflows").glob("2*_diffedit_*.json"))
+BEFORE, AFTER = "a red striped heart on a cream checked ground", "a blue striped heart on a cream checked ground"
+VALUES = {"what the picture shows": BEFORE, "what it is to show": AFTER, "how deep to edit": 0.5, "steps": 2}
+
+
+def node(number, kind, x, inputs=(), outputs=(), values=()):
+    return {
+        "id": number, "type": kind, "pos": [x, 100 + 350 * (number % 2)], "size": [300, 300], "flags": {}, "mode": 0,
+        "order": number, "inputs": [{"name": name, "type": name_of, "link": None} for name, name_of in inputs],
+        "outputs": [{"name": name, "type": name, "links": []} for name in outputs],
+        "properties": {}, "widgets_values": list(values),
+    }  # fmt: skip
+
+
+def workflow():
+    """What the blueprint is wired to."""
+    return {
+        "version": 0.4, "last_node_id": 4, "last_link_id": 0, "groups": [], "config": {}, "extra": {}, "links": [],
+        "nodes": [
+            node(1, "CheckpointLoaderSimple", 0, (), ("MODEL", "CLIP", "VAE"), ["papercut.safetensors"]),
+            node(2, "LoadImage", 0, (), ("IMAGE", "MASK"), ["papercut_source.png", "image"]),
+            node(3, "SaveImage", 1000, [("images", "IMAGE")], (), ["blueprint"]),
+            node(4, "MaskPreview", 1000, [("mask", "MASK")], ("mask",)),
+        ],
+    }  # fmt: skip
+
+
+def plain(prompt: dict) -> dict:
+    """What the host is told, without titles and with floats that JavaScript writes as integers made alike."""
+    return {key: (entry["class_type"], json.loads(json.dumps(entry["inputs"]), parse_int=float)) for key, entry in prompt.items()}
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"the browser test needs {', '.join(MISSING)}")
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
+def test_the_blueprint_in_the_front_end(host, vue):
+    given = {
+        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(), "vue": vue,
+        "values": VALUES, "run": not vue, "patience": 120_000, "out": os.environ.get("BLUEPRINT_PICTURES", ""),
+        "examples": {path.stem: read(path) for path in EXAMPLES},
+    }  # fmt: skip
+    script = Path(__file__).with_name("blueprint_browser.mjs")
+    run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    assert told["errors"] == []
+    assert [label for label, *_ in told["face"]["widgets"]] == [
+        "what the picture shows", "what it is to show", "how deep to edit", "steps", "cfg", "threshold",
+        "edit what was not found", "grow",
+    ]  # fmt: skip
+    assert told["face"]["outputs"] == ["picture", "mask", "heat_map", "note"]
+
+    by_class = {entry["class_type"]: entry["inputs"] for entry in told["prompt"].values()}
+    texts = [e["inputs"]["text"] for e in told["prompt"].values() if e["class_type"] == "CLIPTextEncode"]
+    assert sorted(texts) == sorted([BEFORE, AFTER, ""])
+    assert (by_class["BasicScheduler"]["denoise"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
+    assert by_class["PalimpsestDiffEditMask"]["threshold"] == "adaptive" and by_class["CFGGuider"]["cfg"] == 7.5
+    assert plain(told["again"]) == plain(told["prompt"]), "a saved workflow opens as another one"
+    info = host.client.object_info()
+    assert plain(to_prompt(told["saved"], info)) == plain(told["prompt"])
+    for path in EXAMPLES:
+        assert plain(to_prompt(read(path), info)) == plain(told["examples"][path.stem]), path.name
+    if not vue:
+        kind, detail = told["run"]
+        assert kind == "execution_success", detail

@@ -142,12 +142,12 @@ class Edited(NamedTuple):
     soft: Tensor | None = None
 
 
-def inverted(world: World, depth: float = DEPTH):
-    """The TRAJECTORY of all pictures up to `depth`, with the empty text and CFG 1, as in the blueprint DiffEdit."""
+def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
+    """The TRAJECTORY of all pictures up to `depth` at CFG 1. named: with their captions, and not with the empty text."""
     from ..nodes.inversion import DDIMInvert
 
-    empty = [[world.empty, {}]]
-    return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=empty).args[0]
+    text = [[world.before if named else world.empty, {}]]
+    return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=text).args[0]
 
 
 def anchored_edit(world: World, masks: Tensor, trajectory, depth: float = DEPTH, *, fresh: bool = False) -> Edited:

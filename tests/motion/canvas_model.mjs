@@ -50,7 +50,11 @@ const reread = copy.toText() === text;
 copy.resize(400, 320);
 copy.fromText("nonsense");
 
+const knobOf = (box) => handles({ ...region, move: [0, 0], turn: 0, scale: [1, 1], pivot: [0, 0] }, box, 10, drawing)
+  .find((one) => one.name === "turn").at;
+
 console.log(JSON.stringify({
+  knobs: [knobOf([40, 40, 60, 60]), knobOf([40, 2, 60, 60])],
   text, goals: [[25, 25], [50, 60]].map((point) => [point, mapPoint(region, point)]),
   back: unmapPoint(region, mapPoint(region, [33, 44])), pivotKept: [before, after], counts: [two, one, again],
   brush: [box(brush, drawing.raster), brush.reduce((a, b) => a + b)], picked: picked.reduce((a, b) => a + b),

@@ -85,6 +85,7 @@ def test_the_editors_own_modules_write_what_python_reads(tmp_path):
         assert (torch.tensor([x, y]) + flow[0, y, x]).tolist() == pytest.approx(goal, abs=1e-3)
     assert told["back"] == pytest.approx([33, 44])
     assert told["pivotKept"][1] == pytest.approx(told["pivotKept"][0], abs=0.02)
+    assert told["knobs"] == [[50, 30], [50, 70]]  # the second would lie above the picture
     assert told["counts"] == [2, 1, 2]
     assert told["brush"][0] == [94, 94, 136, 106]
     assert told["picked"] == 9  # the ring and its hole

@@ -274,7 +274,7 @@ export class Editor {
     if (!drawing.region) return null;
     const found = drawing.boxOf(drawing.region);
     if (!found) return null;
-    const near = handles(drawing.region, found, HANDLE_REACH / zoom).reverse();
+    const near = handles(drawing.region, found, HANDLE_REACH / zoom, drawing).reverse();
     return near.find(({ name, at }) => (name === "pivot") === alt && Math.hypot(at[0] - x, at[1] - y) * zoom <= 9);
   }
 

@@ -29,18 +29,22 @@ export function isIdentity({ move, turn, scale, still }) {
 }
 
 // The handles of a region with the box [left, top, right, bottom], where they are now; `reach` is how far the knob for
-// turning stands off.
-export function handles(region, [left, top, right, bottom], reach) {
+// turning stands off. It stands above the box, or on the first other side where it lies within `size`, the picture.
+export function handles(region, [left, top, right, bottom], reach, size = null) {
   const [cx, cy] = [(left + right) / 2, (top + bottom) / 2];
   const at = (name, x, y) => ({ name, at: mapPoint(region, [x, y]), from: [x, y] });
   const list = [
     at("corner", left, top), at("corner", right, top), at("corner", right, bottom), at("corner", left, bottom),
     at("side-x", left, cy), at("side-x", right, cy), at("side-y", cx, top), at("side-y", cx, bottom),
   ];
-  const [hx, hy] = mapPoint(region, [cx, top]);
   const [ox, oy] = mapPoint(region, [cx, cy]);
-  const length = Math.hypot(hx - ox, hy - oy) || 1;
-  list.push({ name: "turn", at: [hx + ((hx - ox) / length) * reach, hy + ((hy - oy) / length) * reach], from: [cx, top] });
+  const knobs = [[cx, top], [cx, bottom], [right, cy], [left, cy]].map((from) => {
+    const [hx, hy] = mapPoint(region, from);
+    const length = Math.hypot(hx - ox, hy - oy) || 1;
+    return { name: "turn", at: [hx + ((hx - ox) / length) * reach, hy + ((hy - oy) / length) * reach], from };
+  });
+  const within = ({ at: [x, y] }) => !size || (x >= 0 && y >= 0 && x < size.width && y < size.height);
+  list.push(knobs.find(within) ?? knobs[0]);
   list.push({ name: "pivot", at: mapPoint(region, region.pivot), from: region.pivot });
   return list;
 }

@@ -135,7 +135,7 @@ function arrow(context, [x, y], [u, v], scale) {
 function frame(context, drawing, scale) {
   const found = drawing.boxOf(drawing.region);
   if (!found) return;
-  const list = handles(drawing.region, found, HANDLE_REACH / scale);
+  const list = handles(drawing.region, found, HANDLE_REACH / scale, drawing);
   line(context, list.slice(0, 4).map((handle) => handle.at), scale, true);
   const knob = list.find((handle) => handle.name === "turn");
   line(context, [mapPoint(drawing.region, knob.from), knob.at], scale, false);

@@ -19,8 +19,8 @@ from ..papercut.scenes import SIZE, SPLITS, CutOut, Scene, sample_scene
 
 Judged = TypeVar("Judged")
 MOVES = (8, 16, 32, 48, 64, 96)
-COUNTS = {f"move {length} px": 9 for length in MOVES} | {
-    "turn": 12, "scale": 12, "stretch": 12, "two objects": 10, "onto a pattern": 12,
+COUNTS = {f"move {length} px": 8 for length in MOVES} | {
+    "turn": 11, "scale": 10, "stretch": 10, "two objects": 10, "onto a pattern": 11,
 }  # fmt: skip
 
 

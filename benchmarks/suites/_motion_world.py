@@ -86,9 +86,10 @@ def flow_model():
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """torch's threads raised to the machine's cores: here nothing else runs beside the measurement."""
+    """torch's threads raised to the machine's cores where nothing else runs; beside others they would only wait."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    if os.getloadavg()[0] < 1.5:
+        torch.set_num_threads(os.cpu_count() or 1)
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
     python -m papercut.train_edges
 
-150 training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
+64 training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
 apart; the host's dataset node reads them, its crop node parts them, Edge Predictor Train learns. An interrupted run
 goes on where it stopped when the command is given again.
 """
@@ -24,7 +24,7 @@ from .export import FILE as CHECKPOINT
 from .scenes import SIZE, SPLITS, sample_scene
 
 FOLDER, AUTOSAVE, PREFIX = "papercut_edge_training", "papercut_edges_unfinished", "papercut_edges"
-SETTINGS = {"detail": "4", "learning_rate": 0.002, "flips": False, "width": 256}
+SETTINGS = {"detail": "4", "learning_rate": 0.002, "flips": False, "width": 256, "held_out": 0.05}
 FIRST = 500_000  # the diffusion model has learned from the first few thousand training scenes; these are new to it
 
 
@@ -40,13 +40,13 @@ def draw_pairs(folder: Path, count: int) -> None:
             path.with_suffix(".txt").write_text(scene.caption, encoding="ascii")
 
 
-def prompt(steps: int, batch: int, settings: dict, unfinished: str | None) -> dict:
+def prompt(folder: str, steps: int, batch: int, settings: dict, unfinished: str | None) -> dict:
     """The workflow that trains and saves, in the host's API form."""
     node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}
     crop = lambda x: node("ImageCrop", image=["2", 0], width=SIZE, height=SIZE, x=x, y=0)
     nodes = {
         "1": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT.name),
-        "2": node("LoadImageTextDataSetFromFolder", folder=FOLDER),
+        "2": node("LoadImageTextDataSetFromFolder", folder=folder),
         "3": crop(0),
         "4": crop(SIZE),
         "5": node("CLIPTextEncode", clip=["1", 1], text=["2", 1]),
@@ -66,11 +66,12 @@ def prompt(steps: int, batch: int, settings: dict, unfinished: str | None) -> di
 def train(count: int, steps: int, batch: int, threads: int = 2, **settings) -> EdgePredictor:
     """The trained predictor; its facts tell the minutes of the node's prompt, unless it went on from an earlier one."""
     base = make_base(CACHE / "edge_host")
-    draw_pairs(base / "input" / FOLDER, count)
+    folder = f"{FOLDER}_{count}"
+    draw_pairs(base / "input" / folder, count)
     made = base / "output" / "edge_predictors"
     unfinished = f"{AUTOSAVE}.safetensors" if (made / f"{AUTOSAVE}.safetensors").exists() else None
     with Host.start(read_record()._replace(base=str(base)), log=base / "host.log", threads=threads) as host:
-        result = host.client.run(prompt(steps, batch, settings, unfinished), timeout=7200, listener=Ticker())
+        result = host.client.run(prompt(folder, steps, batch, settings, unfinished), timeout=7200, listener=Ticker())
     if result.status != "success":
         raise SystemExit(f"The training failed: {result.error or result.status}")
     predictor = read_predictor(max(made.glob(f"{PREFIX}_*.safetensors"), key=lambda path: path.stat().st_mtime))
@@ -84,15 +85,16 @@ class Ticker:
     """The node's progress as a line on the terminal."""
 
     def __call__(self, event: str, data: dict) -> None:
-        running = [one for one in data.get("nodes", {}).values() if one.get("state") == "running"]
-        if event == "progress_state" and running:
+        states = data.get("nodes", {}).values() if event == "progress_state" else ()
+        running = [one for one in states if one.get("state") == "running"]
+        if running:
             print(f"\rstep {running[-1]['value']:.0f} of {running[-1]['max']:.0f}   ", end="", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--file", type=Path, default=FILE, help="where the trained predictor goes; the shipped one")
     options = parser.parse_args()

@@ -14,8 +14,8 @@ from ..rows import Row
 from ._sketch_world import Tests, World, guided, noises, sampled, schedule
 from .inversion import stable_diffusion_1
 
-STEPS, TURNS = 30, 2
-SIZE_STEPS, SIZE_TURNS = 4, 2
+STEPS, TURNS = 30, 1
+SIZE_STEPS, SIZE_TURNS = 4, 1
 TRAINING_STEPS = 12
 BATCHES, PREDICTED = (1, 4), 20
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 116 in all.
-COUNT, FEW = 60, 14
+# Outlines, and sketches of each of four further kinds: 102 in all.
+COUNT, FEW = 50, 13
 AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 12, 5.0, 7000
 CANDIDATES, SEED_STEPS = 6, 3
 

@@ -57,7 +57,7 @@ def test_a_training_picture_holds_the_scene_beside_its_edges(tmp_path):
     both, text = read_image(str(tmp_path / "0000.png")), (tmp_path / "0000.txt").read_text()
     assert both.shape == (3, 256, 512) and text.startswith("a")
     assert set(both[:, :, 256:].unique().tolist()) == {0, 255}
-    assert prompt(9, 2, {"detail": "4"}, "x.safetensors")["6"]["inputs"]["continue_from"] == ["9", 0]
+    assert prompt("pairs", 9, 2, {"detail": "4"}, "x.safetensors")["6"]["inputs"]["continue_from"] == ["9", 0]
 
 
 def test_without_weights_the_suite_still_names_every_row_and_target():

@@ -112,7 +112,7 @@ def test_interrupted_it_leaves_no_trace(host_client):
     graph = Words(seed=3)
     node = graph.save(graph.sampled())
     before = latent(host_client, run(host_client, graph), node)
-    long = Words(seed=3, steps=400)
+    long = Words(seed=3, steps=120)
     sampler = long.sampled()
     long.save(sampler)
     with host_client.listen() as socket:

@@ -104,7 +104,8 @@ class LoRAFit(io.ComfyNode):
         reused = sum(one.reused for one in fits)
         if reused:
             notice(f"{reused} of {len(fits)} pictures had been fitted before, with the same settings; they are reused.")
-        curves = [(f"picture {place}: validation loss", list(one.checks.values())) for place, one in enumerate(fits)]
+        title = "picture {}: loss on fixed noise, at each check"
+        curves = [(title.format(place), list(one.checks.values())) for place, one in enumerate(fits)]
         length = min(len(one.losses) for one in fits)
         mean = torch.tensor([one.losses[:length] for one in fits]).mean(0).tolist()
         return io.NodeOutput([one.lora for one in fits], plot(curves), {"loss": mean})

@@ -15,7 +15,7 @@ from ...morphing.schedule import Alphas, schedule
 from ...papercut.scenes import Scene
 
 # Fewer steps at a higher, falling rate: what the docs of LoRA Fit name for a quicker fit.
-QUICK = Recipe(steps=50, learning_rate=1e-3, decay=True, check_every=0)
+QUICK = Recipe(steps=40, learning_rate=1e-3, decay=True, check_every=0)
 
 
 @dataclass(frozen=True)

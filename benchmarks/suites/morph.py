@@ -21,14 +21,14 @@ from ...papercut.export import FILE
 from ...papercut.recogniser import OBJECT, load_recogniser
 from ..rows import Row
 from . import _morph_faithful
-from ._morph_run import STAGES, Counter, Keys, Run, Settings, Stage, World
+from ._morph_run import QUICK, STAGES, Counter, Keys, Run, Settings, Stage, World
 from ._morph_world import chains, neighbours, perceived, psnr, things_in
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames and steps than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-TABLE = Settings(frames=7, steps=8, probe_frames=7, probe_steps=5)
+TABLE = Settings(frames=5, steps=12, probe_frames=7, probe_steps=6, refinement=1, recipe=replace(QUICK, steps=20))
 CHAIN_FRAMES = 10
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
 FAITHFUL, FAST = "faithful", "fast"

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from palimpsest.host.decode import DifferentiableVAE
 from palimpsest.host.denoiser import with_denoiser
 from palimpsest.host.gradients import normalise, plain
 
-from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model
+from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model, tiny_vae
 
 SIGMAS = torch.tensor([0.7, 0.0])
 
@@ -70,3 +71,72 @@ def test_normalise_shares_memory_and_is_idempotent():
     assert not any(weight.is_inference() for weight in [*model.parameters(), *model.buffers()])
     normalise(model)
     assert all(weights[name] is weight for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_gradient_through_weights_that_are_cast(dtype):
+    """Weights kept at lower precision and computed in float32, as files are loaded on a CPU or at fp8."""
+    with torch.inference_mode():
+        model = tiny_model("sd1", dtype=dtype)
+        conds = {"positive": tiny_cond("sd1"), "negative": tiny_cond("sd1", seed=1)}
+        difference, gradient = slopes(model, conds, tiny_latent("sd1"), cfg=3.0)
+    assert gradient == pytest.approx(difference, rel=1e-3)
+
+
+def test_gradient_through_model_and_vae_together():
+    """The chain latent -> x0 -> picture -> loss -> latent, with both networks loaded for one run."""
+    with torch.inference_mode():
+        model, vae = tiny_model("sd1"), tiny_vae()
+        wish = [weight.requires_grad for weight in vae.first_stage_model.parameters()]
+        conds, latent = {"positive": tiny_cond("sd1")}, tiny_latent("sd1")
+        x = torch.randn(latent.shape, generator=torch.Generator().manual_seed(5))
+
+        def picture(session, at):
+            return DifferentiableVAE(vae, session.model.latent_format).decode(session.denoise(at, 0.7))
+
+        def by_gradient(session):
+            assert not any(weight.requires_grad for weight in vae.first_stage_model.parameters())
+            leaf = plain(x).clone().requires_grad_(True)
+            return torch.autograd.grad(picture(session, leaf).square().sum(), leaf)[0]
+
+        run = lambda body, **how: with_denoiser(model, conds, latent, SIGMAS, body, companions=[vae.patcher], **how)
+        gradient = run(by_gradient, gradients=True)
+        step = 2e-3 * gradient / gradient.norm() * x.norm()
+        above, below = run(lambda s: [picture(s, x + sign * step).double() for sign in (1, -1)])
+        difference = ((above - below) * (above + below)).sum() / (2 * step.norm())
+        assert float(gradient.norm()) == pytest.approx(float(difference), rel=2e-3)
+        assert [weight.requires_grad for weight in vae.first_stage_model.parameters()] == wish
+    assert not model.additional_models
+
+
+def test_a_model_over_several_gpus_is_named():
+    model = tiny_model("sd1")
+    model.set_additional_models("multigpu", [tiny_model("sd1")])
+    with pytest.raises(ValueError, match="Gradients do not cross several GPUs: connect the model from before"):
+        with_denoiser(
+            model, {"positive": tiny_cond("sd1")}, tiny_latent("sd1"), SIGMAS, lambda s: None, gradients=True
+        )
+
+
+def test_an_attention_override_of_the_users_is_honoured():
+    """Sharper attention by an override; one that knows no backward gives way to one that does."""
+    model, conds, latent = tiny_model("sd1"), {"positive": tiny_cond("sd1")}, tiny_latent("sd1")
+    sharper, blind = model.clone(), model.clone()
+    sharper.model_options["transformer_options"]["optimized_attention_override"] = (
+        lambda function, q, *rest, **more: function(2 * q, *rest, **more)
+    )
+    blind.model_options["transformer_options"]["optimized_attention_override"] = (
+        lambda function, *args, **more: function(*args, **more).detach()
+    )
+
+    def run(patched, gradients):
+        def body(session):
+            leaf = session.latent.clone().requires_grad_(gradients)
+            x0 = session.denoise(leaf, 0.7)
+            return x0, torch.autograd.grad(x0.square().sum(), leaf)[0] if gradients else None
+
+        return with_denoiser(patched, conds, latent, SIGMAS, body, gradients=gradients)
+
+    assert torch.allclose(run(sharper, True)[0], run(sharper, False)[0], atol=1e-4)
+    assert (run(sharper, True)[0] - run(model, True)[0]).abs().max() > 1e-3
+    assert torch.allclose(run(blind, True)[1], run(model, True)[1])

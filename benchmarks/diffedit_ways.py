@@ -142,8 +142,8 @@ class Edited(NamedTuple):
     soft: Tensor | None = None
 
 
-def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
-    """The TRAJECTORY of all pictures up to `depth` at CFG 1. named: with their captions, and not with the empty text."""
+def inverted(world: World, depth: float = DEPTH, *, named: bool = True):
+    """The TRAJECTORY of all pictures up to `depth` at CFG 1. named: with their captions; else with the empty text."""
     from ..nodes.inversion import DDIMInvert
 
     text = [[world.before if named else world.empty, {}]]

@@ -174,6 +174,8 @@ def _variations(context, world: World, found: Found, paths: dict) -> Iterator[Ro
     mean, single = found.masks["1.5 x mean"][: len(world.edits)], our_masks(world, found.maps[:1, : len(world.edits)])
     for name, some in {"fast": adaptive, "1.5 x mean": mean, "1 noise": single}.items():
         yield from _quality(context, label, name, ours(some), world)
+    empty = in_batches(world, lambda part, at: anchored_edit(part, adaptive[at], inverted(part, named=False)))
+    yield from _quality(context, label, "inverted with the empty text, as in the paper", empty.pictures, world)
 
 
 def _quality(context, label: str, mode: str, made: Tensor, world: World) -> Iterator[Row]:

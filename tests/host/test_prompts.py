@@ -1,12 +1,16 @@
 """The denoiser and its gradients through POST /prompt, where weights are what loader nodes make of them."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from ..tiny_models import FAMILIES, tiny_control_file, tiny_file, tiny_lora_file
 from .prompts import Scene, latent, run, told
+
+
+PACKAGE = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,23 @@ def test_gradient_through_a_stock_loader(host_client, files, family):
     slope = scene.slope()
     found = told(run(host_client, scene), slope)
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
+
+
+def test_gradient_through_load_checkpoint(host_client):
+    """Papercut, by the stock checkpoint loader and text encoder."""
+    if not (PACKAGE / "papercut" / "weights" / "papercut.safetensors").exists():
+        pytest.skip("the trained weights are not there")
+    scene = Scene("sd1", batch=1)
+    loaded = scene.add("CheckpointLoaderSimple", ckpt_name="papercut.safetensors")
+    texts = ("a red triangle on a lilac ground", "")
+    scene.positive, scene.negative = [[scene.add("CLIPTextEncode", clip=[loaded, 1], text=text), 0] for text in texts]
+    scene.model, scene.vae = [loaded, 0], [loaded, 2]
+    slope = scene.slope()
+    decoded = scene.add("TestDecodeSlope", vae=scene.vae, model=scene.model, latent=scene.latent)
+    result = run(host_client, scene)
+    for node in (slope, decoded):
+        found = told(result, node)
+        assert found["gradient"] == pytest.approx(found["difference"], rel=5e-3)
 
 
 @pytest.mark.parametrize("attach", ATTACHED, ids=lambda attach: attach.__name__)

@@ -90,7 +90,7 @@ class Guide:
     """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: the least that the losses can be.
 
     close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
-    source's latent, and settled: (B, 1, h, w) the share of each cell in which something arrives.
+    source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1.
     """
 
     objective: Objective

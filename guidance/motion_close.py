@@ -1,7 +1,7 @@
-"""Looking closely: the colour loss of a motion through a window of the latent that holds everything that arrives.
+"""Looking closely: the colour loss of a motion through a window of the latent that holds all pixels that count.
 
-Decoding is most of what fast guidance costs, and only the pixels where something arrives count (`motion_loss.py`), so
-only they are decoded, with a margin. Exact up to the decoder's reach beyond the margin; for decoders that compute a
+Decoding is most of what fast guidance costs, and only the pixels where something arrives, and those beside them, count
+(`motion_loss.py`), so only they are decoded, with a margin. Exact up to the decoder's reach beyond the margin; for decoders that compute a
 pixel from its surroundings (the TAESD kind), not for those that normalise over the whole picture.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .motion_loss import Decode, Objective, arrival_error
 
-MARGIN = 3  # cells round what arrives
+MARGIN = 2  # cells round what counts
 WORTHWHILE = 0.75  # share of the picture above which the whole is decoded
 
 
@@ -22,27 +22,27 @@ WORTHWHILE = 0.75  # share of the picture above which the whole is decoded
 class Close:
     """corners: (top, left) in cells, a pair a row; size: (h, w) in cells, one for the batch; factor: pixels a cell.
 
-    warped: (B, 3, h f, w f), arrived: (B, h f, w f), cut to the windows. share: of the picture's area.
+    warped: (B, 3, h f, w f), counted: (B, h f, w f), cut to the windows. share: of the picture's area.
     """
 
     corners: tuple[tuple[int, int], ...]
     size: tuple[int, int]
     factor: int
     warped: Tensor
-    arrived: Tensor
+    counted: Tensor
     share: float
 
     def colour(self, latent: Tensor, decode: Decode) -> Tensor:
         """(B,) the colour loss of a latent (B, C, h, w), as a mean over the whole picture."""
         seen = decode(cut(latent, self.corners, self.size))
-        return arrival_error(seen, self.warped, self.arrived) * self.share
+        return arrival_error(seen, self.warped, self.counted) * self.share
 
 
 def close_up(goal: Objective, factor: int, margin: int = MARGIN) -> Close | None:
     """The windows of a goal whose latent cells are `factor` pixels wide; None where they would save little."""
-    arrived = goal.landing.arrived
-    cells = [s // factor for s in arrived.shape[1:]]
-    boxes = [_box(row, factor, margin) for row in arrived]
+    counted = goal.counted
+    cells = [s // factor for s in counted.shape[1:]]
+    boxes = [_box(row, factor, margin) for row in counted]
     size = tuple(min(max(high - low for low, high in axis), most) for axis, most in zip(zip(*boxes), cells))
     share = size[0] * size[1] / (cells[0] * cells[1])
     if share > WORTHWHILE or 0 in size:
@@ -51,7 +51,7 @@ def close_up(goal: Objective, factor: int, margin: int = MARGIN) -> Close | None
         tuple(max(min(low, most - side), 0) for (low, _), most, side in zip(box, cells, size)) for box in boxes
     )
     pixels = tuple(tuple(v * factor for v in corner) for corner in corners), tuple(v * factor for v in size)
-    return Close(corners, size, factor, cut(goal.warped, *pixels), cut(arrived[:, None], *pixels)[:, 0], share)
+    return Close(corners, size, factor, cut(goal.warped, *pixels), cut(counted[:, None], *pixels)[:, 0], share)
 
 
 def cut(values: Tensor, corners: tuple[tuple[int, int], ...], size: tuple[int, int]) -> Tensor:
@@ -60,13 +60,13 @@ def cut(values: Tensor, corners: tuple[tuple[int, int], ...], size: tuple[int, i
     return torch.stack([row[:, top : top + size[0], left : left + size[1]] for row, (top, left) in rows])
 
 
-def _box(arrived: Tensor, factor: int, margin: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) in cells, the end not included; ((0, 0), (0, 0)) where nothing arrives."""
+def _box(counted: Tensor, factor: int, margin: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) in cells, the end not included; ((0, 0), (0, 0)) where nothing counts."""
     spans = []
     for axis in (1, 0):
-        places = torch.nonzero(arrived.any(dim=axis))[:, 0]
+        places = torch.nonzero(counted.any(dim=axis))[:, 0]
         if not len(places):
             return (0, 0), (0, 0)
         low, high = int(places[0]) // factor - margin, int(places[-1]) // factor + 1 + margin
-        spans.append((max(low, 0), min(high, arrived.shape[1 - axis] // factor)))
+        spans.append((max(low, 0), min(high, counted.shape[1 - axis] // factor)))
     return spans[0], spans[1]

@@ -13,7 +13,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from .flow_warp import Landing, backward_warp, forward_warp, sample
+from .flow_warp import Landing, backward_warp, dilate, forward_warp, sample
 
 Decode = Callable[[Tensor], Tensor]
 FlowNet = Callable[[Tensor], Tensor]
@@ -32,13 +32,15 @@ class Objective:
     """A motion and the weights of its two losses.
 
     source: (B, 3, H, W). flow: (B, H, W, 2) the target. landing: where `flow` takes the source.
-    warped: (B, 3, H, W) the source with its parts moved. colour, motion: weights of the two losses (paper: 100, 3).
+    warped: (B, 3, H, W) the source with its parts moved. counted: (B, H, W) bool, where that is certain: what arrives,
+    and what stays beside it. colour, motion: weights of the two losses (paper: 100, 3).
     """
 
     source: Tensor
     flow: Tensor
     landing: Landing
     warped: Tensor
+    counted: Tensor
     colour: float = 100.0
     motion: float = 3.0
 
@@ -68,8 +70,8 @@ class Objective:
         return Terms(colour, _mean((self.flow - estimate).abs()))
 
     def by_target(self, picture: Tensor, flow_net: FlowNet | None) -> Terms:
-        """The colour loss along the target flow, counted where things arrive, so that what grows is held at every
-        pixel of its new size; the flow loss (where a network is given) over pixels that can be found again."""
+        """The colour loss along the target flow, counted on the target, so that what grows is held at every pixel of
+        its new size, and what stays beside it keeps it from growing; the flow loss (where a network is given) over pixels that can be found again."""
         colour = self.arrival_error(picture)
         if flow_net is None:
             return Terms(colour, torch.zeros_like(colour))
@@ -77,8 +79,8 @@ class Objective:
         return Terms(colour, _mean((self.flow * seen - flow_net(picture) * seen).abs()))
 
     def arrival_error(self, picture: Tensor) -> Tensor:
-        """(B,) mean L1 between the picture and the moved source, over all pixels, where something arrives."""
-        return arrival_error(picture, self.warped, self.landing.arrived)
+        """(B,) mean L1 between the picture and the moved source, over all pixels, where that is certain."""
+        return arrival_error(picture, self.warped, self.counted)
 
     def floor(self, decoded_source: Tensor, flow_net: FlowNet | None = None) -> Terms:
         """The least that both losses can be asked for: the decoder's own error on the source, moved along, and the
@@ -87,15 +89,17 @@ class Objective:
         return Terms(self.arrival_error(moved), self.by_target(self.warped, flow_net).flow)
 
 
-def arrival_error(picture: Tensor, warped: Tensor, arrived: Tensor) -> Tensor:
-    """(B,) mean L1 of two pictures (B, 3, H, W) over all pixels, counted where `arrived` (B, H, W)."""
-    arrived = arrived[:, None].to(picture.dtype)
-    return _mean((picture * arrived - warped * arrived).abs())
+def arrival_error(picture: Tensor, warped: Tensor, counted: Tensor) -> Tensor:
+    """(B,) mean L1 of two pictures (B, 3, H, W) over all pixels, those that are not `counted` (B, H, W) being equal."""
+    counted = counted[:, None].to(picture.dtype)
+    return _mean((picture * counted - warped * counted).abs())
 
 
 def objective(source: Tensor, flow: Tensor, landing: Landing, *, colour: float, motion: float, grow: int) -> Objective:
-    """The objective of a motion; `grow` pixels round what has left are filled anew in its warped picture."""
-    return Objective(source, flow, landing, forward_warp(source, landing, grow=grow), colour, motion)
+    """The objective of a motion; `grow` pixels round what has left are filled anew in its warped picture, and as many
+    round what arrives are held to the source."""
+    counted = landing.arrived | (dilate(landing.arrived, grow) & ~landing.to_fill(grow))
+    return Objective(source, flow, landing, forward_warp(source, landing, grow=grow), counted, colour, motion)
 
 
 def _mean(values: Tensor) -> Tensor:

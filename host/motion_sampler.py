@@ -164,7 +164,9 @@ class FlowGuidanceSampler(BodySampler):
         """What the fast mode needs beside: where losses end, where the source's latent goes, the window that counts."""
         goal, network = guide.objective, guide.flow_net if self.recipe.flow_every > 0 else None
         floor = goal.floor(guide.decode(plain(world.kept(0.0, session.latent)).clone()), network)
-        settled = F.adaptive_avg_pool2d(goal.landing.arrived[:, None].float(), tuple(session.latent.shape[-2:]))
+        # Beside what arrives the model has more say: shadows fall there.
+        trust = (goal.landing.arrived.float() + goal.counted.float()) / 2
+        settled = F.adaptive_avg_pool2d(trust[:, None], tuple(session.latent.shape[-2:]))
         window = None
         if not any(isinstance(part, WHOLE) for part in self.tools.vae.first_stage_model.modules()):
             window = close_up(goal, self.tools.vae.spacial_compression_decode())

@@ -25,7 +25,7 @@ def test_the_window_holds_all_that_arrives_and_gives_the_same_loss_and_gradient(
     latent, whole = goal(((9, 4), (20, 15)))
     close = close_up(whole, 1)
     assert close.size == (12, 12) and close.share == pytest.approx(144 / 1024)
-    assert torch.equal(close.arrived.sum((1, 2)), whole.landing.arrived.sum((1, 2)))
+    assert torch.equal(close.counted.sum((1, 2)), whole.counted.sum((1, 2)))
     point = (latent + 0.3).requires_grad_()
     losses = whole.by_target(decode(point), None).colour, close.colour(point, decode)
     assert torch.allclose(*losses, rtol=1e-12)
@@ -37,10 +37,17 @@ def test_a_window_at_the_rim_stays_inside_and_one_that_saves_little_is_not_used(
     _, near = goal(((23, 22),))
     close = close_up(near, 1)
     assert all(0 <= corner <= 32 - side for corner, side in zip(close.corners[0], close.size))
-    assert int(close.arrived.sum()) == int(near.landing.arrived.sum()) > 0
+    assert int(close.counted.sum()) == int(near.counted.sum()) > 0
     assert close_up(near, 1, margin=30) is None
     _, gone = goal(((0, 0),))
     assert close_up(gone, 1) is None
+
+
+def test_what_stays_beside_the_goal_counts_and_what_was_left_does_not():
+    _, whole = goal(((9, 4),))
+    ring = whole.counted & ~whole.landing.arrived
+    assert ring.any() and torch.equal(whole.warped[:, :, ring[0]], whole.source[:, :, ring[0]])
+    assert not (whole.counted & whole.landing.to_fill(1)).any()
 
 
 def test_windows_are_cut_row_by_row():

@@ -1,4 +1,4 @@
-"""Papercut edits and the ways to make them: DiffEdit of the pack, diffusers' pipeline, SDEdit; on one file of weights."""
+"""Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def workflow():
 
 def plain(prompt: dict) -> dict:
     """What the host is told, without titles and with floats that JavaScript writes as integers made alike."""
-    return {key: (entry["class_type"], json.loads(json.dumps(entry["inputs"]), parse_int=float)) for key, entry in prompt.items()}
+    alike = {key: json.loads(json.dumps(entry["inputs"]), parse_int=float) for key, entry in prompt.items()}
+    return {key: (entry["class_type"], alike[key]) for key, entry in prompt.items()}
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"the browser test needs {', '.join(MISSING)}")

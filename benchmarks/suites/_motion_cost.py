@@ -18,7 +18,7 @@ from ..motion_judge import Verdict
 from ..rows import Row
 from ._motion_world import Item, World, fast, faithful, verdict
 
-FAITHFUL_STEPS, RECURSION = 12, 5
+FAITHFUL_STEPS, RECURSION = 16, 5
 PAPER_EVALUATIONS = 500 * 10
 SIZE, SIZE_STEPS = 512, 20
 

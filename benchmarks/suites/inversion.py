@@ -113,7 +113,10 @@ def parity(world: Papercut) -> float:
     from ...papercut.oracle import load_oracle
 
     oracle = load_oracle()
-    facts = {**SCHEDULE.diffusers(), "steps_offset": 1, "set_alpha_to_one": False, "timestep_spacing": "leading"}
+    facts = {
+        **SCHEDULE.diffusers(), "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False,
+        "timestep_spacing": "leading",
+    }  # fmt: skip
     scheduler = DDIMInverseScheduler(**facts)
     scheduler.set_timesteps(PARITY_STEPS)
     alphas = torch.cat([scheduler.initial_alpha_cumprod.reshape(1), scheduler.alphas_cumprod[scheduler.timesteps]])

@@ -55,13 +55,22 @@ def make_base(base, root=ROOT):
     if (root / "papercut" / "companion" / "__init__.py").is_file():
         link(root / "papercut" / "companion", base / "custom_nodes" / "papercut_companion")
     for path, kind in weight_files(root / "papercut" / "weights"):
-        link(path, base / "models" / kind / path.name)
+        place = base / "models" / kind / path.name
+        # The pack's own loaders refuse files that lie elsewhere behind a link.
+        renew(path, place) if kind == "edge_predictors" else link(path, place)
     pictures = [path for path in (root / "papercut" / "pictures").glob("*") if path.suffix in PICTURES]
     for path in pictures:
-        copy = base / "input" / path.name
-        if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
-            shutil.copy2(str(path), str(copy))
+        renew(path, base / "input" / path.name)
     return base
+
+
+def renew(path, copy):
+    """`copy` becomes a copy of `path` where it is missing, older, or a link."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if copy.is_symlink():
+        copy.unlink()
+    if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
+        shutil.copy2(str(path), str(copy))
 
 
 def missing_weights(root=ROOT):

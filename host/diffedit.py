@@ -90,11 +90,16 @@ def single_maps(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, item
     half = prompts.half("reference")
     key = _reference_key(model, half, latent, recipe, items, sigma)
     known = REFERENCES.get(key)
-    conds = {**(half if known is None else {}), **prompts.half("query")}
+    # Each half in calls of its own: in one call the query's last bits would depend on whether a reference was known.
+    halves = [half, prompts.half("query")] if known is None else [prompts.half("query")]
+    conds = {name: cond for one in halves for name, cond in one.items()}
     noises = item_noises(latent.shape[1:], recipe.noises, recipe.seed, items)
-    found = with_denoiser(
-        model, conds, latent, torch.tensor([sigma]), lambda session: _predict(session, list(conds), noises, sigma, flow)
-    )
+
+    def predict(session: Session) -> dict[str, Tensor]:
+        parts = [_predict(session, list(one), noises, sigma, flow) for one in halves]
+        return {name: value for part in parts for name, value in part.items()}
+
+    found = with_denoiser(model, conds, latent, torch.tensor([sigma]), predict)
     if known is None:
         known = _combine(found, "reference", recipe.cfg)
         REFERENCES.put(key, known)

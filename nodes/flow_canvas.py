@@ -24,6 +24,7 @@ class FlowCanvas(io.ComfyNode):
             category=CATEGORY,
             description="Draw on the picture what is to move: paint or pick a region, then drag, turn and scale it.",
             search_aliases=["motion brush", "drag object", "paint flow", "motion guidance"],
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input("image", tooltip="The picture to draw on; from Load Image it is shown at once, from other "
                                "nodes after the first run."),

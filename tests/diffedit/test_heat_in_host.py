@@ -42,11 +42,22 @@ def test_every_family_gives_a_map(family):
     assert torch.isfinite(found).all() and (found > 0).any()
 
 
-def test_a_map_costs_two_samples_a_noise_in_one_call():
+def test_a_map_costs_two_samples_a_noise_in_one_call_a_prompt():
     model, rows = counted(tiny_model("sd1"))
     prompts = Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2))
     _, cost = heat(model, prompts, tiny_latent("sd1"), MapRecipe(noises=10), [0])
-    assert rows == [20] and cost == 20
+    assert rows == [10, 10] and cost == 20
+
+
+def test_a_known_reference_gives_the_same_map_to_the_last_bit():
+    model = tiny_model("sd1")
+    run = lambda seed: heat(model, Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=seed)), tiny_latent("sd1"),
+                            MapRecipe(noises=5), [0])  # fmt: skip
+    cold, cost = run(2)
+    REFERENCES.clear()
+    run(3)
+    warm, less = run(2)
+    assert torch.equal(cold, warm) and less < cost
 
 
 def test_equal_negatives_are_left_out_and_unequal_ones_are_not():
@@ -104,7 +115,7 @@ def test_chunks_change_nothing(noises_a_call, monkeypatch):
     monkeypatch.setattr(diffedit, "_noises_a_call", lambda session, rows: noises_a_call)
     cut, cost = heat(model, prompts, latent, recipe, [0, 1])
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-5)
-    assert max(rows) == noises_a_call * 2 * 2 and sum(rows) == cost == 20
+    assert max(rows) == noises_a_call * 2 and sum(rows) == cost == 20  # a prompt at a time, two pictures each
 
 
 def test_short_memory_makes_more_calls(monkeypatch):

@@ -5,7 +5,7 @@ that hold something moving, then on whole pictures, since a crop may lie inside 
 what moves.
 
     python -m papercut.train_flow --minutes 34
-    python -m papercut.train_flow --minutes 54 --crop 256 --batch 1
+    python -m papercut.train_flow --minutes 62 --crop 256 --batch 1
 """
 
 import argparse

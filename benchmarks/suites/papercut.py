@@ -25,7 +25,7 @@ def rows(context) -> Iterable[Row]:
     model = _if_there(both, lambda: evaluate.measure_diffusion(100))
     named = model.get("shape and colour right")
     yield context.row("Papercut", "prompts right at 20 steps, CFG 5: shape and colour", "", named, "", ">= 0.9")
-    flow = _if_there(evaluate.FLOW_FILE, lambda: evaluate.measure_flow(60))
+    flow = _if_there(evaluate.FLOW_FILE, lambda: evaluate.measure_flow(100))
     error = flow.get("end-point error, moving, px")
     yield context.row("Papercut", "flow end-point error over moving pixels", "", error, "px", "<= 1.5")
     size = sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) / 1e6

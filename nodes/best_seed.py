@@ -29,6 +29,7 @@ class BestSeed(io.ComfyNode):
                 "flow) best. Seed and sketch may want different pictures; this lets them agree before the long run."
             ),
             search_aliases=["seed search", "noise selection", "seed picker", "candidate seeds"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model of the run, best with Edge Predictor Guidance already on "
                                "it: the candidates are then guided too."),

@@ -26,6 +26,7 @@ class EdgePredictorPreview(io.ComfyNode):
             category=CATEGORY,
             description="Shows which edges a predictor sees in a picture at several noise levels, beside the real "
                         "ones.",
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that the predictor was trained for."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),

@@ -33,6 +33,7 @@ class Reschedule(io.ComfyNode):
             category=CATEGORY,
             description=cls.__doc__,
             search_aliases=["even speed", "perceptually uniform", "lpips", "diffmorpher"],
+            has_intermediate_output=True,
             inputs=[
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP + " Those of the frames that are looked at."),
                 io.Combo.Input(

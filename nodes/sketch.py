@@ -156,6 +156,7 @@ class SketchPrepare(io.ComfyNode):
                 "colour."
             ),
             search_aliases=["scan cleanup", "line art", "scribble", "binarize", "skeleton", "thinning"],
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input("image", tooltip="A drawing: photographed, scanned, painted; ink on paper or light on "
                                                 "dark."),

@@ -1,25 +1,19 @@
 """The subgraph blueprint "DiffEdit" and the example workflows in a real Chromium against the real front end.
 
-Needs Node.js, Chromium and playwright-core:  npm install --prefix .host/browser playwright-core
+Needs a browser; see tests/browser.py.
 """
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from palimpsest.tools.workflow import read, to_prompt
 
+from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
+
 ROOT = Path(__file__).resolve().parents[2]
-PLAYWRIGHT = ROOT / ".host" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name, there in (
-    ("Node.js", shutil.which("node")), ("Chromium", CHROMIUM),
-    ("playwright-core (npm install --prefix .host/browser playwright-core)",
-     (PLAYWRIGHT / "node_modules" / "playwright-core").is_dir()),
-) if not there]
 EXAMPLES = sorted((ROOT / "example_workflows").glob("2*_diffedit_*.json"))
 BEFORE, AFTER = "a red striped heart on a cream checked ground", "a blue striped heart on a cream checked ground"
 VALUES = {"what the picture shows": BEFORE, "what it is to show": AFTER, "how deep to edit": 0.5, "steps": 2}
@@ -53,7 +47,7 @@ def plain(prompt: dict) -> dict:
     return {key: (entry["class_type"], alike[key]) for key, entry in prompt.items()}
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"the browser test needs {', '.join(MISSING)}")
+@needs_browser
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
 def test_the_blueprint_in_the_front_end(host, vue):
     given = {

@@ -1,12 +1,11 @@
 """The Flow Canvas in a real Chromium against the real front end, in both of its renderers, drawn with the mouse.
 
-Needs Node.js, Chromium and playwright-core:  npm install --prefix .host/browser playwright-core
+Needs a browser; see tests/browser.py.
 """
 
 import io
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,15 +16,9 @@ from palimpsest.guidance.flow_warp import forward_warp, land
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-PLAYWRIGHT = ROOT / ".host" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name, there in (
-    ("Node.js", shutil.which("node")), ("Chromium", CHROMIUM),
-    ("playwright-core (npm install --prefix .host/browser playwright-core)",
-     (PLAYWRIGHT / "node_modules" / "playwright-core").is_dir()),
-) if not there]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the browser test needs {', '.join(MISSING)}")
+from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
+
+pytestmark = needs_browser
 
 
 def node(number, kind, x, size, inputs=(), outputs=(), values=()):

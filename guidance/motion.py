@@ -15,7 +15,6 @@ Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""How well an edge predictor reads edges off pictures that are still noise: what `evaluate.py` and the benchmarks ask."""
+"""How well an edge predictor reads edges off noisy pictures: what `evaluate.py` and the benchmarks ask."""
 
 from pathlib import Path
 

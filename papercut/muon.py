@@ -22,7 +22,9 @@ class Optimiser:
                 self.kernels.setdefault((p.shape[0], p[0].numel()), []).append(p)
             else:
                 self.rest.append(p)
-        self.momenta = {shape: torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self.kernels.items()}
+        self.momenta = {
+            shape: torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self.kernels.items()
+        }
         self.adam = torch.optim.Adam(self.rest, lr=rate, betas=(0.9, 0.99))
 
     def update(self, rate: float) -> None:

@@ -32,7 +32,7 @@ GAMMA, DROP, SHARD = 5.0, 0.1, 1000
 
 
 def cached_latents(count: int) -> Tensor:
-    """(count, 4, 32, 32) float32 latents of the training pictures; a shard a file, so that several can encode at once."""
+    """(count, 4, 32, 32) float32 latents of the training pictures, a shard a file: several can encode at once."""
     return torch.cat([_shard(first) for first in range(0, count, SHARD)])[:count]
 
 
@@ -145,7 +145,8 @@ def main() -> None:
     while trainer.spent < 60 * args.minutes:
         pick = torch.randint(args.pictures, (args.batch,))
         words = torch.where(torch.rand(args.batch) < DROP, args.pictures, pick)
-        value = trainer.update(latents[pick].to(DEVICE), text[words].to(DEVICE).float(), trainer.spent / 60 / args.minutes)
+        rows = latents[pick].to(DEVICE), text[words].to(DEVICE).float()
+        value = trainer.update(*rows, trainer.spent / 60 / args.minutes)
         average = value if average is None else 0.99 * average + 0.01 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
         if trainer.spent - told > 180:

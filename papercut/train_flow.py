@@ -63,7 +63,7 @@ def _render_chunk(paths: tuple[Path, Path], count: int, first: int) -> None:
 
 
 def crops(store: tuple[np.memmap, np.memmap], batch: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """first, second: (batch, 3, side, side) in -1..1; flow (batch, 2, side, side): around a moving pixel, often flipped."""
+    """first, second: (batch, 3, side, side) in -1..1; flow (batch, 2, side, side); round a moving pixel."""
     firsts, seconds, flows = [], [], []
     for _ in range(batch):
         index = int(torch.randint(len(store[0]), ()))

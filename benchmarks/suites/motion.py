@@ -18,7 +18,7 @@ from ..motion_judge import GHOST, Verdict, reliable_judge
 from ..rows import Row
 from ._motion_cost import cost_rows, size_rows
 from ._motion_laws import law_rows
-from ._motion_world import Item, World, all_cores, fast, instant, load, ready, through_vae, unedited, verdict
+from ._motion_world import all_cores, fast, instant, load, ready, through_vae, unedited, verdict
 
 TECHNIQUE = "Motion Guidance"
 TECHNIQUES = (TECHNIQUE,)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,18 +79,6 @@ def flow_model():
 
     folder_paths.add_model_folder_path("optical_flow", str(FLOW_FILE.parent))
     return OpticalFlowLoader.execute(FLOW_FILE.name).args[0]
-
-
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """torch's threads raised to the machine's cores where nothing else runs; beside others they would only wait."""
-    before = torch.get_num_threads()
-    if os.getloadavg()[0] < 1.5:
-        torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def ready(world: World, judge: Judge, seed: int) -> Item:

@@ -8,7 +8,6 @@ rule" is its threshold on our maps, for all edits: the same masks at half the co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...guidance.masks import MaskRecipe
+from ..context import every_core
 from ..diffedit_cost import costs, peak_memory
 from ..diffedit_ways import (
     DEPTH,
@@ -233,14 +233,9 @@ def cost_rows(context, world: World) -> Iterator[Row]:
 
 
 def rows(context) -> Iterable[Row]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        with torch.inference_mode():
-            world = papercut(COUNT)
-            found = search(world)
-            yield from mask_rows(context, world, found)
-            yield from edit_rows(context, world, found)
-            yield from cost_rows(context, world)
-    finally:
-        torch.set_num_threads(before)
+    with torch.inference_mode(), every_core():
+        world = papercut(COUNT)
+        found = search(world)
+        yield from mask_rows(context, world, found)
+        yield from edit_rows(context, world, found)
+        yield from cost_rows(context, world)

@@ -6,10 +6,8 @@ inversions, since the pack makes those once a picture.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,6 +17,7 @@ from torch import Tensor
 from ...morphing.schedule import schedule
 from ...papercut.export import FILE
 from ...papercut.recogniser import OBJECT, load_recogniser
+from ..context import every_core
 from ..rows import Row
 from . import _morph_faithful
 from ._morph_run import QUICK, STAGES, Counter, Keys, Run, Settings, Stage, World
@@ -206,17 +205,6 @@ def on_a_gpu(context) -> Iterator[Row]:
     again = lambda: seconds["again"]
     yield context.gpu_row(TECHNIQUE, f"{size}, LoRAs and inversions reused", FAST, again, "s", "<= 5")
     yield context.gpu_row(TECHNIQUE, f"{size}, peak memory", FAST, lambda: seconds["peak"], "GiB", "<= 10")
-
-
-@contextmanager
-def every_core() -> Iterator[None]:
-    """All threads inside: `make bench` runs on one, which is best for small things and slow for these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def rows(context) -> Iterable[Row]:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ...papercut.export import FILE
+from ..context import every_core
 from ..motion_cases import COUNTS, cases
 from ..motion_judge import GHOST, Verdict, reliable_judge
 from ..rows import Row
 from ._motion_cost import cost_rows, size_rows
 from ._motion_laws import law_rows
-from ._motion_world import all_cores, fast, instant, load, ready, through_vae, unedited, verdict
+from ._motion_world import fast, instant, load, ready, through_vae, unedited, verdict
 
 TECHNIQUE = "Motion Guidance"
 TECHNIQUES = (TECHNIQUE,)
@@ -69,7 +70,7 @@ def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[
 
 def rows(context) -> Iterable[Row]:
     yield from law_rows(context, TECHNIQUE)
-    with torch.inference_mode(), all_cores():
+    with torch.inference_mode(), every_core():
         world = load() if FILE.exists() else None
         judges = cases(COUNTS, reliable_judge) if world is not None else ()
         items = [ready(world, judge, seed) for seed, judge in enumerate(judges)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from ...papercut.export import FILE
 from ...papercut.recogniser import FILE as JUDGE_FILE
+from ..context import every_core
 from ..rows import Row
 from ..word_edits import KINDS, WordEdit, word_edits
 
@@ -184,17 +183,6 @@ class Found(NamedTuple):
 def judged(world: World, case: Case, made: Tensor) -> Found:
     success = 100.0 * succeeded(world, made, case.edit)
     return Found(case.edit.kind, success, background(made, case), background(made, case, GROWN + REACH))
-
-
-@contextmanager
-def every_core() -> Iterator[None]:
-    """Some twenty thousand forwards: on a CPU they take all its cores. Nothing here is timed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measured(count: int, split: str = "test") -> dict[str, list[Found]]:

@@ -1,12 +1,12 @@
 """Sketch guidance: are the strokes met, is the prompt still painted, what does it cost?
 
 The edges of painted pictures are found without knowing what was asked for (`papercut/outlines.py`), and only scenes
-whose own outline is found that way take part. Every picture is sampled from the same noise in all modes but Best Seed's.
+whose own outline is found that way take part. Every picture is sampled from the same noise in all modes
+but Best Seed's.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...papercut.edge_quality import FILE as EDGES
 from ...papercut.export import FILE
+from ..context import every_core
 from ..rows import Row
 from ._sketch_cost import papercut_rows, size_rows, training_rows
 from ._sketch_plot import Curve, draw
@@ -156,18 +157,13 @@ PARTS = (outlines, unsteady, against_the_seed, trade_off)
 
 
 def rows(context) -> Iterable[Row]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or before)
-    try:
-        with torch.inference_mode():
-            world = load() if FILE.exists() and EDGES.exists() else None
-            t = tests() if world is not None else None
-            pictures = paint_outlines(world, t) if world is not None else {}
-            found = [row for part in PARTS for row in part(context, world, t, pictures)]
-            measure = "time beside unguided, half of 30 steps guided"
-            found += papercut_rows(context, TECHNIQUE, measure, world, t)
-            found += size_rows(context, TECHNIQUE, measure)
-            found += training_rows(context, TECHNIQUE, world)
-            return found
-    finally:
-        torch.set_num_threads(before)
+    with torch.inference_mode(), every_core():
+        world = load() if FILE.exists() and EDGES.exists() else None
+        t = tests() if world is not None else None
+        pictures = paint_outlines(world, t) if world is not None else {}
+        found = [row for part in PARTS for row in part(context, world, t, pictures)]
+        measure = "time beside unguided, half of 30 steps guided"
+        found += papercut_rows(context, TECHNIQUE, measure, world, t)
+        found += size_rows(context, TECHNIQUE, measure)
+        found += training_rows(context, TECHNIQUE, world)
+        return found

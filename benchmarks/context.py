@@ -35,7 +35,7 @@ def cores() -> int:
 
 @contextmanager
 def every_core() -> Iterator[None]:
-    """All threads inside: `make bench` runs on one, which is best for small things and slow for thousands of forwards."""
+    """All threads inside: `make bench` runs on one, best for small things and slow for thousands of forwards."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,5 +1,5 @@
-"""What an edit has done to a picture, in numbers: PSNR, SSIM and MSE inside and outside a mask, the changed area, and the
-structure distance of Splicing ViT Features (arXiv 2201.00424, eq. 2), the measures of PIE-Bench (arXiv 2310.01506)."""
+"""What an edit has done to a picture, in numbers: PSNR, SSIM and MSE inside and outside a mask, the changed area, and
+the structure distance of Splicing ViT Features (arXiv 2201.00424, eq. 2), the measures of PIE-Bench (arXiv 2310.01506)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Region:
 
 @dataclass(frozen=True)
 class EditMeasures:
-    """One picture's numbers. changed: share of pixels; structure: distance of the structures, 0 the same; clip: how well
-    source and edit fit the text (cosine times 100); None where nothing to measure with is connected."""
+    """One picture's numbers. changed: share of pixels; structure: distance of the structures, 0 the same; clip: how
+    well source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
+    """
 
     regions: tuple[Region, ...]
     changed: float

@@ -31,7 +31,8 @@ def attention_blocks(network: torch.nn.Module) -> dict[Block, int]:
     """The UNet's blocks with attention, and how many times smaller than the latent their pictures are."""
     found: dict[Block, int] = {}
     factor = 1
-    for side, blocks in (("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks)):
+    sides = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
+    for side, blocks in sides.items():
         for number, block in enumerate(blocks):
             for layer in block:
                 if isinstance(layer, SpatialTransformer):

@@ -43,7 +43,7 @@ def picture_frame(model, samples: Tensor, picture: Tensor | None) -> Frame:
     outer = list(picture.shape[1:3])
     if any(not 0 <= whole - part < ratio for whole, part in zip(outer, inner)):
         raise ValueError(
-            f"The picture is {outer[1]} x {outer[0]}, but the latent belongs to one of {inner[1]} x {inner[0]}: connect "
-            "the picture that was encoded."
+            f"The picture is {outer[1]} x {outer[0]}, but the latent belongs to one of {inner[1]} x {inner[0]}: "
+            "connect the picture that was encoded."
         )
     return Frame(*inner, *outer)

@@ -20,7 +20,9 @@ def with_scores(
     """
     if clip_vision is None:
         if clip is not None:
-            raise ValueError("A CLIP score needs the pictures read as well: connect a CLIP vision model of the same kind.")
+            raise ValueError(
+                "A CLIP score needs the pictures read as well: connect a CLIP vision model of the same kind."
+            )
         return list(found)
     before, after = (clip_vision.encode_image(image, crop=False) for image in (source, edit))
     distance = structure_distance(*(_patches(one) for one in (before, after))).tolist()
@@ -30,7 +32,8 @@ def with_scores(
 
 def _patches(seen) -> Tensor:
     """(B, N, D): what the vision model makes of each patch, without its token for the whole."""
-    hidden = seen["penultimate_hidden_states"] if seen["penultimate_hidden_states"] is not None else seen["last_hidden_state"]
+    before_last = seen["penultimate_hidden_states"]
+    hidden = before_last if before_last is not None else seen["last_hidden_state"]
     return hidden[:, 1:]
 
 

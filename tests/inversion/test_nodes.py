@@ -30,7 +30,7 @@ class TinyClip:
 
 
 def calm(family, seed=0):
-    """A tiny model whose random answers change little with the latent, as a trained one's do: so steps can be undone."""
+    """A tiny model whose random answers change little with the latent, as a trained one's do: steps can be undone."""
     model = tiny_model(family, seed)
     network = model.model.diffusion_model
     last = network.out[-1] if hasattr(network, "out") else network.final_layer.linear

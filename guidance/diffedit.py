@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor
 
 BETA_START, BETA_END = 0.00085, 0.012
@@ -26,6 +26,13 @@ BETA_START, BETA_END = 0.00085, 0.012
 
 SAME = 1e-4
 """Below this mean difference, in units of the predicted noise, two predictions differ by rounding only."""
+
+SLIGHT = 0.05
+"""Below this difference even where it is strongest, in units of the predicted noise (whose deviation is 1), two texts
+mean nearly the same to the model. Papercut's edits lie above; texts that differ in a full stop or an article, below."""
+
+STEADY = 0.5
+"""Below this correlation of the maps of two halves of the noises a map is chance: other noises would give another."""
 
 
 def item_noises(shape: Sequence[int], count: int, seed: int, items: Sequence[int]) -> Tensor:
@@ -79,3 +86,19 @@ def heat_map(maps: Tensor, *, trim: bool = False) -> Tensor:
 def is_noise(heat: Tensor) -> Tensor:
     """(B,) bool: the two texts make no difference for this picture; what is left in heat (B, h, w) is rounding."""
     return reduce(heat, "b h w -> b", "mean") < SAME
+
+
+def strongest(heat: Tensor) -> Tensor:
+    """(B,) the mean of the strongest hundredth of heat (B, h, w), in units of the predicted noise."""
+    ordered = rearrange(heat, "b h w -> b (h w)").sort(1, descending=True).values
+    return ordered[:, : max(1, ordered.shape[1] // 100)].mean(1)
+
+
+def steadiness(maps: Tensor) -> Tensor:
+    """(B,) the correlation of the mean maps of two halves of the noises (n, B, h, w); 1 below four, which tell little."""
+    half = maps.shape[0] // 2
+    if half < 2:
+        return maps.new_ones(maps.shape[1])
+    parts = [rearrange(part.mean(0), "b h w -> b (h w)") for part in (maps[:half], maps[half:])]
+    one, other = (part - part.mean(1, keepdim=True) for part in parts)
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1)).clamp_min(torch.finfo(maps.dtype).tiny)

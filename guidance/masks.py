@@ -4,6 +4,10 @@ Thresholds: the paper's fixed one (arXiv 2210.11427, section 3.2), the "1.5 x me
 ("A threshold selection method from gray-level histograms", IEEE SMC 9(1), 1979, equation 12), which is the default.
 1.5 x mean can never mark more than two thirds of a picture (Markov's inequality) and a fixed one takes the brightest
 pixel for the measure of the object; Otsu's looks for the two levels that the map consists of.
+
+An object that changes its shape lights up along its outline alone, and brightly only here and there: the adaptive rule
+marks what such a fence encloses, by a second and lower threshold (two thresholds as in Canny's edge detector, IEEE PAMI
+8(6), 1986; the height of the fence by grey-scale reconstruction, Vincent, IEEE TIP 2(2), 1993).
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ class MaskRecipe:
 
 @dataclass(frozen=True)
 class Frame:
-    """Sizes in pixels: what the latent covers, and the whole picture, of which it is the middle (0: there is no more)."""
+    """Sizes in pixels: what the latent covers, and the whole picture, of which it is the middle (0: no more)."""
 
     height: int
     width: int
@@ -128,6 +132,8 @@ def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     # The mean rule is meant of the map as it is.
     measured = heat if recipe.threshold == "1.5 x mean" else clipped
     mask = heat > thresholds(measured, recipe.threshold, recipe.level)[:, None, None]
+    if recipe.threshold == "adaptive" and recipe.fill_holes:
+        mask = enclose(clipped, mask)
     if recipe.gap > 0:
         mask = close_gaps(mask, recipe.gap)
     if recipe.fill_holes:
@@ -143,6 +149,39 @@ def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tens
     if recipe.grow:
         hard = grow(hard, recipe.grow)
     return hard, soften(hard, recipe.soft_edge)
+
+
+def enclose(heat: Tensor, core: Tensor) -> Tensor:
+    """core (B, h, w) bool and what it fences in: where heat (B, h, w) rises on all ways out above a second threshold.
+
+    That is Otsu's between the square roots of the fences' heights: roots, because an outline is bright in few places.
+    Fences that do not touch the core are chance and stay out.
+    """
+    height = fences(heat)
+    level = otsu(rearrange(height, "b h w -> b (h w)").sqrt())[:, None, None] ** 2
+    raised = (height > level) | core
+    touched = _spread(core.float(), raised, diagonal=True).bool()
+    return core | (touched & (heat < height))
+
+
+def fences(heat: Tensor) -> Tensor:
+    """How high heat (B, h, w) has to be crossed at least on the way from each cell to the picture's border.
+
+    One side of the border at a time may close a fence, as objects are cut off by it; the best of the five counts.
+    """
+    # Below zero, so that the flood is a dilation: what passes a cell, and nothing passes the closed sides.
+    passes = F.pad(-heat, (1, 1, 1, 1), value=torch.inf)[:, None].repeat(1, 5, 1, 1)
+    for closed in (passes[:, 1, 0], passes[:, 2, -1], passes[:, 3, :, 0], passes[:, 4, :, -1]):
+        closed.fill_(-torch.inf)
+    rim = F.pad(torch.zeros_like(heat[:1], dtype=torch.bool), (1, 1, 1, 1), value=True)
+    passes = rearrange(passes, "b s h w -> (b s) h w")
+    flood = torch.where(rim, passes, -torch.inf)
+    while True:
+        before = flood
+        for _ in range(8):
+            flood = torch.minimum(_dilate(flood, diagonal=False), passes)
+        if torch.equal(flood, before):
+            return -rearrange(flood, "(b s) h w -> b s h w", s=5)[..., 1:-1, 1:-1].amin(1)
 
 
 def close_gaps(mask: Tensor, radius: int) -> Tensor:

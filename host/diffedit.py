@@ -1,4 +1,4 @@
-"""DiffEdit's heat map on a MODEL of the host: what is predicted for which text, in few calls, and what is remembered."""
+"""DiffEdit's heat map on a MODEL of the host: what is predicted for which text, in few calls, what is remembered."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def same_content(one: list, other: list) -> bool:
 
 
 def noise_level(model, strength: float) -> float:
-    """The model's own sigma at a noise strength (0 to 1), of the ratio of noise to picture that Stable Diffusion has."""
+    """The model's own sigma at a noise strength (0 to 1), with the ratio of noise to picture of Stable Diffusion."""
     if prediction(model) == "flow":
         return flow_level(strength)
     sampling = model.get_model_object("model_sampling")

@@ -7,10 +7,10 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.diffedit import is_noise
+from ..guidance.diffedit import SLIGHT, STEADY, heat_map, is_noise, steadiness, strongest
 from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, to_size
 from ..host.checks import require_conditioning, require_finite, require_latent
-from ..host.diffedit import MapRecipe, Prompts, heat, same_content
+from ..host.diffedit import MapRecipe, Prompts, same_content, single_maps
 from ..host.edit_batch import batch_items, picture_frame
 from ..host.notice import notice
 
@@ -21,6 +21,14 @@ SAME_TEXTS = (
 EMPTY = (
     "The mask of picture {0} is empty, and the picture will stay as it is: lower 'level' or choose another threshold, "
     "name more of the change in the prompts, or widen the mask with 'grow'."
+)
+HARDLY = (
+    "The two texts hardly differ to the model on picture {0} (by {1:.1f} % of the noise where they differ most), so "
+    "the mask may mean nothing: change a word that names something to be seen in the picture."
+)
+CHANCE = (
+    "The map of picture {0} depends on the noises (two halves of them agree to {1:.0f} %), so the mask is half chance: "
+    "take more noises or another strength, or name the change more plainly."
 )
 
 
@@ -54,8 +62,8 @@ class DiffEditMask(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, reference, query, latent, seed, noises, strength, threshold, level, outliers, gap, fill_holes, parts,
-        complement, grow, soft_edge, reference_negative=None, query_negative=None, cfg=7.5, picture=None,
+        cls, model, reference, query, latent, seed, noises, strength, threshold, level, outliers, gap, fill_holes,
+        parts, complement, grow, soft_edge, reference_negative=None, query_negative=None, cfg=7.5, picture=None,
     ) -> io.NodeOutput:  # fmt: skip
         samples = require_latent(latent, model=model)
         prompts = _prompts(reference, query, reference_negative, query_negative)
@@ -63,7 +71,8 @@ class DiffEditMask(io.ComfyNode):
         samples, items = batch_items(latent, samples, [reference, query, reference_negative, query_negative])
         frame = picture_frame(model, samples, picture)
         recipe = MaskRecipe(outliers, threshold, level, gap, fill_holes, parts, complement, grow, soft_edge)
-        raw, cost = heat(model, prompts, samples, MapRecipe(noises, strength, seed, cfg, recipe.trims), items)
+        maps, cost = single_maps(model, prompts, samples, MapRecipe(noises, strength, seed, cfg), items)
+        raw = heat_map(maps, trim=recipe.trims)
         require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
         silent = is_noise(raw)
         if silent.all():
@@ -72,15 +81,15 @@ class DiffEditMask(io.ComfyNode):
         mask[silent] = False
         hard, soft = finish(mask, frame, recipe)
         image = to_size(rescaled, frame)[..., None].repeat(1, 1, 1, 3)
-        return io.NodeOutput(hard, image, soft, _note(hard, silent, cost))
+        return io.NodeOutput(hard, image, soft, _note(hard, silent, cost, _doubts(maps, raw, silent)))
 
 
 def _require_strength(strength: float) -> None:
     if not 0 < strength < 1:
         left = "no noise" if strength <= 0 else "no picture"
         raise ValueError(
-            f"The noise strength is {strength:g}, which leaves {left} to compare the prompts on: choose one between 0.3 "
-            "and 0.7."
+            f"The noise strength is {strength:g}, which leaves {left} to compare the prompts on: choose one between "
+            "0.3 and 0.7."
         )
 
 
@@ -100,11 +109,23 @@ def _prompts(reference, query, reference_negative, query_negative) -> Prompts:
     return prompts
 
 
-def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int) -> str:
+def _doubts(maps: torch.Tensor, raw: torch.Tensor, silent: torch.Tensor) -> list[str]:
+    """Why a map may mean nothing although there is one: maps (n, B, h, w), their mean raw (B, h, w)."""
+    told = []
+    for i, (most, alike) in enumerate(zip(strongest(raw).tolist(), steadiness(maps).tolist(), strict=True)):
+        if not silent[i] and most < SLIGHT:
+            told.append(HARDLY.format(i, 100 * most))
+        elif not silent[i] and alike < STEADY:
+            told.append(CHANCE.format(i, 100 * max(alike, 0)))
+    return told
+
+
+def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int, doubts: list[str]) -> str:
     """What was found, in words; what went wrong also stands on the node."""
     lines = [f"Picture {i}: {100 * float(m.mean()):.1f} % of the area." for i, m in enumerate(hard)]
     warnings = [EMPTY.format(i) for i, m in enumerate(hard) if not m.any() and not silent[i]]
     warnings += [f"Picture {i}: {SAME_TEXTS}" for i, same in enumerate(silent) if same]
+    warnings += doubts
     if warnings:
         notice(" ".join(warnings))
     return "\n".join([*lines, *warnings, f"{cost} samples of the network."])
@@ -115,11 +136,12 @@ def _main_inputs() -> list:
         io.Model.Input("model", tooltip="Any image model; LoRAs, ControlNets and hooks are honoured."),
         io.Conditioning.Input(
             "reference",
-            tooltip="What the picture shows now. An empty prompt works, but then everything that the query names lights "
-            "up, changed or not.",
+            tooltip="What the picture shows now. An empty prompt works, but then everything that the query names "
+            "lights up, changed or not.",
         ),
         io.Conditioning.Input(
-            "query", tooltip="What the picture is to show: the reference with the words changed. A batch finds a mask each."
+            "query",
+            tooltip="What the picture is to show: the reference with the words changed. A batch finds a mask each.",
         ),
         io.Latent.Input("latent", tooltip="The picture, from VAE Encode; a batch gets a mask for each picture."),
         io.Int.Input(
@@ -128,18 +150,18 @@ def _main_inputs() -> list:
         ),
         io.Int.Input(
             "noises", default=10, min=1, max=64,
-            tooltip="How many noises are averaged: more give a steadier mask and take longer (two samples of the network "
-            "each). 4 is quick, 10 is the paper's, above 20 little is gained.",
+            tooltip="How many noises are averaged: more give a steadier mask and take longer (two samples of the "
+            "network each). 4 is quick, 10 is the paper's, above 20 little is gained.",
         ),
         io.Float.Input(
             "strength", default=0.5, min=0.0, max=1.0, step=0.01,
-            tooltip="How deep the picture is drowned in noise, as a share of the schedule. Low (0.3) finds fine detail, "
-            "high (0.7) whole objects; 0.5 is the paper's. 0 and 1 leave nothing to compare.",
+            tooltip="How deep the picture is drowned in noise, as a share of the schedule. Low (0.3) finds fine "
+            "detail, high (0.7) whole objects; 0.5 is the paper's. 0 and 1 leave nothing to compare.",
         ),
         io.Combo.Input(
             "threshold", options=list(get_args(Threshold)), default="adaptive",
-            tooltip="adaptive: follows the size of the object (Otsu's). fixed: 'level', as in the paper. 1.5 x mean: as "
-            "in diffusers' pipeline; it never marks more than two thirds of a picture.",
+            tooltip="adaptive: follows the size of the object (Otsu's). fixed: 'level', as in the paper. 1.5 x mean: "
+            "as in diffusers' pipeline; it never marks more than two thirds of a picture.",
         ),
     ]  # fmt: skip
 
@@ -152,8 +174,9 @@ def _mask_inputs() -> list:
         ),
         io.Combo.Input(
             "outliers", options=list(get_args(Outliers)), default=MaskRecipe.outliers, advanced=True,
-            tooltip="How glaring values are kept from ruling the map: each place's largest and smallest of all noises left "
-            "out (best where measured), or the map cut off at three times its mean, or beyond the quartiles as in a box plot.",
+            tooltip="How glaring values are kept from ruling the map: each place's largest and smallest of all noises "
+            "left out, or the map cut off at three times its mean, or beyond the quartiles as in a box plot. The last "
+            "two flatten the map and mark more.",
         ),
         io.Int.Input(
             "gap", default=MaskRecipe.gap, min=0, max=8, advanced=True,
@@ -161,7 +184,8 @@ def _mask_inputs() -> list:
             "the outline of an object that changes its shape.",
         ),
         io.Boolean.Input(
-            "fill_holes", default=True, tooltip="Marks what is wholly enclosed too, so that outlines become objects."
+            "fill_holes", default=True, tooltip="Marks what is enclosed too, so that outlines become objects. With the "
+            "adaptive threshold a faint outline, or one that the picture's border cuts off, encloses as well.",
         ),
         io.Int.Input(
             "parts", default=0, min=0, max=64,
@@ -195,8 +219,8 @@ def _rare_inputs() -> list:
         ),
         io.Image.Input(
             "picture", optional=True,
-            tooltip="The picture itself, only for its size: sides that are no multiple of 8 were cropped by VAE Encode, "
-            "and the mask is then set back into the whole picture.",
+            tooltip="The picture itself, only for its size: sides that are no multiple of 8 were cropped by VAE "
+            "Encode, and the mask is then set back into the whole picture.",
         ),
     ]  # fmt: skip
 

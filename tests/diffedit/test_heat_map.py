@@ -12,6 +12,8 @@ from palimpsest.guidance.diffedit import (
     is_noise,
     item_noises,
     noised,
+    steadiness,
+    strongest,
 )
 
 
@@ -85,3 +87,20 @@ def test_equal_predictions_are_known_as_noise():
     other = same.clone()
     other[:, 1] += 0.1
     assert is_noise(heat_map(differences(same, other + 1e-6, 1.0))).tolist() == [True, False]
+
+
+def test_the_strongest_hundredth_tells_a_small_object_from_none():
+    heat = torch.full((2, 20, 20), 0.01)
+    heat[1, :2, :2] = 0.3
+    torch.testing.assert_close(strongest(heat), torch.tensor([0.01, 0.3]))
+    assert strongest(torch.ones(1, 3, 3)).tolist() == [1.0]
+
+
+def test_a_map_is_steady_if_other_noises_would_give_it_too():
+    generator = torch.Generator().manual_seed(0)
+    chance = torch.rand(10, 1, 32, 32, generator=generator)
+    object_ = torch.zeros(32, 32)
+    object_[8:20, 8:20] = 1
+    seen = steadiness(torch.cat((chance, chance + object_, torch.ones_like(chance)), 1))
+    assert abs(float(seen[0])) < 0.15 and float(seen[1]) > 0.8 and float(seen[2]) == 0
+    assert steadiness(chance[:3]).tolist() == [1.0]

@@ -7,6 +7,8 @@ from palimpsest.guidance.masks import (
     MaskRecipe,
     clip_outliers,
     close_gaps,
+    enclose,
+    fences,
     fill_holes,
     find,
     finish,
@@ -28,7 +30,8 @@ def blob(share: float, contrast: float = 5.0, noise: float = 0.2, size: int = 40
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     distance = ((x - size / 2) ** 2 + (y - size / 2) ** 2).float()
     truth = distance < distance.flatten().sort().values[round(share * size * size)]
-    heat = torch.where(truth, contrast, 1.0) * (1 + noise * torch.randn(size, size, generator=generator)).clamp_min(0.05)
+    rough = (1 + noise * torch.randn(size, size, generator=generator)).clamp_min(0.05)
+    heat = torch.where(truth, contrast, 1.0) * rough
     return heat[None], truth[None]
 
 
@@ -82,7 +85,8 @@ def test_thresholds_scale_with_the_map(rule):
 
 def test_a_lower_fixed_level_marks_more():
     heat, _ = blob(0.2, noise=0.6)
-    areas = [float(find(heat, MaskRecipe(threshold="fixed", level=level))[0].float().mean()) for level in (0.75, 0.5, 0.25)]
+    recipes = [MaskRecipe(threshold="fixed", level=level) for level in (0.75, 0.5, 0.25)]
+    areas = [float(find(heat, recipe)[0].float().mean()) for recipe in recipes]
     assert areas == sorted(areas) and areas[0] < areas[-1]
 
 
@@ -218,3 +222,39 @@ def test_rows_do_not_depend_on_the_batch():
         hard_alone, soft_alone = finish(alone, Frame(80, 80), recipe)
         assert torch.equal(hard_alone[0], hard[i])
         torch.testing.assert_close(soft_alone[0], soft[i], atol=1e-6, rtol=0)
+
+
+def fence(weakest: float, cut_off: bool = False):
+    """A square outline, bright at its corners and faint between, on a slightly rough ground; and what it encloses."""
+    size, low, high = 32, 8, 24
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    top = 0 if cut_off else low
+    inside = (x >= low) & (x < high) & (y >= top) & (y < high)
+    core = (x > low) & (x < high - 1) & (y >= (0 if cut_off else low + 1)) & (y < high - 1)
+    far = ((x - 15.5).abs() * (y - 15.5).abs() / 7.5**2).clamp(0, 1)
+    heat = torch.where(inside & ~core, weakest + (1 - weakest) * far**2, 0.02)
+    return (heat + 0.01 * torch.rand(size, size, generator=torch.Generator().manual_seed(0)))[None], inside[None]
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_faint_outline_becomes_an_object(cut_off):
+    heat, inside = fence(0.15, cut_off)
+    assert iou(find(heat, MaskRecipe())[0], inside) > 0.85
+    assert iou(find(heat, MaskRecipe(fill_holes=False))[0], inside) < 0.5
+
+
+def test_the_fence_is_the_lowest_way_out():
+    heat, inside = fence(0.15)
+    height = fences(heat)
+    assert (height >= heat).all() and float(height[~inside].max()) < 0.04
+    inner = height[0, 12:20, 12:20]
+    assert float(inner.min()) == float(inner.max()) == pytest.approx(0.17, abs=0.02)
+    assert torch.equal(fences(heat.flip(1)), height.flip(1)) and torch.equal(fences(heat.mT), height.mT)
+
+
+def test_chance_encloses_nothing():
+    """A rough ground beside a bright object, and rings that do not touch it, stay out."""
+    heat, truth = blob(0.1, noise=0.3)
+    assert iou(enclose(heat, heat > thresholds(heat, "adaptive")[:, None, None]), truth) > 0.9
+    ring_only = 0.02 + 0.3 * ring().float()
+    assert not enclose(ring_only, torch.zeros_like(ring())).any()

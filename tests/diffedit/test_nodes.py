@@ -79,7 +79,8 @@ def test_inputs_stay_as_they_are(model):
     latent, query = {"samples": tiny_latent("sd1"), "type": "kept"}, tiny_cond("sd1", seed=2)
     kept, words = latent["samples"].clone(), query[0][0].clone()
     found(model, latent=latent, query=query)
-    assert torch.equal(latent["samples"], kept) and torch.equal(query[0][0], words) and set(latent) == {"samples", "type"}
+    assert torch.equal(latent["samples"], kept) and torch.equal(query[0][0], words)
+    assert set(latent) == {"samples", "type"}
     assert not model.wrappers and model.model_options == {"transformer_options": {}}
 
 
@@ -103,6 +104,21 @@ def test_an_empty_mask_is_named(model, caplog):
         mask, _, soft, note = found(model, grow=-200)
     assert not mask.any() and not soft.any()
     assert "The mask of picture 0 is empty" in note and "The mask of picture 0 is empty" in caplog.text
+
+
+def test_texts_that_hardly_differ_are_doubted(model, caplog):
+    reference = tiny_cond("sd1", seed=1)
+    query = [[torch.lerp(reference[0][0], tiny_cond("sd1", seed=2)[0][0], 0.002), {}]]
+    with caplog.at_level(logging.WARNING):
+        note = found(model, reference=reference, query=query)[3]
+    assert "hardly differ to the model on picture 0" in note and "hardly differ" in caplog.text
+    assert "hardly differ" not in found(model)[3]
+
+
+def test_a_map_that_other_noises_would_not_give_is_doubted(model, monkeypatch):
+    maps = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr("palimpsest.nodes.diffedit.single_maps", lambda *_: (maps, 8))
+    assert "The map of picture 0 depends on the noises" in found(model, noises=4)[3]
 
 
 @pytest.mark.parametrize(

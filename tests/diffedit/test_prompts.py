@@ -70,15 +70,15 @@ def test_anchored_everywhere_is_the_source_and_an_empty_mask_keeps_all(host_clie
 
 
 def test_the_warning_reaches_the_user(host_client):
-    """As text on the running node, through the websocket."""
-    scene = Scene("sd1")
+    """As text on the running node, a binary message through the websocket; and in the note."""
+    scene, words = Scene("sd1"), "The mask of picture 0 is empty"
     mask = masked(scene, grow=-200)
     scene.add("PreviewAny", source=[mask, 3])
-    heard = []
     with host_client.listen() as socket:
-        result = host_client.run(scene.nodes, listener=lambda event, data: heard.append((event, data)))
-    assert result.status == "success"
-    assert "The mask of picture 0 is empty" in result.texts()[0]
+        result = host_client.run(scene.nodes)
+        frames = (socket._frame()[2] for _ in range(100))
+        assert any(words.encode() in frame and mask.encode() in frame for frame in frames)
+    assert result.status == "success" and words in result.texts()[0]
 
 
 def test_interrupted_half_way_nothing_is_left(host_client):
@@ -117,7 +117,11 @@ def test_a_batch_of_prompts_gets_a_mask_each_or_a_sentence(host_client):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"strength": 0.0}, "leaves no noise"), ({"strength": 1.0}, "leaves no picture"), ({"same": True}, "are the same")],
+    [
+        ({"strength": 0.0}, "leaves no noise"),
+        ({"strength": 1.0}, "leaves no picture"),
+        ({"same": True}, "are the same"),
+    ],
 )
 def test_errors_are_sentences(host_client, changes, words):
     scene = Scene("sd1")
@@ -139,7 +143,7 @@ def test_a_trajectory_of_another_size_or_model_gets_a_sentence(host_client):
     result = host_client.run(scene.nodes)
     assert result.status == "error" and "4 x 4 x 4" in result.error
 
-    flow, other = Scene("sd3"), Scene("sd1")
+    flow = Scene("sd3")
     flow.query = flow.negative
     edited(flow, None)
     other_model = flow.add("TestTinyModel", family="sd1", seed=0)

@@ -1,4 +1,8 @@
-"""Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit."""
+"""Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit.
+
+Masks and costs are measured in float32. The many edits of the pack and of SDEdit are sampled in bfloat16 (`half`), both
+alike, as GPUs do: that halves the time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..guidance.diffedit import heat_map
+from ..guidance.diffedit import SLIGHT, STEADY, heat_map, steadiness, strongest
 from ..guidance.masks import Frame, MaskRecipe, find, finish, soften, to_size
 from ..papercut.export import FILE
 from ..papercut.scenes import SIZE, Scene
@@ -35,6 +39,7 @@ class World(NamedTuple):
     after: Tensor
     asked: Tensor  # what DiffEdit Mask is asked: for a new ground, another colour of the object
     empty: Tensor  # (1, 77, 192)
+    embed: Callable[[list[str]], Tensor]  # texts -> (B, 77, 192)
 
     def part(self, rows: slice | list[int]) -> World:
         """The same with some of the edits."""
@@ -63,16 +68,17 @@ def papercut(count: int) -> World:
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
     chosen = edits(count)
 
-    def encode(scenes: list[Scene]) -> Tensor:
-        texts = [scene.caption for scene in scenes]
+    def embed(texts: list[str]) -> Tensor:
         return torch.cat([clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts])
+
+    def captions(make: Callable[[Edit], Scene]) -> Tensor:
+        return embed([make(edit).caption for edit in chosen])
 
     seen = pictures([edit.before for edit in chosen]).movedim(1, -1)
     latents = torch.cat([vae.encode(some) for some in seen.split(8)])
-    texts = [encode([make(edit) for edit in chosen]) for make in (lambda e: e.before, lambda e: e.after, _asked)]
-    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0][0]
+    texts = captions(lambda edit: edit.before), captions(lambda edit: edit.after), captions(_asked)
     oracle = load_oracle()
-    return World(model, vae, oracle, diffedit_pipeline(oracle), chosen, seen, latents, *texts, empty)
+    return World(model, vae, oracle, diffedit_pipeline(oracle), chosen, seen, latents, *texts, embed([""]), embed)
 
 
 def _asked(edit: Edit) -> Scene:
@@ -98,15 +104,17 @@ def scored(masks: Tensor, world: World) -> Scores:
 
 
 def our_maps(world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None) -> Tensor:
-    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none."""
-    from ..host.diffedit import REFERENCES, MapRecipe, Prompts, single_maps
+    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none.
+
+    What the references predict is remembered by the node's own store, as in an artist's session.
+    """
+    from ..host.diffedit import MapRecipe, Prompts, single_maps
 
     queries, found = world.asked if queries is None else queries, []
     for rows, part in world.batches():
         prompts = Prompts([[part.before, {}]], [[queries[rows], {}]])
         items = list(range(rows.start, rows.stop))
         found.append(single_maps(part.model, prompts, part.latents, MapRecipe(noises, strength), items)[0])
-        REFERENCES.clear()
     return torch.cat(found, 1)
 
 
@@ -125,6 +133,12 @@ def peer_masks(world: World) -> Tensor:
         unit = one.model.model.process_latent_in(one.latents)
         made.append(their_mask(one.pipeline, unit, one.before, one.after, one.empty, seed=i))
     return torch.cat(made)
+
+
+def doubted(maps: Tensor) -> float:
+    """The share of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
+    slight, chance = strongest(heat_map(maps, trim=OURS.trims)) < SLIGHT, steadiness(maps) < STEADY
+    return float((slight | chance).float().mean())
 
 
 def enlarged(small: Tensor) -> Tensor:
@@ -164,8 +178,17 @@ def anchored_edit(world: World, masks: Tensor, trajectory, depth: float = DEPTH,
 
 
 def whole_edit(world: World) -> Edited:
-    """All of the blueprint: map, mask, inversion, anchored sampling, pasting."""
-    return anchored_edit(world, our_masks(world, our_maps(world)), inverted(world))
+    """All of the blueprint, from picture to picture: encoding, map, mask, inversion, anchored sampling, pasting."""
+    world = world._replace(latents=world.vae.encode(world.pictures))
+    return anchored_edit(world, fresh_mask(world), inverted(world))
+
+
+def fresh_mask(world: World) -> Tensor:
+    """(B, 256, 256) bool, with nothing remembered from before."""
+    from ..host.diffedit import REFERENCES
+
+    REFERENCES.clear()
+    return our_masks(world, our_maps(world))
 
 
 def sdedit(world: World, depth: float = DEPTH) -> Edited:
@@ -183,10 +206,24 @@ def peer_edit(world: World, masks: Tensor | None = None) -> Edited:
     return Edited(world.oracle.pictures(torch.cat(made)).movedim(1, -1))
 
 
+def whole_peer_edit(world: World) -> Edited:
+    """diffusers' three calls for one edit, from picture to picture."""
+    picture, texts = world.pictures.movedim(-1, 1), (world.before, world.after, world.empty)
+    mask = their_mask(world.pipeline, picture, *texts, seed=0)
+    made = their_edit(world.pipeline, picture, mask, *texts, CFG)
+    return Edited(world.oracle.pictures(made).movedim(1, -1))
+
+
 def in_batches(world: World, way: Callable[[World, slice], Edited]) -> Edited:
-    made = [way(part, rows) for rows, part in world.batches()]
+    with half():
+        made = [way(part, rows) for rows, part in world.batches()]
     soft = None if made[0].soft is None else torch.cat([one.soft for one in made])
     return Edited(torch.cat([one.pictures for one in made]), soft)
+
+
+def half() -> torch.autocast:
+    """bfloat16 for the network alone; levels, blending and pasting stay in float32."""
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
 def schedule(world: World, depth: float) -> Tensor:

@@ -3,7 +3,8 @@
 Every number is a mean over edits whose true mask is known (`benchmarks/edits.py`). A new ground is found as the
 complement of the object (`complement`); the peers, which cannot do that, are given the ground's words. "diffusers'
 rule" is its threshold on our maps, for all edits: the same masks at half the cost (`tests/diffedit/test_parity.py`);
-"diffusers" is the pipeline itself, for some.
+"diffusers" is the pipeline itself, for some. Masks and our edits are measured on all; SDEdit, which takes as long, on
+the first ones; and variations on some. Every subset holds all kinds alike, and sizes from the least to the greatest.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from ..diffedit_ways import (
     DEPTH,
     NOISES,
     OURS,
-    Edited,
     World,
     anchored_edit,
+    doubted,
     enlarged,
+    fresh_mask,
+    half,
     in_batches,
     inverted,
     our_maps,
@@ -36,6 +39,7 @@ from ..diffedit_ways import (
     scored,
     sdedit,
     whole_edit,
+    whole_peer_edit,
 )
 from ..edits import KINDS
 from ..figures import Curve, line_plot
@@ -43,9 +47,10 @@ from ..rows import Row
 
 MASKS, EDITS = "DiffEdit Mask", "DiffEdit"
 TECHNIQUES = (MASKS, EDITS)
-# FEW edits are all kinds in all sizes once; THEIRS are every third size, as diffusers' own edit takes 160 samples each.
-COUNT, FEW, TIMED, SHALLOW = 200, 40, 3, 0.5
-THEIRS = [i for i in range(FEW) if i // len(KINDS) % 3 == 0]
+COUNT, BESIDE, TIMED, SHALLOW = 200, 60, 3, 0.5
+# Of ten sizes some, in every kind; diffusers' own edit takes 160 samples each.
+SOME = [i for i in range(40) if i // len(KINDS) in (0, 3, 6, 9)]
+THEIRS = [i for i in SOME if i // len(KINDS) in (3, 6)]
 LEVELS = [round(0.05 * i, 2) for i in range(21)]
 BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)
 RULES = {f"fixed {level}": replace(OURS, threshold="fixed", level=level) for level in (0.25, 0.5, 0.75)}
@@ -54,7 +59,7 @@ SIZES = {"below 8 %": (0.0, 0.08), "8 to 25 %": (0.08, 0.25), "above 25 %": (0.2
 
 
 class Found(NamedTuple):
-    """maps: (10, B, 32, 32) of single noises. masks: (B, 256, 256) by mode. peer: (FEW, 32, 32), those of diffusers."""
+    """maps: (10, B, 32, 32) of single noises. masks: (B, 256, 256) by mode. peer: diffusers' for SOME, (B, 32, 32)."""
 
     maps: Tensor
     masks: dict[str, Tensor]
@@ -68,7 +73,7 @@ def search(world: World) -> Found:
     masks = {"adaptive": our_masks(world, maps), "adaptive, grounds by name": our_masks(world, named, complement=False)}
     masks |= {name: our_masks(world, maps, recipe) for name, recipe in RULES.items()}
     masks["diffusers' rule"] = our_masks(world, named, BARE, complement=False)
-    return Found(maps, masks, peer_masks(world.part(slice(FEW))))
+    return Found(maps, masks, peer_masks(world.part(SOME)))
 
 
 # Masks
@@ -78,28 +83,44 @@ def mask_rows(context, world: World, found: Found) -> Iterator[Row]:
     """By threshold rule and size of the object, number of noises, and strength; beside diffusers."""
     scores = {mode: scored(masks, world) for mode, masks in found.masks.items()}
     share = torch.tensor([edit.share for edit in world.edits])
-    groups = {"objects": ~world.grounds, "grounds": world.grounds}
-    groups |= {f"objects of {name}": ~world.grounds & (a <= share) & (share < b) for name, (a, b) in SIZES.items()}
+    whole = {"objects": ~world.grounds, "grounds": world.grounds}
+    sizes = {f"objects of {name}": (a <= share) & (share < b) & ~world.grounds for name, (a, b) in SIZES.items()}
+    kinds = {f"new {kind}": torch.tensor([edit.kind == kind for edit in world.edits]) for kind in KINDS[:-1]}
+    groups = whole | sizes | kinds
     for mode, (iou, recall) in scores.items():
-        for name, rows in groups.items():
+        for name, rows in (groups if mode in ("adaptive", "diffusers' rule") else whole).items():
             yield context.row(MASKS, f"IoU, {name}", mode, float(iou[rows].mean()), "")
             yield context.row(MASKS, f"recall, {name}", mode, float(recall[rows].mean()), "")
     gains = scores["adaptive"].iou - scores["diffusers' rule"].iou
     for name, rows in {"all": torch.ones_like(world.grounds), **groups}.items():
         target, gain = ">= 0.1" if name in ("all", "objects") else "", float(gains[rows].mean())
         yield context.row(MASKS, f"IoU above diffusers' rule, {name}", "adaptive", gain, "", target)
-    yield from _peer_rows(context, world.part(slice(FEW)), found)
+    yield from _peer_rows(context, world.part(SOME), found)
     for count in (1, 2, 4, NOISES):
         made = scored(our_masks(world, found.maps[:count]), world)
         yield context.row(MASKS, f"IoU, {count} noises", "adaptive", float(made.iou.mean()), "")
         yield context.row(MASKS, f"recall, {count} noises", "adaptive", float(made.recall.mean()), "")
-    some = world.part(slice(FEW))
-    maps = {0.5: found.maps[:4, :FEW]} | {strength: our_maps(some, strength, 4) for strength in (0.3, 0.7)}
-    for strength, one in sorted(maps.items()):
+    some = world.part(SOME)
+    for strength in (0.3, 0.5, 0.7):
+        one = our_maps(some, strength, 4)
         made = scored(our_masks(some, one), some)
         yield context.row(MASKS, f"IoU, 4 noises, strength {strength}", "adaptive", float(made.iou.mean()), "")
         yield context.row(MASKS, f"recall, 4 noises, strength {strength}", "adaptive", float(made.recall.mean()), "")
+    yield from _doubt_rows(context, some, found)
     _draw_sweep(world, found)
+
+
+def _doubt_rows(context, some: World, found: Found) -> Iterator[Row]:
+    """Texts that say the same in other words give a map too; how often is that said, and how often of true edits?"""
+    captions = [edit.before.caption for edit in some.edits]
+    texts = {
+        "a full stop": [caption + "." for caption in captions],
+        "an article": [caption.replace(" on a", " on the") for caption in captions],
+    }
+    for name, words in texts.items():
+        share = doubted(our_maps(some, noises=4, queries=some.embed(words)))
+        yield context.row(MASKS, f"doubted where the texts differ in {name}", "adaptive", share, "")
+    yield context.row(MASKS, "doubted where the texts differ in a word", "adaptive", doubted(found.maps), "")
 
 
 def _peer_rows(context, some: World, found: Found) -> Iterator[Row]:
@@ -107,10 +128,10 @@ def _peer_rows(context, some: World, found: Found) -> Iterator[Row]:
     count = len(some.edits)
     theirs = scored(enlarged(found.peer), some)
     for mode in ("adaptive", "diffusers' rule", "diffusers"):
-        iou, recall = theirs if mode == "diffusers" else scored(found.masks[mode][:count], some)
+        iou, recall = theirs if mode == "diffusers" else scored(found.masks[mode][SOME], some)
         yield context.row(MASKS, f"IoU, {count} edits", mode, float(iou.mean()), "")
         yield context.row(MASKS, f"recall, {count} edits", mode, float(recall.mean()), "")
-    gain = scored(found.masks["adaptive"][:count], some).iou - theirs.iou
+    gain = scored(found.masks["adaptive"][SOME], some).iou - theirs.iou
     yield context.row(MASKS, f"IoU above diffusers', {count} edits", "adaptive", float(gain.mean()), "", ">= 0.1")
 
 
@@ -132,50 +153,54 @@ def _draw_sweep(world: World, found: Found) -> None:
 
 def edit_rows(context, world: World, found: Found) -> Iterator[Row]:
     """Success, background, and what must not change at all; then by depth, threshold and number of noises."""
-    few, paths = world.part(slice(FEW)), {}
-
-    def ours(part: World, rows: slice) -> Edited:
-        paths[rows.start] = inverted(part)
-        return anchored_edit(part, found.masks["adaptive"][rows], paths[rows.start])
-
-    made = {"fast": in_batches(world, ours), "SDEdit": in_batches(world, lambda part, _: sdedit(part))}
-    for mode, edited in made.items():
-        yield from _quality(context, "", mode, edited.pictures, world)
-    moved = (made["fast"].pictures - world.pictures).abs().amax(-1)[made["fast"].soft == 0]
+    masks = found.masks["adaptive"]
+    made = in_batches(world, lambda part, rows: anchored_edit(part, masks[rows], inverted(part)))
+    yield from _quality(context, "", "fast", made.pictures, world)
+    moved = (made.pictures - world.pictures).abs().amax(-1)[made.soft == 0]
     yield context.row(EDITS, "largest change outside the feather", "fast", float(moved.max()), "", "== 0")
-    success = {mode: _success(edited.pictures, world) for mode, edited in made.items()}
-    gain = float(success["fast"].mean() - success["SDEdit"].mean())
-    yield context.row(EDITS, f"success above SDEdit's, depth {DEPTH}", "fast", gain, "", ">= 0")
+    right, kinds = _success(made.pictures, world), [edit.kind for edit in world.edits]
     for kind in KINDS:
-        rows = torch.tensor([edit.kind == kind for edit in world.edits])
-        for mode, right in success.items():
-            yield context.row(EDITS, f"success, {kind}", mode, float(right[rows].mean()), "")
+        rows = torch.tensor([one == kind for one in kinds])
+        yield context.row(EDITS, f"success, {kind}", "fast", float(right[rows].mean()), "")
+    beside = world.part(slice(BESIDE))
+    noisy = in_batches(beside, lambda part, _: sdedit(part)).pictures
+    yield from _beside(context, DEPTH, made.pictures[:BESIDE], noisy, beside)
     theirs, label = world.part(THEIRS), f", {len(THEIRS)} edits"
-    yield from _quality(context, label, "diffusers", peer_edit(theirs, found.peer[THEIRS]).pictures, theirs)
-    for mode, edited in made.items():
-        yield from _quality(context, label, mode, edited.pictures[THEIRS], theirs)
-    yield from _variations(context, few, found, paths)
+    with half():
+        peer = peer_edit(theirs, found.peer[[SOME.index(i) for i in THEIRS]]).pictures
+    for mode, pictures in {"diffusers": peer, "fast": made.pictures[THEIRS]}.items():
+        yield from _quality(context, label, mode, pictures, theirs)
+    yield from _variations(context, world.part(SOME), found, made.pictures[SOME])
 
 
-def _variations(context, world: World, found: Found, paths: dict) -> Iterator[Row]:
-    """The first edits again: less deep, with other masks. paths: the trajectories by their batch's first edit."""
+def _beside(context, depth: float, ours: Tensor, noisy: Tensor, world: World) -> Iterator[Row]:
+    """Our edits and SDEdit's of the same depth."""
+    label = f", {len(world.edits)} edits, depth {depth}"
+    for mode, pictures in {"fast": ours, "SDEdit": noisy}.items():
+        yield from _quality(context, label, mode, pictures, world)
+    gain = float((_success(ours, world) - _success(noisy, world)).mean())
+    yield context.row(EDITS, f"success above SDEdit's, depth {depth}", "fast", gain, "", ">= 0")
 
-    def ours(masks: Tensor, depth: float = DEPTH) -> Tensor:
-        return in_batches(world, lambda part, at: anchored_edit(part, masks[at], paths[at.start], depth)).pictures
 
-    label = f", {len(world.edits)} edits"
-    adaptive = found.masks["adaptive"][: len(world.edits)]
-    noisy = in_batches(world, lambda part, _: sdedit(part, SHALLOW)).pictures
-    made = {"fast": ours(adaptive, SHALLOW), "SDEdit": noisy}
-    for mode, pictures in made.items():
-        yield from _quality(context, f"{label}, depth {SHALLOW}", mode, pictures, world)
-    gain = float((_success(made["fast"], world) - _success(noisy, world)).mean())
-    yield context.row(EDITS, f"success above SDEdit's, depth {SHALLOW}", "fast", gain, "", ">= 0")
-    mean, single = found.masks["1.5 x mean"][: len(world.edits)], our_masks(world, found.maps[:1, : len(world.edits)])
-    for name, some in {"fast": adaptive, "1.5 x mean": mean, "1 noise": single}.items():
-        yield from _quality(context, label, name, ours(some), world)
+def _variations(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
+    """Some edits again: with other masks, another inversion, fresh noise, and less deep. usual: as they were made."""
+    paths = [inverted(part) for _, part in world.batches()]
+    adaptive, mean = (found.masks[name][SOME] for name in ("adaptive", "1.5 x mean"))
+    single = our_masks(world, found.maps[:1, SOME])
+
+    def ours(masks: Tensor, depth: float = DEPTH, *, fresh: bool = False) -> Tensor:
+        known = iter(paths)
+        return in_batches(
+            world, lambda part, at: anchored_edit(part, masks[at], next(known), depth, fresh=fresh)
+        ).pictures
+
     empty = in_batches(world, lambda part, at: anchored_edit(part, adaptive[at], inverted(part, named=False)))
-    yield from _quality(context, label, "inverted with the empty text, as in the paper", empty.pictures, world)
+    made = {"fast": usual, "1.5 x mean": ours(mean), "1 noise": ours(single), "fresh noise": ours(adaptive, fresh=True)}
+    made |= {"inverted with the empty text, as in the paper": empty.pictures}
+    for mode, pictures in made.items():
+        yield from _quality(context, f", {len(world.edits)} edits", mode, pictures, world)
+    noisy = in_batches(world, lambda part, _: sdedit(part, SHALLOW)).pictures
+    yield from _beside(context, SHALLOW, ours(adaptive, SHALLOW), noisy, world)
 
 
 def _quality(context, label: str, mode: str, made: Tensor, world: World) -> Iterator[Row]:
@@ -206,14 +231,14 @@ def _background(made: Tensor, world: World) -> float:
 
 
 def cost_rows(context, world: World) -> Iterator[Row]:
-    """Samples of the network, time and memory for one picture, in turns."""
+    """Samples of the network, time and memory for one edit, from picture to picture, in turns."""
     one = world.part(slice(1))
     ours, theirs = one.model.model.diffusion_model, one.oracle.unet
     ways = {
-        ("the mask", "fast"): (lambda: our_masks(one, our_maps(one)), ours),
+        ("the mask", "fast"): (lambda: fresh_mask(one), ours),
         ("the mask", "diffusers"): (lambda: peer_masks(one), theirs),
         ("the whole edit", "fast"): (lambda: whole_edit(one), ours),
-        ("the whole edit", "diffusers"): (lambda: peer_edit(one), theirs),
+        ("the whole edit", "diffusers"): (lambda: whole_peer_edit(one), theirs),
     }
     targets = {("the mask", "fast"): f"== {2 * NOISES}", ("the whole edit", "fast"): "<= 70"}
     taken = dict(zip(ways, costs(list(ways.values()), TIMED)))

@@ -14,15 +14,19 @@ from .attention_control import Roles
 from .local_blend import heat, outline
 from .token_alignment import Alignment, Prompt, align
 
+# Half of the strongest: where a smooth map has its outline.
+HALF = 0.5
+
 
 @dataclass(frozen=True)
 class Blend:
     """Local blend: columns of the chosen words for each row (the source first); from which share of the run on; and
-    which share of the strongest place still counts."""
+    which share of the strongest place still counts. kept: the same for words whose place stays as it is."""
 
     columns: tuple[tuple[int, ...], ...]
     start: float = 0.2
-    threshold: float = 0.3
+    threshold: float = 0.4
+    kept: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +60,28 @@ class EditPlan:
     def masks(self, maps: Sequence[Tensor], roles: Roles, size: tuple[int, int]) -> Tensor:
         """maps: for each row of the batch (K, h, w), the run's sums -> (len(roles.rows), H, W), 1 = edit.
 
-        A row whose words have not been seen anywhere is free everywhere.
+        A row whose words have not been seen anywhere is free everywhere, but for what is to be kept.
         """
         found = []
         for row, source, which in zip(roles.rows, roles.sources, roles.which):
-            chosen = ((source, self.blend.columns[0]), (row, self.blend.columns[which + 1]))
-            parts = [outline(heat(maps[r], columns), size, self.blend.threshold) for r, columns in chosen]
-            mask = torch.maximum(*parts)
-            found.append(mask if bool(mask.any()) else torch.ones_like(mask))
+            pair = ((maps[source], 0), (maps[row], which + 1))
+            mask = self._place(pair, self.blend.columns, size)
+            mask = mask if bool(mask.any()) else torch.ones_like(mask)
+            kept = self._place(pair, self.blend.kept, size, kept=True) if self.blend.kept else 0.0
+            found.append(mask * (1 - kept))
         return torch.stack(found)
+
+    def _place(
+        self, pair: Sequence[tuple[Tensor, int]], columns: Sequence[Sequence[int]], size: tuple[int, int],
+        kept: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
+
+        kept: the thing alone and nothing round it, or what is to change would keep a rim of the old.
+        """
+        threshold = max(self.blend.threshold, HALF) if kept else self.blend.threshold
+        parts = [outline(heat(maps, columns[text]), size, threshold, grow=not kept) for maps, text in pair]
+        return torch.maximum(*parts)
 
 
 def plan_edits(
@@ -103,7 +120,8 @@ def chosen_columns(
     for phrase in phrases:
         if not any(prompt.find(phrase) for prompt in prompts):
             known = ", ".join(dict.fromkeys(word.text for prompt in prompts for word in prompt.words))
-            raise ValueError(f"{name} have '{phrase.text.strip()}', which is in none of the texts: choose from {known}.")
+            wanted = phrase.text.strip()
+            raise ValueError(f"{name} have '{wanted}', which is in none of the texts: choose from {known}.")
     return tuple(
         tuple(dict.fromkeys(column for phrase in phrases for column in prompt.find(phrase))) for prompt in prompts
     )

@@ -66,7 +66,8 @@ class PromptToPrompt(io.ComfyNode):
                     "empty, the whole picture may.",
                 ),
                 io.Float.Input(
-                    "blend_threshold", default=0.3, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+                    "blend_threshold", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
+                    advanced=True,
                     tooltip="How strongly a place must be looked at to count, as a share of the strongest. Lower is "
                     "wider. Sane: 0.2 to 0.5.",
                 ),
@@ -78,6 +79,11 @@ class PromptToPrompt(io.ComfyNode):
                     "self_layers", options=list(WHERE), default=next(iter(WHERE)), optional=True, advanced=True,
                     tooltip="Layers whose shapes are kept. The finest ones hold textures more than shapes.",
                 ),
+                io.String.Input(
+                    "keep_words", default="", dynamic_prompts=False, optional=True,
+                    tooltip="Words whose place stays as it is, between commas: the thing in front, where its ground "
+                    "changes. With or without blend_words.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
@@ -88,18 +94,20 @@ class PromptToPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.4, blend_words="", blend_threshold=0.3,
-        blend_start=0.2, self_layers=next(iter(WHERE)),
+        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.4, blend_words="", blend_threshold=0.4,
+        blend_start=0.2, self_layers=next(iter(WHERE)), keep_words="",
     ) -> io.NodeOutput:  # fmt: skip
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
-        prompts, words = [prompt for prompt, _ in read], phrases(clip, blend_words)
-        blend = Blend(chosen_columns(prompts, words), blend_start, blend_threshold) if words else None
+        prompts = [prompt for prompt, _ in read]
+        words, kept = phrases(clip, blend_words), phrases(clip, keep_words)
+        columns = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
+        blend = Blend(columns[0], blend_start, blend_threshold, columns[1]) if words or kept else None
         plan = plan_edits(
             prompts[0], prompts[1:], cross_steps=cross_steps, self_steps=self_steps,
             self_reduction=WHERE[self_layers], blend=blend,
         )  # fmt: skip
-        if blend is not None and uncovered(plan):
+        if words and uncovered(plan):
             raise ValueError(
                 f"The blend words stand neither in the source nor in edited text {uncovered(plan)[0]}: name the thing "
                 "that changes there as well."
@@ -125,7 +133,7 @@ class WordAttentionMask(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Reads the words."),
                 io.String.Input(
                     "text", multiline=True, dynamic_prompts=False, default="",
-                    tooltip="What the picture shows. Not needed for a run of Prompt-to-Prompt, which has its own texts.",
+                    tooltip="What the picture shows. Not needed for a run of Prompt-to-Prompt: it has its own texts.",
                 ),
                 io.String.Input(
                     "words", default="", dynamic_prompts=False,
@@ -214,12 +222,16 @@ class EditReport(io.ComfyNode):
             inputs=[
                 io.Image.Input("source", tooltip="The picture before; one, or as many as there are edits."),
                 io.Image.Input("edit", tooltip="The picture after."),
-                io.Mask.Input("mask", optional=True, tooltip="Where the edit was meant to be: measured inside and outside."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where the edit was meant to be: measured inside and outside."
+                ),
                 io.ClipVision.Input(
                     "clip_vision", optional=True,
                     tooltip="Measures the structure distance: DINOv2 as in the field, or any other vision model.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="With a CLIP vision model of the same kind: the CLIP score."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="With a CLIP vision model of the same kind: the CLIP score."
+                ),
                 io.String.Input(
                     "text", default="", multiline=True, dynamic_prompts=False, optional=True,
                     tooltip="What the edit was to show, for the CLIP score; one text, or a line for each picture.",

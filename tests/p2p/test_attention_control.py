@@ -125,6 +125,7 @@ def test_outline_at_any_aspect():
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     assert mask[8:24, 16:32].all() and not mask[40:, :].any() and not mask[:, 60:].any()
     assert not outline(heat(maps, ()), (48, 80), 0.3).any()
+    assert outline(heat(maps, (1,)), (48, 80), 0.3, grow=False).sum() < mask.sum()
 
 
 def test_blend_is_exact_at_zero_and_one():

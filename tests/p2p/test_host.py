@@ -99,7 +99,8 @@ def test_rows_do_not_depend_on_their_batch(parts, sampler):
     together = run(with_prompt_to_prompt(model, plan_of(clip, **settings)), rows_of(clip), 3, sampler=sampler)
     for row in (1, 2):
         texts = [TEXTS[0], TEXTS[row]]
-        alone = run(with_prompt_to_prompt(model, plan_of(clip, texts, **settings)), rows_of(clip, texts), 2, sampler=sampler)
+        patched = with_prompt_to_prompt(model, plan_of(clip, texts, **settings))
+        alone = run(patched, rows_of(clip, texts), 2, sampler=sampler)
         assert torch.allclose(together[row], alone[1], atol=1e-3)
     twice = run(with_prompt_to_prompt(model, plan_of(clip, **settings)), rows_of(clip), 6, sampler=sampler)
     assert torch.allclose(twice[:3], together, atol=1e-3) and torch.allclose(twice[3:], together, atol=1e-3)
@@ -221,6 +222,24 @@ def test_outside_the_blend_an_edit_is_its_source(parts, anchor_first, sampler):
     assert torch.equal(mask[0], mask[1])
 
 
+def test_a_word_that_is_kept_is_cut_out_of_what_may_change(parts):
+    model, clip = parts
+    texts = TEXTS[:2]
+    none, prompts = ((), ()), [read_prompt(clip, text)[0] for text in texts]
+    columns = tuple(p.find(read_prompt(clip, "heart")[0]) for p in prompts)
+    held = anchored(model, Anchor(trajectory_for(model), rows=(0,)))
+    masks = []
+    for blend in (Blend(none, 0.25, 0.9, columns), Blend(columns, 0.25, 0.9, columns)):
+        patched = with_prompt_to_prompt(held, plan_of(clip, texts, blend=blend))
+        out = run(patched, rows_of(clip, texts), 2)
+        mask = recording(patched).last.mask[1]
+        kept = (mask == 0).expand(4, -1, -1)
+        assert kept.any() and torch.allclose(out[1][kept], out[0][kept], atol=1e-4)
+        masks.append(mask)
+    # Alone it leaves all else free; the words that may change give up the place that both claim.
+    assert bool(masks[0].any()) and masks[1].sum() < masks[0].sum()
+
+
 def test_record_of_a_run(parts):
     model, clip = parts
     patched = with_prompt_to_prompt(model, plan_of(clip))
@@ -240,6 +259,29 @@ def test_bad_runs_are_sentences(parts, batch, positive, words):
     patched = with_prompt_to_prompt(model, plan_of(clip))
     with pytest.raises(ValueError, match=words):
         run(patched, rows_of(clip, TEXTS[:1]) if positive else rows_of(clip), batch)
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_unets_and_what_they_predict(parts, family):
+    """v-prediction, and a second text encoder with pooled outputs: nothing at strength zero, exact where anchored."""
+    _, clip = parts
+    texts = TEXTS[:2]
+    with torch.inference_mode():
+        model = tiny_model(family)
+        one, two = (tiny_cond(family, seed=seed) for seed in (0, 1))
+        for seed, cond in enumerate((one, two)):
+            shape = (1, 77, cond[0][0].shape[-1])
+            cond[0][0] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        positive, negative = as_rows([one, two]), tiny_cond(family, seed=2)
+    off = with_prompt_to_prompt(model, plan_of(clip, texts, cross_steps=0.0, self_steps=0.0))
+    plain = run(model, positive, 2, negative=negative)
+    assert torch.equal(run(off, positive, 2, negative=negative), plain)
+    trajectory = trajectory_for(model)
+    counter = Counter(with_prompt_to_prompt(model, plan_of(clip, texts)))
+    out = run(anchored(counter.model, Anchor(trajectory, rows=(0,))), positive, 2, negative=negative)
+    assert sum(counter.rows) == 3 * STEPS
+    assert torch.allclose(model.model.process_latent_in(out[:1]), trajectory.latents[0], atol=1e-5)
+    assert (out[1] - plain[1]).abs().max() > 1e-2
 
 
 def test_other_families_are_a_sentence(parts):

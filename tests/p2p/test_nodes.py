@@ -43,6 +43,7 @@ def test_weight_of_a_word_changes_the_picture(parts):
         ("a heart", " \n ", {}, "no edited text"),
         ("a heart", "a  HEART", {}, "says the same"),
         ("a heart", "a star", {"blend_words": "moon"}, "'moon', which is in none"),
+        ("a heart", "a star", {"keep_words": "moon"}, "words to keep have 'moon'"),
         ("a heart on grey", "a star on grey\na heart on blue", {"blend_words": "star"}, "edited text 2"),
     ],
 )
@@ -91,7 +92,10 @@ def test_mask_of_a_run_is_what_the_run_saw(parts):
 
 @pytest.mark.parametrize(
     ("inputs", "words"),
-    [({"words": ""}, "no words"), ({}, "no picture"), ({"words": "moon", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "moon")],
+    [
+        ({"words": ""}, "no words"), ({}, "no picture"),
+        ({"words": "moon", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "moon"),
+    ],
 )
 def test_masks_without_words_or_pictures_are_sentences(parts, inputs, words):
     with pytest.raises(ValueError, match=words):

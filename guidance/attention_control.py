@@ -8,8 +8,8 @@ The maps themselves are never built. A map is only ever multiplied by the values
 
     M_source (take scale V) + M_edit (new scale V)  =  M' V,
 
-which is ordinary attention with the source's queries and keys and other values, and, where there are new words, a second
-one with the edit's own. So any attention kernel serves, at any size of the picture.
+which is ordinary attention with the source's queries and keys and other values, and, where there are new words, a
+second one with the edit's own. So any attention kernel serves, at any size of the picture.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What an edit has done to a picture, in numbers: PSNR, SSIM and MSE inside and outside a mask, the changed area, and
-the structure distance of Splicing ViT Features (arXiv 2201.00424, eq. 2), the measures of PIE-Bench (arXiv 2310.01506)."""
+the structure distance of Splicing ViT Features (arXiv 2201.00424, eq. 2): the measures of PIE-Bench (2310.01506)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ from .fits import require_same_model
 TECHNIQUE = "NullText Optimize"
 NULL = "negative"
 CROSS = "c_crossattn"
-RANGE_KEYS = ("start_percent", "end_percent", "timestep_start", "timestep_end", "clip_start_percent", "clip_end_percent")
+RANGE_KEYS = (
+    "start_percent", "end_percent", "timestep_start", "timestep_end", "clip_start_percent", "clip_end_percent",
+)  # fmt: skip
 # More levels at once gain nothing: the network is busy, and the levels have come apart.
 MOST_LEVELS = 10
 MEMORY_MARGIN = 1.5

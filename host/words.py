@@ -63,7 +63,7 @@ def _digest(token) -> str:
 
 
 def reweighted(tokens: Tokens, weights: Sequence[float]) -> Tokens:
-    """The same tokens with other weights, one a column. Raises ValueError where an encoder counts its tokens otherwise."""
+    """The same tokens with other weights, one a column. Raises ValueError where an encoder counts otherwise."""
     changed: Tokens = {}
     for name, chunks in tokens.items():
         if sum(len(chunk) for chunk in chunks) != len(weights):

@@ -164,7 +164,8 @@ def fit_tested(
     """
     everyone = torch.arange(len(embedding), device=embedding.device)
     embedding, adam, active = embedding.clone(), Adam(embedding), everyone
-    best = Fit(embedding.clone(), torch.zeros_like(task.x), torch.full_like(task.sigma, torch.inf), [[] for _ in everyone])
+    nothing = torch.zeros_like(task.x), torch.full_like(task.sigma, torch.inf)
+    best = Fit(embedding.clone(), *nothing, [[] for _ in everyone])
     for j in range(int(task.budget.max()) + 1):
         tick()
         last = j >= int(task.budget[active].max())

@@ -39,5 +39,6 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     angle = (one * two).sum(-1, keepdim=True).clamp(-1, 1).acos()
     small = angle.sin() < 1e-4
     sine = torch.where(small, torch.ones_like(angle), angle.sin())
-    direction = torch.where(small, torch.lerp(one, two, t), (((1 - t) * angle).sin() * one + (t * angle).sin() * two) / sine)
+    around = (((1 - t) * angle).sin() * one + (t * angle).sin() * two) / sine
+    direction = torch.where(small, torch.lerp(one, two, t), around)
     return direction * torch.lerp(*lengths, t)

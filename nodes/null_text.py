@@ -49,7 +49,9 @@ class NullTextOptimize(io.ComfyNode):
                     tooltip="Where faithful and global begin: normally the empty prompt. Left open, that is used; "
                     "connect CLIP then.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Encodes the empty prompt where no negative is connected."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Encodes the empty prompt where no negative is connected."
+                ),
                 io.Int.Input(
                     "inner_steps", default=10, min=0, max=500, optional=True, advanced=True,
                     tooltip="Most updates at a step of the schedule; fast mode takes fewer and fewer. In global mode: "
@@ -57,7 +59,8 @@ class NullTextOptimize(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "learning_rate", default=0.01, min=1e-5, max=1.0, step=1e-3, round=1e-5, optional=True,
-                    advanced=True, tooltip="Size of an update at the first step; it halves to the last. Sane: 0.005 to 0.02.",
+                    advanced=True,
+                    tooltip="Size of an update at the first step; it halves to the last. Sane: 0.005 to 0.02.",
                 ),
                 io.Float.Input(
                     "tolerance", default=Recipe.enough, min=0.0, max=0.1, step=1e-5, round=1e-7, optional=True,
@@ -86,7 +89,9 @@ class NullTextOptimize(io.ComfyNode):
         recipe = Recipe(cfg, mode, inner_steps, learning_rate, tolerance)
         if mode != "fast":
             negative = connected_or_encoded(negative, clip, "The negative prompt")
-        conditioning, found = fit_null_text(model, trajectory, positive, negative, recipe, levels_at_once=levels_at_once)
+        conditioning, found = fit_null_text(
+            model, trajectory, positive, negative, recipe, levels_at_once=levels_at_once
+        )
         picture = plot(loss_curves(found))
         return io.NodeOutput(conditioning, picture, report(found, mode), ui=ui.PreviewImage(picture, cls=cls))
 
@@ -135,7 +140,9 @@ class NegativePromptInversion(io.ComfyNode):
                     "most strongly. Sane: 0.7 to 1.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("negative", tooltip="Connect it as the negative of any sampler or guider.")],
+            outputs=[
+                io.Conditioning.Output("negative", tooltip="Connect it as the negative of any sampler or guider."),
+            ],
         )  # fmt: skip
 
     @classmethod
@@ -144,7 +151,9 @@ class NegativePromptInversion(io.ComfyNode):
         if balance >= 1:
             return io.NodeOutput(positive)
         if negative is None:
-            raise ValueError("Balance is below 1 and no negative prompt is connected: connect one, or set balance to 1.")
+            raise ValueError(
+                "Balance is below 1 and no negative prompt is connected: connect one, or set balance to 1."
+            )
         negative = require_conditioning(negative, "The negative prompt")
         if len(positive) != 1 or len(negative) != 1:
             raise ValueError("Combined prompts cannot be balanced: connect single prompts, or set balance to 1.")

@@ -73,7 +73,8 @@ def test_pictures_of_a_batch_keep_to_themselves(mode):
     together = fit(model, "sd1", trajectory, mode)[1]
     for row in range(2):
         one = Trajectory(
-            trajectory.sigmas, trajectory.latents[:, row : row + 1].contiguous(), "", 1.0, trajectory.fingerprint, "eps",
+            trajectory.sigmas, trajectory.latents[:, row : row + 1].contiguous(), "", 1.0, trajectory.fingerprint,
+            "eps",
             trajectory.latent_format,
         )  # fmt: skip
         alone = fit(model, "sd1", one, mode)[1]

@@ -50,7 +50,8 @@ def test_open_negative_is_encoded_or_named(sd1):
     with torch.inference_mode():
         with pytest.raises(ValueError, match="negative prompt is not connected"):
             NullTextOptimize.execute(model, trajectory, tiny_cond("sd1"), mode="faithful")
-        made = NullTextOptimize.execute(model, trajectory, tiny_cond("sd1"), mode="faithful", clip=Clip(), inner_steps=1)
+        options = {"mode": "faithful", "clip": Clip(), "inner_steps": 1}
+        made = NullTextOptimize.execute(model, trajectory, tiny_cond("sd1"), **options)
     assert len(made.args[0]) == STEPS
 
 
@@ -94,10 +95,12 @@ def test_proximal_cuts_the_small_and_keeps_the_large():
     unconditional = torch.zeros(1, 1, 2, 4)
     conditional = torch.tensor([[[[0.1, -0.2, 0.3, -0.4], [0.5, -0.6, 0.7, -0.8]]]])
     hard = proximal(conditional, unconditional, 0.5)
-    assert torch.equal(hard.flatten()[:4], torch.zeros(4)) and torch.equal(hard.flatten()[4:], conditional.flatten()[4:])
+    assert torch.equal(hard.flatten()[:4], torch.zeros(4))
+    assert torch.equal(hard.flatten()[4:], conditional.flatten()[4:])
     soft = proximal(conditional, unconditional, 0.5, "soft")
     limit = row_quantile(conditional.abs(), 0.5)
-    assert torch.allclose(soft, (conditional.abs() - limit).clamp_min(0).flatten().reshape_as(soft) * conditional.sign())
+    size = (conditional.abs() - limit).clamp_min(0).flatten().reshape_as(soft)
+    assert torch.allclose(soft, size * conditional.sign())
     assert proximal(conditional, unconditional, 0.0) is conditional
     assert torch.equal(proximal(conditional, unconditional, 1.0), unconditional)
     assert changed(conditional, unconditional, 0.8, grow=0).sum() == 2
@@ -128,7 +131,8 @@ def test_proximal_guidance_at_its_limits(sd1):
     some = sample(ProximalGuidance.execute(model, 0.7).args[0], latent)
     assert (some - plain).abs().max() > 1e-3
     # Without guidance there is no unconditional prediction to differ from.
-    assert torch.equal(sample(ProximalGuidance.execute(model, 0.7).args[0], latent, cfg=1.0), sample(model, latent, cfg=1.0))
+    unguided = sample(ProximalGuidance.execute(model, 0.7).args[0], latent, cfg=1.0)
+    assert torch.equal(unguided, sample(model, latent, cfg=1.0))
 
 
 def test_pull_draws_what_does_not_change_to_the_source(sd1):

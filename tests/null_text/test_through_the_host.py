@@ -36,7 +36,9 @@ class Fitted(Inversion):
         return self.save([node, 0])
 
 
-@pytest.mark.parametrize(("family", "mode"), [("sd1", "fast"), ("sd1", "faithful"), ("sd2", "faithful"), ("sdxl", "fast")])
+@pytest.mark.parametrize(
+    ("family", "mode"), [("sd1", "fast"), ("sd1", "faithful"), ("sd2", "faithful"), ("sdxl", "fast")]
+)
 def test_the_stock_sampler_comes_nearer_to_the_source(host_client, family, mode):
     scene = Fitted(family, mode=mode, batch=2)
     source, plain, fitted = scene.save(scene.latent), scene.sampled(scene.negative), scene.sampled(scene.null)

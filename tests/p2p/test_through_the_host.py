@@ -1,4 +1,4 @@
-"""Editing by words in a running ComfyUI: stock loader, stock text encoder, stock sampler; again, interrupted, bad input."""
+"""Editing by words in a running ComfyUI: stock loader, text encoder and sampler; again, interrupted, bad input."""
 
 import time
 
@@ -49,7 +49,8 @@ class Words(Graph):
         )
         chosen = self.add("KSamplerSelect", sampler_name="euler")
         node = self.add(
-            "SamplerCustomAdvanced", noise=[self.invert, 2], guider=[guider, 0], sampler=[chosen, 0], sigmas=self.sigmas,
+            "SamplerCustomAdvanced", noise=[self.invert, 2], guider=[guider, 0], sampler=[chosen, 0],
+            sigmas=self.sigmas,
             latent_image=self.batch,
         )  # fmt: skip
         return [node, 0]

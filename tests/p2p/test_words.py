@@ -19,7 +19,8 @@ def words(clip, text):
 
 
 def test_words_end_where_the_tokenizer_says(clip):
-    assert words(clip, "A red heart, on a checked ground.") == ["a", "red", "heart", ",", "on", "a", "checked", "ground", "."]
+    expected = ["a", "red", "heart", ",", "on", "a", "checked", "ground", "."]
+    assert words(clip, "A red heart, on a checked ground.") == expected
     prompt, _ = read_prompt(clip, "a supercalifragilistic heart")
     assert [word.text for word in prompt.words] == ["a", "supercalifragilistic", "heart"]
     assert len(prompt.words[1].columns) > 1 and prompt.find(read_prompt(clip, "heart")[0]) == prompt.words[2].columns

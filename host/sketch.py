@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ..guidance.edge_predictor import EdgePredictor
 from ..guidance.sketch_guidance import (
+    OLD_SLOPE,
     SketchRecipe,
     SketchTarget,
     blur_at,
     guided_shift,
     next_level,
+    renewed,
     sketch_loss,
     sketch_target,
 )
@@ -131,7 +133,7 @@ class _Guide:
             notice("Edge Predictor Guidance leaves inversions alone: noise levels that rise are not guided.")
             return None
         _require_picture(latent_image)
-        steps = self._steps(guider.model_patcher, sigmas.tolist())
+        steps = guided_steps(guider.model_patcher, self.predictor, self.recipe, sigmas.tolist())
         if not steps:
             return None
         size = tuple(latent_image.shape[-2:])
@@ -145,20 +147,28 @@ class _Guide:
         run.whole_shift = CFG_PP in sampler_name(sampler)
         return run
 
-    def _steps(self, patcher, sigmas: list[float]) -> frozenset[int]:
-        """The numbers of the steps to guide."""
-        to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-        high, low = float(to_sigma(self.recipe.start)), float(to_sigma(self.recipe.end))
-        within = [i for i, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high * (1 + 1e-4)]
-        known = [i for i in within if self.predictor.covers(sigmas[i])]
-        if not within:
-            notice("Edge Predictor Guidance does nothing here: no step of this schedule lies in its window.")
-        elif len(known) < len(within):
-            notice(
-                f"{len(within) - len(known)} of {len(within)} steps in the window of Edge Predictor Guidance lie at "
-                "noise levels that the predictor was not trained on; they are not guided."
-            )
-        return frozenset(known[:: self.recipe.every])
+
+def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas: list[float]) -> dict[int, bool]:
+    """The numbers of the steps to guide in a falling schedule, and whether the slope is taken anew there."""
+    sampling = patcher.get_model_object("model_sampling")
+    high, low = (float(sampling.percent_to_sigma(share)) for share in (recipe.start, recipe.end))
+    within = [i for i, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high * (1 + 1e-4)]
+    known = [i for i in within if predictor.covers(sigmas[i])]
+    if not within:
+        notice("Edge Predictor Guidance does nothing here: no step of this schedule lies in its window.")
+    elif len(known) < len(within):
+        notice(
+            f"{len(within) - len(known)} of {len(within)} steps in the window of Edge Predictor Guidance lie at "
+            "noise levels that the predictor was not trained on; they are not guided."
+        )
+    chosen = known[:: recipe.every]
+    return dict(zip(chosen, renewed([share_of_run(sampling, sigmas[i]) for i in chosen], recipe.renew)))
+
+
+def share_of_run(sampling, sigma: float) -> float:
+    """The share of a run at a noise level, 0 = pure noise. sampling: the host's model_sampling."""
+    last = float(sampling.timestep(sampling.sigma_max))
+    return 1.0 - float(sampling.timestep(torch.tensor(sigma))) / max(last, 1e-6)
 
 
 def _require_picture(latent: Tensor) -> None:
@@ -169,11 +179,12 @@ def _require_picture(latent: Tensor) -> None:
 class _Run:
     """One sampling run: the target at its size, the predictor on its device, and which steps are guided."""
 
-    def __init__(self, guide: _Guide, guider, target: SketchTarget, region, sigmas: Tensor, steps: frozenset[int]):
+    def __init__(self, guide: _Guide, guider, target: SketchTarget, region, sigmas: Tensor, steps: dict[int, bool]):
         self.recipe, self.on_loss, self.guider = guide.recipe, guide.on_loss, guider
         self.predictor, self.target, self.region = guide.predictor, target, region
         self.schedule, self.steps = sigmas.detach().cpu().float(), steps
         self.device, self.sparing, self.whole_shift = None, False, False
+        self.gradient: Tensor | None = None
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """A model call: plain, or with its prediction moved towards the sketch."""
@@ -182,22 +193,25 @@ class _Run:
         if where is None or where[0] not in self.steps or float(timestep.min()) < sigma * (1 - 1e-4):
             return executor(x, timestep, model_options, seed)
         self._move_to(x.device)
-        deviation = blur_at(self.recipe, self._share(sigma))
+        strength = self.recipe.strength
+        if self.steps[where[0]] or self.gradient is None:
+            x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
+        else:
+            x0, strength = executor(x, timestep, model_options, seed), strength * OLD_SLOPE
+        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength, self.region)
+        return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
+
+    def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
+        """The plain prediction x0; the slope is taken on the way."""
+        sampling = self.guider.model_patcher.get_model_object("model_sampling")
+        deviation = blur_at(self.recipe, share_of_run(sampling, float(timestep.max())))
         slope = Slope(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, deviation=deviation))
         slope.sparing = self.sparing
         x0 = executor(x, timestep, slope_taken(slope, model_options), seed)
-        gradient = slope.result()
-        self.sparing = slope.sparing
+        self.gradient, self.sparing = slope.result(), slope.sparing
         if self.on_loss is not None:
-            self.on_loss(where[0], slope.loss)
-        shift = guided_shift(x, x0, gradient, timestep, where[1], self.recipe.strength, self.region)
-        return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
-
-    def _share(self, sigma: float) -> float:
-        """The share of the run at a noise level, 0 = pure noise, as the host's percent."""
-        sampling = self.guider.model_patcher.get_model_object("model_sampling")
-        last = float(sampling.timestep(sampling.sigma_max))
-        return 1.0 - float(sampling.timestep(torch.tensor(sigma))) / max(last, 1e-6)
+            self.on_loss(step, slope.loss)
+        return x0
 
     def _move_to(self, device: torch.device) -> None:
         if device == self.device:

@@ -107,7 +107,8 @@ class EdgePredictorTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, images, edges, steps=(1500,), batch_size=(8,), conditioning=None, clip=None,
                 continue_from=None, adapt_style=(False,), target=("edges",), detail=("2",), learning_rate=(0.001,),
-                end_percent=(0.8,), held_out=(0.1,), flips=(True,), seed=(0,), autosave=("",), width=(512,)):  # fmt: skip
+                end_percent=(0.8,), held_out=(0.1,), flips=(True,), seed=(0,), autosave=("",),
+                width=(512,)) -> io.NodeOutput:  # fmt: skip
         model, vae, clip = one(model, "model"), one(vae, "VAE"), one(clip, "CLIP")
         require_edges(model, "Edge Predictor Train")
         start = _start(model, one(continue_from, "predictor"), adapt_style[0])

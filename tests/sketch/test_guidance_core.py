@@ -13,6 +13,7 @@ from palimpsest.guidance.sketch_guidance import (
     blur_at,
     guided_shift,
     next_level,
+    renewed,
     row_norm,
     sketch_loss,
     sketch_target,
@@ -65,6 +66,15 @@ def test_no_slope_no_shift():
     shift = guided_shift(x, x0, gradient, SIGMA[:2], NEXT, 1.6)
     assert torch.isfinite(shift).all()
     assert torch.equal(shift[0], torch.zeros_like(shift[0])) and shift[1].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "steps,renew,anew",
+    [(30, 0.045, [True, False, True, False, True]), (12, 0.045, [True] * 5), (50, 0.0, [True] * 5),
+     (50, 0.045, [True, False, False, True, False])],
+)  # fmt: skip
+def test_a_slope_serves_for_a_share_of_the_run(steps, renew, anew):
+    assert renewed([i / (steps - 1) for i in range(5)], renew) == anew
 
 
 def test_a_region_holds_the_step_inside_and_measures_there():

@@ -197,6 +197,19 @@ def test_every_other_step(models):
     assert steps == [0, 2]
 
 
+def test_steps_between_two_slopes_follow_the_last_one(models):
+    """The second step, guided by the first one's slope, goes the same way as the first one did."""
+    model, steps, runs = models["sd1"], {}, {"plain": steps_of(models["sd1"], "sd1")[0]}
+    for name, recipe in {"each": {}, "held": {"renew": 0.5}, "left out": {"every": 2}}.items():
+        found = steps.setdefault(name, [])
+        patched = guided(model, strength=0.7, end=1.0, on_loss=lambda step, _: found.append(step), **recipe)
+        runs[name] = steps_of(patched, "sd1")[0]
+    assert steps == {"each": [0, 1, 2, 3], "held": [0, 2], "left out": [0, 2]}
+    way = lambda one, other, step: (runs[one][step][0] - runs[other][step][0]).flatten(1)
+    first, second = way("held", "plain", 1), way("held", "left out", 2)
+    assert torch.nn.functional.cosine_similarity(first, second).min() > 0.999 and second.norm() > 0.1
+
+
 def test_a_region_is_guided_and_the_rest_is_not_touched_by_the_step(models):
     model = models["sd1"]
     region = torch.zeros(1, 64, 64)

@@ -1,4 +1,4 @@
-"""The Papercut side of the sketch: outlines read off pictures, unsteady hands, and a benchmark that names its targets."""
+"""The Papercut side of the sketch: outlines read off pictures, unsteady hands, a benchmark that names its targets."""
 
 from types import SimpleNamespace
 

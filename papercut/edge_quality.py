@@ -59,6 +59,10 @@ def measure_edges(count: int = 60) -> dict[str, float]:
         parts = load_shipped()
         found = edges_found(*parts, count=count)
     facts = {f"edges found at {100 * share:.0f} % of a run, F1": f1 for share, f1 in found.items()}
-    told = {"minutes": "minutes of training, two cores", "held_out_loss": "loss on training scenes kept aside"}
     spec = parts[3].spec
+    count_of_cores = spec.facts.get("threads", 2)
+    told = {
+        "minutes": f"minutes of training, {count_of_cores} core{'s' if count_of_cores > 1 else ''}",
+        "held_out_loss": "loss on training scenes kept aside",
+    }
     return facts | {"pictures": count} | {words: spec.facts[key] for key, words in told.items() if key in spec.facts}

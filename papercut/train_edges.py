@@ -2,7 +2,7 @@
 
     python -m papercut.train_edges
 
-64 training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
+Training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
 apart; the host's dataset node reads them, its crop node parts them, Edge Predictor Train learns. An interrupted run
 goes on where it stopped when the command is given again.
 """
@@ -24,7 +24,8 @@ from .export import FILE as CHECKPOINT
 from .scenes import SIZE, SPLITS, sample_scene
 
 FOLDER, AUTOSAVE, PREFIX = "papercut_edge_training", "papercut_edges_unfinished", "papercut_edges"
-SETTINGS = {"detail": "4", "learning_rate": 0.002, "flips": False, "width": 256, "held_out": 0.05}
+# Narrow and with a high rate: on scenes kept aside it reads as well as one of twice the width, and guides faster.
+SETTINGS = {"detail": "4", "learning_rate": 0.005, "flips": False, "width": 128, "held_out": 0.05}
 FIRST = 500_000  # the diffusion model has learned from the first few thousand training scenes; these are new to it
 
 
@@ -93,14 +94,15 @@ class Ticker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2, help="cores of this machine; kept in the file's facts")
     parser.add_argument("--file", type=Path, default=FILE, help="where the trained predictor goes; the shipped one")
     options = parser.parse_args()
     if not CHECKPOINT.exists():
         raise SystemExit(f"{CHECKPOINT.name} is missing: train the diffusion model first.")
-    predictor = train(options.pictures, options.steps, options.batch, **SETTINGS)
+    predictor = train(options.pictures, options.steps, options.batch, options.threads, **SETTINGS)
     write_predictor(predictor, options.file, dtype=torch.float16)
     print("\n" + json.dumps(dict(predictor.spec.facts), indent=1))
 

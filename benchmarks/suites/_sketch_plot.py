@@ -12,6 +12,9 @@ from ._sketch_world import Judged
 FILE = Path(__file__).resolve().parent.parent / "figures" / "sketch_tradeoff.svg"
 WIDTH, HEIGHT, EDGE = 640, 440, 64
 COLOURS = ("#30638e", "#d1495b")
+BESIDE = ((8, -8), (8, 18))
+"""Where the words of each curve stand beside its points: above, below."""
+TITLE = "Lines met and prompts painted, by strength"
 
 
 class Curve(NamedTuple):
@@ -24,11 +27,11 @@ class Curve(NamedTuple):
 def draw(curves: Sequence[Curve], plain: Judged) -> Path:
     """Edge F1 to the right, caption success upwards; each point bears its strength. plain: without guidance."""
     parts = [*_axes(), *_point(plain, "no guidance", "#222222")]
-    for curve, colour in zip(curves, COLOURS):
+    for curve, colour, beside in zip(curves, COLOURS, BESIDE):
         line = " ".join("{:.1f},{:.1f}".format(*_place(found)) for found in curve.found.values())
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for strength, found in curve.found.items():
-            parts += _point(found, f"{curve.name} {strength:g}", colour)
+            parts += _point(found, f"{curve.name} {strength:g}", colour, beside)
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
     FILE.parent.mkdir(exist_ok=True)
@@ -41,9 +44,10 @@ def _place(found: Judged) -> tuple[float, float]:
     return EDGE + (WIDTH - 2 * EDGE) * found.f1, HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * found.caption
 
 
-def _point(found: Judged, words: str, colour: str) -> list[str]:
+def _point(found: Judged, words: str, colour: str, beside: tuple[int, int] = BESIDE[0]) -> list[str]:
     x, y = _place(found)
-    return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>', _text(x + 7, y - 7, words, colour=colour)]
+    dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}" stroke="white" stroke-width="1.5"/>'
+    return [dot, _text(x + beside[0], y + beside[1], words, colour=colour)]
 
 
 def _axes() -> list[str]:
@@ -54,8 +58,10 @@ def _axes() -> list[str]:
             parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#dddddd"/>')
         parts += [_text(x, HEIGHT - EDGE + 18, tick, "middle"), _text(EDGE - 8, y + 4, tick, "end")]
     below = _text(WIDTH / 2, HEIGHT - 16, "edge F1 at two pixels, %", "middle")
-    return [*parts, below, _text(EDGE, EDGE - 24, "caption success (shape and colour), %; the numbers are strengths")]
+    above = _text(EDGE, EDGE - 14, "caption success (shape and colour), %")
+    return [*parts, below, above, f'<text x="{EDGE}" y="28" font-size="17" fill="#222222">{TITLE}</text>']
 
 
 def _text(x: float, y: float, words: object, anchor: str = "start", colour: str = "#222222") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(str(words))}</text>'
+    halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" {halo}>{escape(str(words))}</text>'

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 102 in all.
-COUNT, FEW = 50, 13
-AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 12, 5.0, 7000
-CANDIDATES, SEED_STEPS = 6, 3
+# Outlines, and sketches of each of four further kinds: 100 in all.
+COUNT, FEW = 40, 15
+AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 18, 5.0, 7000
+CANDIDATES, SEED_STEPS = 4, 3
 
 
 class World(NamedTuple):
@@ -131,10 +131,12 @@ def without_guidance(world: World, t: Tests) -> Tensor:
     return in_parts(len(t.scenes), lambda s: paint(world, world.model, t.captions[s], noises(t.seeds[s])))
 
 
-def with_guidance(world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, **recipe) -> Tensor:
+def with_guidance(
+    world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, *, steps: int = STEPS, **recipe
+) -> Tensor:
     """lines: (B, 256, 256) bool, a sketch a picture."""
-    seeds = t.seeds if seeds is None else seeds
-    part = lambda s: paint(world, guided(world, lines[s], **recipe), t.captions[s], noises(seeds[s]))
+    seeds, sigmas = t.seeds if seeds is None else seeds, schedule(world, steps)
+    part = lambda s: paint(world, guided(world, lines[s], **recipe), t.captions[s], noises(seeds[s]), sigmas=sigmas)
     return in_parts(len(lines), part)
 
 

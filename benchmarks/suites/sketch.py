@@ -16,7 +16,8 @@ from ...papercut.edge_quality import FILE as EDGES
 from ...papercut.export import FILE
 from ..context import every_core
 from ..rows import Row
-from ._sketch_cost import papercut_rows, size_rows, training_rows
+from ._sketch_cost import RENEWALS, papercut_rows, size_rows, training_rows
+from ._sketch_cost import STEPS as LONG
 from ._sketch_plot import Curve, draw
 from ._sketch_world import (
     FEW,
@@ -38,6 +39,7 @@ STRENGTH = 1.6
 STRENGTHS = (0.8, 3.2)
 SDEDIT, SDEDITS = 0.8, (0.6,)
 UNFINISHED = 0.8
+SOME = 10
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
 MEASURES = {"edge precision": "precision", "edge recall": "recall", "edge F1": "f1", "caption success": "caption"}
 Pictures = dict[str, Tensor]
@@ -132,7 +134,7 @@ def contradicting(plain: Tensor) -> tuple[Tensor, list[int]]:
 
 def trade_off(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
     """How much of the prompt each strength costs, beside SDEdit's: rows and a plot."""
-    few = t and t.first(FEW)
+    few = t and t.first(SOME)
     ways = {
         OURS: (STRENGTH, STRENGTHS, lambda value: with_guidance(world, few, few.edges, strength=value)),
         PEER: (SDEDIT, SDEDITS, lambda value: sdedit(world, few, few.edges, value)),
@@ -143,17 +145,28 @@ def trade_off(context, world: World | None, t: Tests | None, pictures: Pictures)
         for strength in sorted((default, *others)):
             found[strength] = None
             if world is not None:
-                made = pictures[mode][:FEW] if strength == default else make(strength)
+                made = pictures[mode][:SOME] if strength == default else make(strength)
                 found[strength] = judged(world, made, few.edges, few.scenes)
             for measure in ("edge F1", "caption success"):
                 value = None if world is None else 100 * getattr(found[strength], MEASURES[measure])
                 yield context.row(TECHNIQUE, f"strength {strength:g}: {measure}", mode, value, "%")
         curves.append(Curve(mode, found))
     if world is not None:
-        draw(curves, judged(world, pictures[PLAIN][:FEW], few.edges, few.scenes))
+        draw(curves, judged(world, pictures[PLAIN][:SOME], few.edges, few.scenes))
 
 
-PARTS = (outlines, unsteady, against_the_seed, trade_off)
+def by_mode(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
+    """What the fast mode gives up in long runs, where a slope serves for more than one step."""
+    few = t and t.first(SOME)
+    for mode, renew in RENEWALS.items():
+        found = None
+        if world is not None:
+            made = with_guidance(world, few, few.edges, steps=LONG, renew=renew)
+            found = judged(world, made, few.edges, few.scenes)
+        yield from quality_rows(context, f"outline, {LONG} steps", mode, found)
+
+
+PARTS = (outlines, unsteady, against_the_seed, trade_off, by_mode)
 
 
 def rows(context) -> Iterable[Row]:

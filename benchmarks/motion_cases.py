@@ -113,9 +113,9 @@ def attempt(kind: str, seed: int) -> Case | None:
     return Case(kind, before, after, tuple(moved))
 
 
-def cases(counts: dict[str, int], judge: Callable[[Case], Judged | None]) -> Iterator[Judged]:
+def cases(counts: dict[str, int], judge: Callable[[Case], Judged | None], split: str = "test") -> Iterator[Judged]:
     """What `judge` makes of so many motions of each kind, always the same, no scene twice; None is passed over."""
-    seeds = iter(SPLITS["test"])
+    seeds = iter(SPLITS[split])
     for kind, count in counts.items():
         found = 0
         while found < count:

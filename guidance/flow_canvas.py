@@ -60,7 +60,9 @@ def parse_canvas(text: str) -> Canvas | None:
             return None
         return Canvas(_side(data["width"]), _side(data["height"]), tuple(_region(item) for item in regions))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"The drawing in 'canvas' cannot be read ({error}): reset the canvas and draw again.") from error
+        raise ValueError(
+            f"The drawing in 'canvas' cannot be read ({error}): reset the canvas and draw again."
+        ) from error
 
 
 def canvas_flow(canvas: Canvas, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

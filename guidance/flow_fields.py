@@ -165,5 +165,6 @@ def expand_batch(values: Tensor, batch: int) -> Tensor:
     if values.shape[0] == batch:
         return values
     if values.shape[0] != 1:
-        raise ValueError(f"Batches of {values.shape[0]} and {batch} do not fit: give one flow, or one for each picture.")
+        raise ValueError(f"Batches of {values.shape[0]} and {batch} do not fit: give one flow, or one for each "
+                         "picture.")
     return values.expand(batch, *values.shape[1:])

@@ -1,4 +1,4 @@
-"""Flow files: .flo (Middlebury), .npz (NumPy), .safetensors, and the (1, 2, H, W) tensor files of the published examples.
+"""Flow files: .flo (Middlebury), .npz (NumPy), .safetensors, and the published examples' (1, 2, H, W) tensor files.
 
 Nothing here can run code from a file: arrays are read from their plain bytes, tensor files weights-only.
 """
@@ -64,7 +64,9 @@ def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"The flow file '{path.name}' cannot be read ({error}): it is damaged or of another kind.") from error
+        raise ValueError(
+            f"The flow file '{path.name}' cannot be read ({error}): it is damaged or of another kind."
+        ) from error
     flow = as_flow(arrays.get("flow", next(iter(arrays.values()), None)), path.name)
     layers = arrays.get("layers")
     if layers is not None and layers.shape != flow.shape[:3]:

@@ -16,7 +16,8 @@ from .flow_fields import pixel_grid, region_of, settle
 KINDS = ("thin plate", "rigid", "similarity", "move")
 
 
-def points_flow(mask: Tensor, starts: Tensor, ends: Tensor, kind: str = "thin plate", *, pin_edge: bool = False) -> Tensor:
+def points_flow(mask: Tensor, starts: Tensor, ends: Tensor, kind: str = "thin plate", *,
+                pin_edge: bool = False) -> Tensor:
     """The flow (B, H, W, 2) that carries `starts` (N, 2) to `ends` (N, 2) pixels inside `mask` (B, H, W), zero outside.
 
     kind: 'thin plate' bends, 'rigid' moves and turns, 'similarity' also scales, 'move' takes the mean drag.

@@ -132,7 +132,7 @@ def _flat(points: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _jacobian(flow: Tensor, region: Tensor) -> Tensor:
-    """(H, W, 2, 2) derivative of (x, y) + flow within a region, from the smoother of the two neighbours' differences."""
+    """(H, W, 2, 2) derivative of (x, y) + flow within a region, from the smoother of both neighbours' differences."""
     columns = []
     for axis in (1, 0):
         ahead = torch.diff(flow, dim=axis, append=flow.narrow(axis, -1, 1))

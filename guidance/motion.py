@@ -8,20 +8,22 @@ times it.
 Faithful: equation 2 with the gradient through model, decoder and flow network, and K recursive steps a level (section
 3.4). Fast: the gradient is taken at the clean estimate (MPGD, arXiv 2311.16424) through the decoder alone, in several
 updates of Polyak's length, so the model is evaluated once a level and never differentiated. The first guess of every
-pull lies on the way to the moved source's own latent (as MotionDiff blends it in), which costs nothing.
+pull lies on the way to the moved source's own latent (as MotionDiff blends it in), without what has left
+(`motion_departed`); that costs nothing. Without updates it is all that guides, and nothing is differentiated.
 
 Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that grows damps the pull.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .motion_close import Close
+from .motion_departed import Departed
 from .motion_laws import Damper, Window, clipped, per_row, polyak_step, scaled_clip, scaled_weight
 from .motion_loss import Decode, FlowNet, Objective, Terms
 
@@ -35,9 +37,14 @@ class Recipe:
     clip: float = 200.0  # norm of the change of epsilon at 4 x 64 x 64
     recursion: int = 1  # K, evaluations of the model at a level
     inner: int = 2  # fast: updates of the clean estimate at each evaluation
+    pull_from: float = 0.5  # fast: share of the run before which the moved source is followed without updates
     follow: float = 0.7  # fast: share of the way to the moved source's latent, before the updates
-    flow_every: int = 3  # fast: the flow network judges every n-th level, in its first update; 0 = never
+    flow_every: int = 4  # fast: the flow network judges every n-th level, in its first update; 0 = never
     window: Window = Window()
+
+    def at(self, step: int, steps: int) -> Recipe:
+        """The recipe of one level; the last one is always pulled."""
+        return self if self.faithful or (step + 1) / steps > self.pull_from else replace(self, inner=0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Guide:
     """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: the least that the losses can be.
 
     close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
-    source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1.
+    source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1. departed: what is not to be seen.
     """
 
     objective: Objective
@@ -100,6 +107,7 @@ class Guide:
     close: Close | None = None
     moved: Tensor | None = None
     settled: Tensor | None = None
+    departed: Departed | None = None
 
     def terms(self, latent: Tensor, network: FlowNet | None) -> Terms:
         """The losses of a clean latent, differentiable in it."""
@@ -114,27 +122,30 @@ class Guide:
             return 0.0
         return self.objective.total(Terms(self.floor.colour, self.floor.flow * (network is not None)))
 
-    def followed(self, clean: Tensor, share: float) -> Tensor:
-        """The clean estimate, a share of the way to where the source's own latent has moved."""
-        if self.moved is None or share <= 0:
-            return clean.clone()
-        return torch.lerp(clean, self.moved, share * self.settled * self.free)
+    def followed(self, clean: Tensor, share: float, firmness: float = 1.0) -> Tensor:
+        """The clean estimate, a share of the way to where the source's own latent has moved, and where that is bare
+        without what left it; firmness 0..1."""
+        if self.moved is not None and share > 0:
+            clean = torch.lerp(clean, self.moved, share * self.settled * self.free)
+        if self.departed is not None and firmness > 0:
+            clean = torch.where(self.free > 0, self.departed.cut(clean, firmness), clean)
+        return clean.clone()
 
 
 def guided_ddim(x: Tensor, sigmas: Tensor, setting: Setting, guide: Guide, recipe: Recipe, record: Record, *,
                 flow_model: bool = False) -> Tensor:
-    """From x (B, C, h, w) at sigmas[0] down to sigmas[-1]; what is not free is the source at every level and at the end.
+    """From x (B, C, h, w) at sigmas[0] down to sigmas[-1]; what is not free is the source at every level and at last.
 
     Works for any number of levels >= 1 step. `record` is filled as the run goes.
     """
     levels, damper = sigmas.tolist(), Damper()
     steps, drawn = len(levels) - 1, 0
     for step, (sigma, lower) in enumerate(zip(levels[:-1], levels[1:])):
-        strength = recipe.window.at(step, steps)
+        strength, here = recipe.window.at(step, steps), recipe.at(step, steps)
         rounds = recipe.recursion if strength > 0 else 1
         for k in range(rounds):
             held = torch.where(guide.free > 0, x, setting.kept(sigma, x))
-            clean = _pulled(held, sigma, step, strength, setting, guide, recipe, damper, record, last=lower == 0)
+            clean = _pulled(held, sigma, step, strength, setting, guide, here, damper, record, last=lower == 0)
             clean = torch.where(guide.free > 0, clean, setting.kept(0.0, x))
             x = ddim_step(held, clean, sigma, lower)
             if k < rounds - 1:
@@ -200,7 +211,11 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
     asks, pull = _asks_flow(step, guide, recipe), strength * recipe.guidance / 300.0
     limit = scaled_clip(recipe.clip, clean[0].numel()) * strength
     best = start = clean.detach().clone()
-    change = clipped((start - guide.followed(start, recipe.follow * min(pull, 1.0))) / sigma, limit)
+    firmness = min(pull, 1.0)
+    change = clipped((start - guide.followed(start, recipe.follow * firmness, firmness)) / sigma, limit)
+    if recipe.inner == 0:
+        with torch.no_grad():
+            return guide.terms(start - sigma * change, None), change
     first, length, lowest, slope = None, None, None, None
     for update in range(recipe.inner):
         network = guide.flow_net if asks and update == 0 else None
@@ -235,13 +250,15 @@ def _slope(latent: Tensor, guide: Guide, network: FlowNet | None, record: Record
 
 
 def _asks_flow(step: int, guide: Guide, recipe: Recipe) -> bool:
-    return guide.flow_net is not None and recipe.flow_every > 0 and step % recipe.flow_every == 0
+    """Whether the network judges a level: not the very first, where nothing is to be seen yet, unless all are asked."""
+    every = recipe.flow_every if recipe.inner > 0 and guide.flow_net is not None else 0
+    return every > 0 and step % every == every // 2
 
 
 def _detached(terms: Terms) -> Terms:
     return Terms(terms.colour.detach(), terms.flow.detach())
 
 
-DRAFT = Recipe(inner=1, flow_every=0)
+DRAFT = Recipe(inner=0, flow_every=0)
 NORMAL = Recipe()
 FAITHFUL = Recipe(faithful=True, recursion=10)

@@ -1,8 +1,9 @@
 """Looking closely: the colour loss of a motion through a window of the latent that holds all pixels that count.
 
 Decoding is most of what fast guidance costs, and only the pixels where something arrives, and those beside them, count
-(`motion_loss.py`), so only they are decoded, with a margin. Exact up to the decoder's reach beyond the margin; for decoders that compute a
-pixel from its surroundings (the TAESD kind), not for those that normalise over the whole picture.
+(`motion_loss.py`), so only they are decoded, with a margin. Exact up to the decoder's reach beyond the margin; for
+decoders that compute a pixel from its surroundings (the TAESD kind), not for those that normalise over the whole
+picture.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def scaled_clip(clip: float, elements: int) -> float:
 
 
 def clipped(change: Tensor, limit: float) -> Tensor:
-    """The change (B, C, h, w), shortened where its norm is over the limit; rows apart; what is not finite is dropped."""
+    """The change (B, C, h, w), shortened where its norm is over the limit; rows apart; what is not finite goes."""
     change = torch.where(torch.isfinite(change).flatten(1).all(dim=1)[:, None, None, None], change, 0.0)
     norm = per_row(change.flatten(1).norm(dim=1))
     return change * (limit / norm.clamp_min(1e-12)).clamp(max=1.0)

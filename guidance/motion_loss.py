@@ -71,7 +71,8 @@ class Objective:
 
     def by_target(self, picture: Tensor, flow_net: FlowNet | None) -> Terms:
         """The colour loss along the target flow, counted on the target, so that what grows is held at every pixel of
-        its new size, and what stays beside it keeps it from growing; the flow loss (where a network is given) over pixels that can be found again."""
+        its new size, and what stays beside it keeps it from growing; the flow loss (where a network is given) over
+        pixels that can be found again."""
         colour = self.arrival_error(picture)
         if flow_net is None:
             return Terms(colour, torch.zeros_like(colour))

@@ -1,7 +1,7 @@
 """Motion Guidance as a SAMPLER of the host: the guided loop of `guidance/motion.py` under the stock samplers' guider.
 
-The diffusion model, the VAE and the flow network are loaded together, or the host would move them in turns. In fast mode
-the model runs as in any sampling; only the pull at the clean estimate is differentiated.
+The diffusion model, the VAE and the flow network are loaded together, or the host would move them in turns. In fast
+mode the model runs as in any sampling; only the pull at the clean estimate is differentiated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..guidance.flow_fields import expand_batch, resize_flow
 from ..guidance.flow_warp import Landing, forward_warp, land
 from ..guidance.motion import Guide, Recipe, Record, guided_ddim
 from ..guidance.motion_close import close_up
+from ..guidance.motion_departed import departed
 from ..guidance.motion_loss import objective
 from ..inversion.trajectory import Trajectory
 from .checks import require_same_batch, require_vae_of
@@ -72,8 +73,8 @@ class Tools:
 class FlowGuidanceSampler(BodySampler):
     """The SAMPLER. colour, motion: weights of the losses. record: of its last run, for the report; None before."""
 
-    def __init__(self, motion: Motion, tools: Tools, recipe: Recipe, *, colour: float = 100.0, motion_weight: float = 3.0,
-                 trajectory: Trajectory | None = None):
+    def __init__(self, motion: Motion, tools: Tools, recipe: Recipe, *, colour: float = 100.0,
+                 motion_weight: float = 3.0, trajectory: Trajectory | None = None):
         super().__init__(self._run, gradients=recipe.faithful, ends=True)
         self.motion, self.tools, self.recipe, self.trajectory = motion, tools, recipe, trajectory
         self.colour, self.motion_weight = colour, motion_weight
@@ -171,7 +172,8 @@ class FlowGuidanceSampler(BodySampler):
         if not any(isinstance(part, WHOLE) for part in self.tools.vae.first_stage_model.modules()):
             window = close_up(goal, self.tools.vae.spacial_compression_decode())
         moved = plain(self._moved(session, world)).clone()
-        return replace(guide, floor=floor, close=window, moved=moved, settled=settled)
+        left = departed(plain(world.kept(0.0, session.latent)), moved, goal.landing, self.motion.grow)
+        return replace(guide, floor=floor, close=window, moved=moved, settled=settled, departed=left)
 
     def _start(self, session: Session, world: "_World") -> Tensor:
         """Fast: the moved picture at the first noise level. Faithful: the source's trajectory, or the source there."""

@@ -21,8 +21,8 @@ from .sockets import Flow as FlowSocket
 CATEGORY = "Palimpsest/motion"
 PIVOTS = {"centre of the region": "centre", "centre of its box": "box", "a given point": None}
 FLOW_TIP = "Where every pixel goes, from a Flow node."
-LAYERS_TIP = "Who lies in front where things meet (lighter is nearer), from Flow Compose or Flow Canvas. Left open, what " \
-    "moves lies in front of what stays."
+LAYERS_TIP = "Who lies in front where things meet (lighter is nearer), from Flow Compose or Flow Canvas. Left open, " \
+    "what moves lies in front of what stays."
 
 
 def require_mask(mask: torch.Tensor, name: str = "mask") -> torch.Tensor:
@@ -111,8 +111,8 @@ class FlowFromPoints(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="What follows the points, at the picture's size. Everything else stays."),
                 io.String.Input(
                     "points", default="[]", multiline=True,
-                    tooltip='JSON of a spline or point editor: [{"x":..,"y":..}, ...] or a list of such lists, in pixels. '
-                    "Each curve's first point is dragged to its last.",
+                    tooltip='JSON of a spline or point editor: [{"x":..,"y":..}, ...] or a list of such lists, in '
+                    "pixels. Each curve's first point is dragged to its last.",
                 ),
                 io.Combo.Input(
                     "kind", options=list(KINDS),
@@ -120,7 +120,8 @@ class FlowFromPoints(io.ComfyNode):
                     "points for a kind (thin plate needs three) fall back to a stiffer one.",
                 ),
                 io.Boolean.Input("pin_edge", default=False,
-                                 tooltip="Hold the region's outline still, so that it deforms inside (thin plate only)."),
+                                 tooltip="Hold the region's outline still, so that it deforms inside (thin plate "
+                                         "only)."),
                 io.Tracks.Input("tracks", optional=True,
                                 tooltip="Tracks of the host in place of 'points': first frame to last."),
                 io.Int.Input("canvas_width", default=0, min=0, max=16384, optional=True, advanced=True,
@@ -147,7 +148,8 @@ class FlowFromImages(io.ComfyNode):
             node_id="PalimpsestFlowFromImages",
             display_name="Flow From Images",
             category=CATEGORY,
-            description="Reads the motion between two pictures, for instance two frames of a video, to move a third one.",
+            description="Reads the motion between two pictures, for instance two frames of a video, to move a third "
+                        "one.",
             search_aliases=["motion transfer", "optical flow", "raft"],
             inputs=[
                 io.Custom("OPTICAL_FLOW").Input("optical_flow", tooltip="From Load Optical Flow Model."),
@@ -192,8 +194,8 @@ class FlowCompose(io.ComfyNode):
             description="Several objects that move at once, front to back.",
             inputs=[
                 io.Autogrow.Input("flows", template=io.Autogrow.TemplatePrefix(
-                    FlowSocket.Input("flow", tooltip="One object's motion; the first is nearest."), prefix="flow", min=2,
-                    max=16), tooltip="The objects' motions, the nearest first."),
+                    FlowSocket.Input("flow", tooltip="One object's motion; the first is nearest."), prefix="flow",
+                    min=2, max=16), tooltip="The objects' motions, the nearest first."),
                 io.Mask.Input("in_front", optional=True,
                               tooltip="Things that stay where they are and hide whatever passes behind them."),
             ],
@@ -219,7 +221,8 @@ class FlowPreview(io.ComfyNode):
             node_id="PalimpsestFlowPreview",
             display_name="Flow Preview",
             category=CATEGORY,
-            description="Shows a flow as arrows on the picture, and in the standard colours (hue: way, strength: length).",
+            description="Shows a flow as arrows on the picture, and in the standard colours (hue: way, strength: "
+                        "length).",
             is_output_node=True,
             inputs=[
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
@@ -255,8 +258,8 @@ class FlowWarp(io.ComfyNode):
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
                 io.Image.Input("image", tooltip="The picture to be moved."),
                 io.Int.Input("grow", default=8, min=0, max=256,
-                             tooltip="Pixels by which masks reach beyond what moves: over shadows and soft edges. Sane: "
-                             "about a fiftieth of the picture's side."),
+                             tooltip="Pixels by which masks reach beyond what moves: over shadows and soft edges. "
+                             "Sane: about a fiftieth of the picture's side."),
                 io.Mask.Input("layers", optional=True, tooltip=LAYERS_TIP),
             ],
             outputs=[

@@ -26,8 +26,8 @@ class FlowCanvas(io.ComfyNode):
             search_aliases=["motion brush", "drag object", "paint flow", "motion guidance"],
             has_intermediate_output=True,
             inputs=[
-                io.Image.Input("image", tooltip="The picture to draw on; from Load Image it is shown at once, from other "
-                               "nodes after the first run."),
+                io.Image.Input("image", tooltip="The picture to draw on; from Load Image it is shown at once, from "
+                               "other nodes after the first run."),
                 CanvasWidget.Input(
                     "canvas", tooltip="The drawing. It is kept in the workflow as JSON and needs no browser to run.",
                     extra_dict={"default": ""},

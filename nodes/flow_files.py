@@ -26,8 +26,8 @@ class SaveFlow(io.ComfyNode):
                 io.String.Input("filename_prefix", default="motion",
                                 tooltip="The file's name; a counter is added. May hold subfolders and %date% words."),
                 io.Combo.Input("format", options=[suffix[1:] for suffix in WRITABLE],
-                               tooltip="safetensors and npz keep batches and layers; flo is read by most other programs, "
-                               "one file a flow."),
+                               tooltip="safetensors and npz keep batches and layers; flo is read by most other "
+                               "programs, one file a flow."),
                 io.Mask.Input("layers", optional=True, tooltip=LAYERS_TIP),
             ],
             outputs=[io.String.Output("file", tooltip="The name as Load Flow lists it.")],
@@ -53,12 +53,12 @@ class LoadFlow(io.ComfyNode):
             node_id="PalimpsestLoadFlow",
             display_name="Load Flow",
             category=CATEGORY,
-            description="Reads a motion from output/flows or models/flows: .flo, .npz, .safetensors, or the tensor files "
-            "of the published examples.",
+            description="Reads a motion from output/flows or models/flows: .flo, .npz, .safetensors, or the tensor "
+            "files of the published examples.",
             inputs=[
                 io.Combo.Input("file", options=folders.file_names("flows"),
-                               tooltip="A flow file. It may be of another size than your picture: it is resized with its "
-                               "vectors where it is used. Press R to see new ones."),
+                               tooltip="A flow file. It may be of another size than your picture: it is resized with "
+                               "its vectors where it is used. Press R to see new ones."),
             ],
             outputs=[FlowSocket.Output("flow", tooltip="The motion."),
                      io.Mask.Output("layers", tooltip="Who lies in front, where the file says so; else what moves.")],

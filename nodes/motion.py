@@ -23,7 +23,15 @@ from .sockets import Trajectory as TrajectorySocket
 
 PRESETS = {"normal": NORMAL, "draft": DRAFT, "faithful": FAITHFUL}
 # Beyond this mean error in 0..1 what comes back is not the picture: an encoder of noise, or a VAE of another family.
-WORST_ENCODING = 0.3
+WORST_ENCODING, WINDOW = 0.3, 16  # error; cells of the latent
+
+
+def encoding_error(vae, latent: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Mean L1 of an IMAGE and what a VAE makes of its latent, in a window that is cheap to decode."""
+    ratio = image.shape[1] // latent.shape[-2]
+    top, left = ((side - min(side, WINDOW)) // 2 for side in latent.shape[-2:])
+    seen = vae.decode(latent[..., top : top + WINDOW, left : left + WINDOW])
+    return (seen - image[:, top * ratio :, left * ratio :][:, : seen.shape[1], : seen.shape[2]]).abs().mean()
 
 
 def started(vae, warped: torch.Tensor) -> torch.Tensor | None:
@@ -31,18 +39,19 @@ def started(vae, warped: torch.Tensor) -> torch.Tensor | None:
     image = as_image(warped)
     try:
         latent = vae.encode(image)
-        error = (vae.decode(latent) - image).abs().mean()
+        error = encoding_error(vae, latent, image)
     except (AttributeError, TypeError, NotImplementedError):
         error = torch.tensor(torch.nan)
     if bool(error < WORST_ENCODING):
         return latent
-    notice("The VAE does not give the picture back (it may have no encoder): the latent itself is moved, more coarsely.")
+    notice("The VAE does not give the picture back (it may have no encoder): the latent itself is moved, more "
+           "coarsely.")
     return None
 
 
 def recipe_of(preset: str, strength: float, start: float, end: float, curve, recursion: int, inner: int,
               flow_every: int, clip: float, follow: float = -1.0) -> Recipe:
-    """A preset with the numbers that were set by hand (0, or below 0 for flow_every and follow, leaves the preset's)."""
+    """A preset with the numbers that were set by hand (0, or below 0 for flow_every and follow: the preset's)."""
     base = PRESETS[preset]
     return replace(
         base, guidance=base.guidance * strength, clip=clip, recursion=recursion or base.recursion,
@@ -67,50 +76,55 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
             node_id="PalimpsestFlowGuidanceSampler",
             display_name="Flow Guidance Sampler",
             category=CATEGORY,
-            description="Paints the picture again with its parts moved along a flow. Plug it into Sampler Custom Advanced; "
-            "its latent image is the source through VAE Encode.",
+            description="Paints the picture again with its parts moved along a flow. Plug it into Sampler Custom "
+            "Advanced; its latent image is the source through VAE Encode.",
             search_aliases=["motion guidance", "drag", "move object", "dragdiffusion"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, decodes for the gradients."),
+                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, decodes for the "
+                                            "gradients."),
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
                 io.Image.Input("image", tooltip="The source picture, of the latent's size."),
                 io.Combo.Input("preset", options=list(PRESETS),
-                               tooltip="normal: starts from the moved picture, pulls at the clean estimate. draft: half the "
-                               "pulls, no flow network. faithful: the paper's recipe with gradients through the model, "
-                               "recursion 10; give it 100 to 500 steps, the full denoise and time."),
+                               tooltip="normal: starts from the moved picture, pulls at the clean estimate. draft: "
+                               "no pulls, the moved picture alone is followed; nothing is differentiated. faithful: "
+                               "the paper's recipe with gradients through the model, recursion 10; give it 100 to "
+                               "500 steps, the full denoise and time."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=20.0, step=0.1, round=0.001,
                                tooltip="How hard the picture is pulled to the goal. 0 is no guidance. Sane: 0.5 to 2."),
                 io.Int.Input("grow", default=10, min=0, max=256,
                              tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
                              "fiftieth of the picture's side, more for wide shadows."),
-                _optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the colours "
-                          "alone guide."),
-                _optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, what "
-                          "stays is the source noised to each level."),
+                _optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the "
+                          "colours alone guide."),
+                _optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, "
+                          "what stays is the source noised to each level."),
                 _optional(io.Mask, "layers", LAYERS_TIP),
                 _optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
-                _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less memory."),
-                # A socket alone: the host would put its own curve widget here, which only one of its two renderers draws.
-                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, constant.",
+                _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less "
+                                                  "memory."),
+                # A socket alone: the host's own curve widget is drawn by one of its two renderers only.
+                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, "
+                                                       "constant.",
                           extra_dict={"forceInput": True}),
-                _advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0, max=1.0,
-                          step=0.01),
+                _advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0,
+                          max=1.0, step=0.01),
                 _advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",
                           default=1.0, min=0.0, max=1.0, step=0.01),
                 _advanced(io.Float, "colour_weight", "Weight of the colour loss.", default=100.0, min=0.0, max=10000.0),
                 _advanced(io.Float, "flow_weight", "Weight of the flow loss.", default=3.0, min=0.0, max=1000.0),
                 _advanced(io.Float, "clip", "Largest pull, as a norm at 512 x 512 (scaled to your size); 0 = no limit. "
                           "Sane: 50 to 400.", default=200.0, min=0.0, max=100000.0),
-                _advanced(io.Int, "recursion", "Evaluations of the model at each step; 0 = the preset's. Sane: 1 to 10.",
+                _advanced(io.Int, "recursion", "Evaluations of the model at each step; 0 = the preset's. Sane: 1 to "
+                                               "10.",
                           default=0, min=0, max=50),
-                _advanced(io.Int, "inner_updates", "Pulls at each clean estimate (not faithful); 0 = the preset's. Sane: 2 "
-                          "to 10.", default=0, min=0, max=100),
-                _advanced(io.Int, "flow_every", "The flow network judges every n-th step (not faithful); 0 = never, -1 = "
-                          "the preset's.", default=-1, min=-1, max=100),
+                _advanced(io.Int, "inner_updates", "Pulls at each clean estimate of the second half (not faithful); 0: "
+                          "the preset's. Sane: 1 to 4.", default=0, min=0, max=100),
+                _advanced(io.Int, "flow_every", "The flow network judges every n-th step (not faithful); 0 = never, "
+                          "-1 = the preset's.", default=-1, min=-1, max=100),
                 _advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
                           max=32),
-                _advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls (not "
-                          "faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0 to 0.8.",
+                _advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls "
+                          "(not faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0.4 to 0.9.",
                           default=-1.0, min=-1.0, max=1.0, step=0.05),
             ],
             outputs=[io.Sampler.Output("sampler", tooltip="For Sampler Custom Advanced.")],
@@ -186,13 +200,15 @@ def report(sampler: FlowGuidanceSampler) -> str:
     """What a run did and cost, in words."""
     record = sampler.record
     lines = [f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
-             f"{record.decoder_gradients} gradients through the decoder, {record.flow_gradients} through the flow network.",
+             f"{record.decoder_gradients} gradients through the decoder, {record.flow_gradients} through the flow "
+             "network.",
              f"{sampler.seconds:.1f} seconds."]
     if record.steps:
         first, last = record.steps[0], record.steps[-1]
         lines.insert(0, f"Colour loss {first.colour:.4f} at first, {last.colour:.4f} at last.")
     if record.damped:
-        lines.append(f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more steps.")
+        lines.append(f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more "
+                     "steps.")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Motions on Papercut as an artist's graph makes them: the sampler under the host's guider, and the instant baseline."""
+"""Motions on Papercut as an artist's graph makes them: the sampler under the host's guider, the instant baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...papercut.layout import VAE_PREFIX
 from ..motion_cases import Case
 from ..motion_judge import Asked, Judge, Verdict
 
-STEPS, DENOISE, CFG, GROW = 10, 0.75, 3.0, 10
+STEPS, DENOISE, CFG, GROW = 8, 0.6, 3.0, 10
 FILL = 1.0  # the instant baseline repaints bare places from pure noise
 
 

@@ -35,7 +35,8 @@ def workflow(picture):
     return {
         "version": 0.4, "last_node_id": 4, "last_link_id": 4, "groups": [], "config": {}, "extra": {},
         "nodes": [
-            node(1, "LoadImage", 0, [300, 320], (), [("IMAGE", "IMAGE", [1, 2]), ("MASK", "MASK", [])], [picture, "image"]),
+            node(1, "LoadImage", 0, [300, 320], (), [("IMAGE", "IMAGE", [1, 2]), ("MASK", "MASK", [])],
+                 [picture, "image"]),
             node(2, "PalimpsestFlowCanvas", 400, [560, 720], [("image", "IMAGE", 1)],
                  [("flow", "FLOW", [3]), ("layers", "MASK", [4]), ("regions", "MASK", [])], [""]),
             node(3, "PalimpsestFlowWarp", 1050, [300, 200],
@@ -66,7 +67,8 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     name = host.client.upload(path)
     thing = scene.objects[0]
     given = {
-        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(name), "vue": vue,
+        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(name),
+        "vue": vue,
         "point": [round(thing.x), round(thing.y)], "patience": 120_000, "modules": "/extensions/palimpsest/flow_canvas",
         "out": os.environ.get("CANVAS_PICTURES", ""),
     }  # fmt: skip
@@ -99,7 +101,8 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert kind == "execution_success", detail
     history = host.client.json(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
     file = history["outputs"]["4"]["images"][0]
-    made = torch.tensor(list(Image.open(io.BytesIO(host.client.view(file))).convert("RGB").getdata())).reshape(256, 256, 3)
+    shown = Image.open(io.BytesIO(host.client.view(file))).convert("RGB")
+    made = torch.tensor(list(shown.getdata())).reshape(256, 256, 3)
     flow, layers, _ = canvas_flow(stages["still"], 256, 256)
     expected = forward_warp((pixels.float() / 255).permute(2, 0, 1)[None], land(flow, layers))[0].permute(1, 2, 0) * 255
     assert (made - expected).abs().max() <= 1.0

@@ -31,7 +31,8 @@ def test_a_region_moves_as_the_transform_node_would_move_it():
 
 def test_runs_are_a_raster_row_by_row():
     runs = [3, 2, 1 + 60 * 39 + 54]
-    flow, _, areas = canvas_flow(drawing({"area": {"runs": runs, "size": [60, 40]}, "pivot": [0, 0], "move": [4, 0]}), 40, 60)
+    region = {"area": {"runs": runs, "size": [60, 40]}, "pivot": [0, 0], "move": [4, 0]}
+    flow, _, areas = canvas_flow(drawing(region), 40, 60)
     assert torch.nonzero(areas[0]).tolist() == [[0, 3], [0, 4]]
     assert flow[0, 0, 3].tolist() == [4.0, 0.0]
 

@@ -78,7 +78,8 @@ def test_compose_save_and_load(nodes, mask):
         name = run(nodes["SaveFlow"], flow=flow, filename_prefix="sub/test", format=kind, layers=layers)[0]
         loaded, order = run(nodes["LoadFlow"], file=name)
         assert torch.equal(loaded, flow) and (kind == "flo" or torch.equal(order, layers))
-    assert nodes["LoadFlow"].fingerprint_inputs(file=name) and nodes["LoadFlow"].fingerprint_inputs(file="gone.flo") == ""
+    mark = nodes["LoadFlow"].fingerprint_inputs
+    assert mark(file=name) and mark(file="gone.flo") == ""
 
 
 def test_the_canvas_without_and_with_a_drawing(nodes, caplog):

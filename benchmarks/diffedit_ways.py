@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ..guidance.diffedit import SLIGHT, STEADY, heat_map, steadiness, strongest
-from ..guidance.masks import Frame, MaskRecipe, find, finish, soften, to_size
+from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, soften, to_size
 from ..papercut.export import FILE
 from ..papercut.scenes import SIZE, Scene
 from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
 from .edits import Edit, edits, pictures
 
 BATCH, NOISES, STRENGTH, CFG = 5, 10, 0.5, 5.0
-STEPS, DEPTH = 20, 0.8
+STEPS, DEPTH, GROW = 20, 0.65, 8  # the blueprint's
 OURS = MaskRecipe()
 FRAME = Frame(SIZE, SIZE)
 
@@ -156,21 +156,23 @@ class Edited(NamedTuple):
     soft: Tensor | None = None
 
 
-def inverted(world: World, depth: float = DEPTH, *, named: bool = True):
-    """The TRAJECTORY of all pictures up to `depth` at CFG 1. named: with their captions; else with the empty text."""
+def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
+    """The TRAJECTORY of all pictures up to `depth` at CFG 1, with the empty text as in the paper, or with captions."""
     from ..nodes.inversion import DDIMInvert
 
     text = [[world.before if named else world.empty, {}]]
     return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=text).args[0]
 
 
-def anchored_edit(world: World, masks: Tensor, trajectory, depth: float = DEPTH, *, fresh: bool = False) -> Edited:
-    """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool. fresh: within the mask sampling
-    starts from the picture under fresh noise, and not from the inverted one."""
+def anchored_edit(
+    world: World, masks: Tensor, trajectory, depth: float = DEPTH, *, fresh: bool = False, wider: int = GROW
+) -> Edited:
+    """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
+    pixels. fresh: within the mask sampling starts from the picture under fresh noise, and not from the inverted one."""
     from ..guidance.anchor import Anchor
     from ..host.anchor import anchored
 
-    hard = masks.float()
+    hard = grow(masks.float(), wider)
     soft = soften(hard, OURS.soft_edge)
     held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
     decoded = world.vae.decode(_sample(held, world, depth))

@@ -47,7 +47,8 @@ from ..rows import Row
 
 MASKS, EDITS = "DiffEdit Mask", "DiffEdit"
 TECHNIQUES = (MASKS, EDITS)
-COUNT, BESIDE, TIMED, SHALLOW = 200, 60, 3, 0.5
+COUNT, BESIDE, TIMED = 200, 120, 3
+OTHER_DEPTHS = (0.5, 0.8)
 # Of ten sizes some, in every kind; diffusers' own edit takes 160 samples each.
 SOME = [i for i in range(40) if i // len(KINDS) in (0, 3, 6, 9)]
 THEIRS = [i for i in SOME if i // len(KINDS) in (3, 6)]
@@ -183,24 +184,27 @@ def _beside(context, depth: float, ours: Tensor, noisy: Tensor, world: World) ->
 
 
 def _variations(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
-    """Some edits again: with other masks, another inversion, fresh noise, and less deep. usual: as they were made."""
-    paths = [inverted(part) for _, part in world.batches()]
+    """Some edits again: with other masks, another inversion, fresh noise, other depths. usual: as they were made."""
     adaptive, mean = (found.masks[name][SOME] for name in ("adaptive", "1.5 x mean"))
     single = our_masks(world, found.maps[:1, SOME])
+    paths = [inverted(part) for _, part in world.batches()]
 
-    def ours(masks: Tensor, depth: float = DEPTH, *, fresh: bool = False) -> Tensor:
+    def ours(masks: Tensor, **changes) -> Tensor:
         known = iter(paths)
+        return in_batches(world, lambda part, at: anchored_edit(part, masks[at], next(known), **changes)).pictures
+
+    def again(depth: float = DEPTH, named: bool = False) -> Tensor:
         return in_batches(
-            world, lambda part, at: anchored_edit(part, masks[at], next(known), depth, fresh=fresh)
+            world, lambda part, at: anchored_edit(part, adaptive[at], inverted(part, depth, named=named), depth)
         ).pictures
 
-    empty = in_batches(world, lambda part, at: anchored_edit(part, adaptive[at], inverted(part, named=False)))
-    made = {"fast": usual, "1.5 x mean": ours(mean), "1 noise": ours(single), "fresh noise": ours(adaptive, fresh=True)}
-    made |= {"inverted with the empty text, as in the paper": empty.pictures}
+    made = {"fast": usual, "1.5 x mean": ours(mean), "1 noise": ours(single), "mask not grown": ours(adaptive, wider=0)}
+    made |= {"fresh noise": ours(adaptive, fresh=True), "inverted with the old caption": again(named=True)}
     for mode, pictures in made.items():
         yield from _quality(context, f", {len(world.edits)} edits", mode, pictures, world)
-    noisy = in_batches(world, lambda part, _: sdedit(part, SHALLOW)).pictures
-    yield from _beside(context, SHALLOW, ours(adaptive, SHALLOW), noisy, world)
+    for depth in OTHER_DEPTHS:
+        noisy = in_batches(world, lambda part, _: sdedit(part, depth)).pictures
+        yield from _beside(context, depth, again(depth), noisy, world)
 
 
 def _quality(context, label: str, mode: str, made: Tensor, world: World) -> Iterator[Row]:

@@ -10,12 +10,16 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from ...morphing.distances import plain_steps
 from ...morphing.fit import Recipe
+from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas, schedule
 from ...papercut.scenes import Scene
 
 # Fewer steps at a higher, falling rate: what the docs of LoRA Fit name for a quicker fit.
-QUICK = Recipe(steps=40, learning_rate=1e-3, decay=True, check_every=0)
+QUICK = Recipe(steps=24, learning_rate=1e-3, decay=True, check_every=0)
+# The spacing of DDIM itself. It ends a step short of pure noise, and pictures come back from it the best.
+SCHEDULER = "ddim_uniform"
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,16 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Steps of the run; frames and steps of each probe, a probe a round; how pictures are inverted and fitted."""
+    """Frames and steps of the run; how pictures are inverted and fitted.
+
+    looks: frames of each run that Reschedule looks at, a Reschedule after each. They take the steps of the final run:
+    where a morph leaps is a matter of the noise levels that the model is asked at, and with others it leaps elsewhere.
+    """
 
     frames: int = 16
-    steps: int = 20
-    probe_frames: int = 9
-    probe_steps: int = 8
-    rounds: int = 1
-    refinement: int = 0
+    steps: int = 8
+    looks: tuple[int, ...] = (9, 16)
+    refinement: int = 1
     recipe: Recipe = QUICK
 
 
@@ -77,12 +83,17 @@ class World:
     def sigmas(self, steps: int) -> Tensor:
         import comfy.samplers
 
-        return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps).cpu()
+        return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), SCHEDULER, steps).cpu()
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, H, W, 3) in 0..1, by the VAE; in bfloat16 on a CPU: the difference is far below what is judged."""
         with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
             return self.vae.decode(latents)[..., :3].float().cpu()
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures that are looked at alone, as quickly as `decode`."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+            return self.vae.encode(pictures).float().cpu()
 
 
 class Keys:
@@ -139,25 +150,24 @@ class Run:
 
     def frames(self, stage: Stage) -> SimpleNamespace:
         """latents (N, C, h, w) and pictures (N, H, W, 3) of the frames, and their alphas."""
-        alphas = schedule(self.settings.frames, self.keyframes)
+        alphas = self.rescheduled(stage) if stage.reschedule else schedule(self.settings.frames, self.keyframes)
+        return self.at(alphas, stage)
+
+    def at(self, alphas: Alphas, stage: Stage, pictures: bool = True) -> SimpleNamespace:
+        """The frames at these alphas; `pictures` are None where nobody will see them."""
         if stage.cross_fade:
-            pictures = torch.einsum("nk,khwc->nhwc", alphas.weights().float(), self.pictures)
-            return SimpleNamespace(pictures=pictures, latents=self.world.vae.encode(pictures), alphas=alphas)
-        if stage.reschedule:
-            alphas = self.rescheduled(stage)
+            faded = torch.einsum("nk,khwc->nhwc", alphas.weights().float(), self.pictures)
+            return SimpleNamespace(pictures=faded, latents=self.world.encode(faded), alphas=alphas)
         latents = self.sampled(alphas, stage, self.settings.steps)
-        return SimpleNamespace(pictures=self.world.decode(latents), latents=latents, alphas=alphas)
+        decoded = self.world.decode(latents) if pictures else None
+        return SimpleNamespace(pictures=decoded, latents=latents, alphas=alphas)
 
     def rescheduled(self, stage: Stage) -> Alphas:
-        """Even steps, from probes of few steps that are never decoded."""
-        from ...morphing.distances import plain_steps
-        from ...morphing.reschedule import reschedule
-
+        """Even steps, from looks that are never decoded."""
         settings = self.settings
-        alphas = schedule(settings.probe_frames, self.keyframes)
-        for last in (number == settings.rounds - 1 for number in range(settings.rounds)):
-            steps = plain_steps(self.sampled(alphas, stage, settings.probe_steps))
-            alphas = reschedule(alphas, steps, frames=settings.frames if last else None)
+        alphas = schedule(settings.looks[0], self.keyframes)
+        for frames in (*settings.looks[1:], settings.frames):
+            alphas = reschedule(alphas, plain_steps(self.sampled(alphas, stage, settings.steps)), frames=frames)
         return alphas
 
     def sampled(self, alphas: Alphas, stage: Stage, steps: int) -> Tensor:
@@ -184,6 +194,50 @@ class Run:
 
     def _way(self, way):
         return replace(way, latents=way.latents[:, self.places])
+
+
+class Ring:
+    """Every pair of neighbours around a chain of K key pictures, in one batch: each pair's frames are what a morph of
+    that pair alone would be, since frames read no pictures but their own two.
+
+    per: steps of a pair, whose morph then has per + 1 frames.
+    """
+
+    def __init__(self, keys: Keys, per: int):
+        self.whole, self.per = Run(keys, range(len(keys.pictures))), per
+        self.pairs = [Run(keys, (place, (place + 1) % self.whole.keyframes)) for place in range(self.whole.keyframes)]
+
+    def at(self, alphas: Alphas, stage: Stage, pictures: bool = True) -> list[SimpleNamespace]:
+        """Each pair's frames, and their alphas from 0 to 1."""
+        made = self.whole.at(alphas, stage, pictures)
+        return [self._part(made, place) for place in range(len(self.pairs))]
+
+    def even(self) -> Alphas:
+        """Alphas at an even pace."""
+        return self._around([schedule(self.per + 1)] * len(self.pairs))
+
+    def evened(self, pairs: Sequence[SimpleNamespace]) -> Alphas:
+        """Alphas rescheduled, each pair by itself."""
+        return self._around([reschedule(pair.alphas, plain_steps(pair.latents)) for pair in pairs])
+
+    def chain(self, pairs: Sequence[SimpleNamespace]) -> SimpleNamespace:
+        """The morph from the first to the last key picture: the frames of the pairs on the way, one after another."""
+        way = pairs[:-1]
+        join = lambda name: torch.cat([*(getattr(pair, name)[:-1] for pair in way), getattr(way[-1], name)[-1:]])
+        values = [place + value for place, pair in enumerate(way) for value in pair.alphas.values[:-1]]
+        alphas = Alphas((*values, float(len(way))), len(pairs))
+        return SimpleNamespace(pictures=join("pictures"), latents=join("latents"), alphas=alphas)
+
+    def _part(self, made: SimpleNamespace, place: int) -> SimpleNamespace:
+        """The frames of one pair out of those around the ring."""
+        rows = [(place * self.per + step) % len(made.alphas) for step in range(self.per + 1)]
+        values = [made.alphas.values[row] - place for row in rows[:-1]] + [1.0]
+        pictures = None if made.pictures is None else made.pictures[rows]
+        return SimpleNamespace(pictures=pictures, latents=made.latents[rows], alphas=Alphas(tuple(values), 2))
+
+    def _around(self, pairs: Sequence[Alphas]) -> Alphas:
+        values = [place + value for place, pair in enumerate(pairs) for value in pair.values[:-1]]
+        return Alphas(tuple(values), len(pairs), True)
 
 
 class Counter:

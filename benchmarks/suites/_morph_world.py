@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...morphing.distances import token_steps
 from ...papercut.recogniser import SIDE, Recogniser
-from ...papercut.scenes import SIZE, SPLITS, CutOut, Ground, Scene
+from ...papercut.scenes import SIZE, SPLITS, CutOut, Ground, Scene, pixel_grid
 
 COLOURS = ("red", "orange", "green", "blue", "purple", "pink", "brown", "black")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon")
@@ -24,14 +25,16 @@ NEAR = {"circle": "moon", "square": "cross", "triangle": "heart", "star": "cross
         "pink": "red", "brown": "black", "black": "brown"}  # fmt: skip
 # Shares of the strongest contrast in a picture: a thing is above the first; a ghost lies between the two.
 SOLID, GHOST = 0.5, 0.25
-SMALLEST, BORDER, SHADOW = 0.004, 12, 17
+BORDER, SHADOW = 12, 17
+# Radii of the cut-outs; less than this share of the area of the least of them is a scrap of paper, and no thing.
+SIZES, SCRAP = (46.0, 60.0), 0.25
 
 
-def chains(count: int = 10, length: int = 4) -> list[tuple[Scene, ...]]:
+def chains(count: int = 10, length: int = 4, split: str = "test") -> list[tuple[Scene, ...]]:
     """Chains of scenes in which each step changes one thing, every kind in turn, near and far in turn."""
     found = []
     for index in range(count):
-        rng = Random(SPLITS["test"][index])
+        rng = Random(SPLITS[split][index])
         scenes = [single(rng)]
         for step in range(length - 1):
             scenes.append(changed(scenes[-1], KINDS[(index + step) % 4], bool((index // 2 + step) % 2), rng))
@@ -39,15 +42,10 @@ def chains(count: int = 10, length: int = 4) -> list[tuple[Scene, ...]]:
     return found
 
 
-def neighbours(length: int = 4) -> list[tuple[int, int]]:
-    """The pairs in a chain: each scene and the next, and the last and the first, which differ in all that changed."""
-    return [(place, (place + 1) % length) for place in range(length)]
-
-
 def single(rng: Random) -> Scene:
     """One plain cut-out on a ground without texture, so that what is found in a frame is a thing and no pattern."""
     x, y = (rng.uniform(96, SIZE - 96) for _ in range(2))
-    thing = CutOut(rng.choice(SHAPES), rng.choice(COLOURS), "plain", x, y, rng.uniform(46, 60), rng.uniform(-15, 15))
+    thing = CutOut(rng.choice(SHAPES), rng.choice(COLOURS), "plain", x, y, rng.uniform(*SIZES), rng.uniform(-15, 15))
     return Scene(Ground(rng.choice(("plain", "gradient")), rng.choice(TONES), (rng.uniform(0, 6), 0.0)), (thing,))
 
 
@@ -70,7 +68,8 @@ def changed(scene: Scene, kind: str, far: bool, rng: Random) -> Scene:
 
 
 def things_in(picture: Tensor) -> int:
-    """How many things stand out from the ground of a picture (3, H, W) in 0..1; a ghost of one counts as well.
+    """How many things stand out from the ground of a picture (3, H, W) in 0..1; a ghost of one counts as well, a scrap
+    of paper does not.
 
     The ground is the plane of colour through the border. Shadows lie next to their things and are not counted.
     """
@@ -84,8 +83,18 @@ def things_in(picture: Tensor) -> int:
     solid = ndimage.binary_opening(contrast > SOLID * strongest, iterations=1)
     near = ndimage.binary_dilation(solid, iterations=SHADOW)
     ghosts = ndimage.binary_opening((contrast > GHOST * strongest) & ~near, iterations=1)
-    smallest = SMALLEST * contrast.size
+    smallest = SCRAP * smallest_thing() * contrast.size
     return sum(_pieces(found, smallest) for found in (solid, ghosts))
+
+
+@cache
+def smallest_thing() -> float:
+    """The area of the least cut-out that a scene may hold, as a share of the picture."""
+    areas = []
+    for shape in SHAPES:
+        thing = CutOut(shape, COLOURS[0], "plain", SIZE / 2, SIZE / 2, SIZES[0])
+        areas.append(float((thing.field(pixel_grid()) < 0).double().mean()))
+    return min(areas)
 
 
 def _pieces(found: np.ndarray, smallest: float) -> int:
@@ -125,3 +134,12 @@ def psnr(a: Tensor, b: Tensor) -> float:
     """Mean over pictures (B, H, W, 3) in 0..1, in dB."""
     error = (a.clamp(0, 1) - b).square().flatten(1).mean(1).clamp_min(1e-12)
     return float((-10 * torch.log10(error)).mean())
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """The distance of two sets of features (N, D) and (M, D) as FID (arXiv 1706.08500) has it: of their Gaussians."""
+    a, b = a.double(), b.double()
+    covariances = torch.cov(a.T), torch.cov(b.T)
+    shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp_min(0).sqrt().sum()
+    apart = (a.mean(0) - b.mean(0)).square().sum()
+    return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)

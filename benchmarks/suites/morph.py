@@ -1,43 +1,40 @@
 """DiffMorpher on Papercut: the paper's ablation as a table, chains of four, and the cost beside the paper's recipe.
 
 Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
-inversions, since the pack makes those once a picture.
+inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from ...morphing.distances import plain_steps
+from ...morphing.reschedule import reschedule, variation
 from ...morphing.schedule import schedule
 from ...papercut.export import FILE
 from ...papercut.recogniser import OBJECT, load_recogniser
 from ..context import every_core
 from ..rows import Row
 from . import _morph_faithful
-from ._morph_run import QUICK, STAGES, Counter, Keys, Run, Settings, Stage, World
-from ._morph_world import chains, neighbours, perceived, psnr, things_in
+from ._morph_run import STAGES, Counter, Keys, Ring, Run, Settings, Stage, World
+from ._morph_world import chains, frechet, perceived, psnr, things_in
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
-# Fewer frames and steps than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-TABLE = Settings(frames=5, steps=12, probe_frames=7, probe_steps=6, refinement=1, recipe=replace(QUICK, steps=20))
-CHAIN_FRAMES = 10
+# Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
+STEPS_OF_A_PAIR = 4
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
 FAITHFUL, FAST = "faithful", "fast"
 
 
-def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float]:
-    """What the tables say of one morph."""
-    from ...morphing.distances import plain_steps
-    from ...morphing.reschedule import variation
-
+def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float | Tensor]:
+    """What the tables say of one morph, and the recogniser's features of its key pictures and of what is between."""
     pictures, latents = made.pictures, made.latents.float().cpu()
     keys = [row for row, value in enumerate(made.alphas.values) if value == round(value)]
     own = [int(made.alphas.values[row]) for row in keys]
@@ -46,7 +43,10 @@ def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float]:
     between = [row for row in range(len(pictures)) if row not in keys]
     readings = recogniser.read(pictures[between].movedim(-1, 1))
     sure = [reading.sureness[: len(OBJECT)] for reading in readings]
+    features = lambda pictures: recogniser.features(pictures.movedim(-1, 1))
     return {
+        "between": features(pictures[between]),
+        "keys": features(run.pictures[own]),
         "ends": ends,
         "below": psnr(run.bound[own], run.pictures[own]) - ends,
         "variation": variation(plain_steps(latents)),
@@ -58,31 +58,47 @@ def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float]:
     }
 
 
-def mean(tables: Sequence[dict[str, float]], name: str) -> float | None:
+def mean(tables: Sequence[dict], name: str) -> float | None:
     """Over all morphs; of the way, the whole over the whole. None where nothing was measured."""
     if not tables:
         return None
+    if name == "strange":
+        return frechet(*(torch.cat([table[which] for table in tables]) for which in ("between", "keys")))
     if name == "detour":
         return mean(tables, "way") / mean(tables, "direct")
     return sum(table[name] for table in tables) / len(tables)
 
 
-def morphs(world: World, count: int = 10) -> tuple[dict[str, list], dict[str, list]]:
+def morphs(world: World, count: int = 10, split: str = "test") -> tuple[dict[str, list], dict[str, list]]:
     """Tables by stage: of the pairs at every stage, of the chains at the last two."""
     recogniser = load_recogniser()
     pairs: dict[str, list] = {name: [] for name in STAGES}
     wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
-    for scenes in chains(count):
-        keys = Keys(world, scenes, TABLE)
-        for places in neighbours(len(scenes)):
-            run = Run(keys, places)
-            for name, stage in STAGES.items():
-                pairs[name].append(judged(run, run.frames(stage), recogniser))
-        run = Run(keys, range(len(scenes)))
-        run.settings = replace(TABLE, frames=CHAIN_FRAMES, probe_frames=CHAIN_FRAMES)
-        for name in wholes:
-            wholes[name].append(judged(run, run.frames(STAGES[name]), recogniser))
+    for scenes in chains(count, split=split):
+        ring = Ring(Keys(world, scenes, Settings()), STEPS_OF_A_PAIR)
+        found = around(ring)
+        for name, made in found.items():
+            pairs[name] += [judged(run, pair, recogniser) for run, pair in zip(ring.pairs, made)]
+        for name, made in through(ring, found).items():
+            wholes[name].append(judged(ring.whole, made, recogniser))
     return pairs, wholes
+
+
+def around(ring: Ring) -> dict[str, list[SimpleNamespace]]:
+    """The pairs of a ring at every stage. The reschedule looks at the frames of the stage before, as in the paper, and
+    at those that it makes of them.
+    """
+    found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
+    look = ring.at(ring.evened(found["+ AdaIN"]), FULL, pictures=False)
+    found["+ reschedule"] = ring.at(ring.evened(look), FULL)
+    return found
+
+
+def through(ring: Ring, found: dict[str, list[SimpleNamespace]]) -> dict[str, SimpleNamespace]:
+    """The morph through all key pictures of a ring but back to the first. What is looked at are its pairs' frames."""
+    look = ring.chain(found["+ reschedule"])
+    alphas = reschedule(look.alphas, plain_steps(look.latents))
+    return {"+ AdaIN": ring.chain(found["+ AdaIN"]), "+ reschedule": ring.whole.at(alphas, FULL)}
 
 
 def quality(context, world: World | None) -> Iterator[Row]:
@@ -99,6 +115,7 @@ def quality(context, world: World | None) -> Iterator[Row]:
         "detour": ("way over the direct distance", "", ""),
         "one": ("frames between with exactly one thing", "share", ""),
         "sure": ("how sure the recogniser is of the thing between", "share", ""),
+        "strange": ("distance of the frames between from pictures, as a set", "", ""),
     }
     for size, tables in (("40 pairs", pairs), ("10 chains of four", wholes)):
         for name, found in tables.items():
@@ -112,6 +129,7 @@ def gains(context, pairs: dict[str, list]) -> Iterator[Row]:
     """What the paper says that each step of its ablation improves: fidelity, smoothness, evenness."""
     for key, measure, before, name, sign in (
         ("sure", "sureness of the thing between, gained", "latent interpolation", "+ LoRA", 1),
+        ("strange", "distance from pictures as a set, saved", "latent interpolation", "+ LoRA", -1),
         ("detour", "way over the direct distance, saved", "+ LoRA", "+ attention", -1),
         ("felt", "variation as the recogniser sees it, saved", "+ LoRA", "+ attention", -1),
         ("variation", "variation of the steps, saved", "+ AdaIN", "+ reschedule", -1),

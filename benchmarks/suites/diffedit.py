@@ -47,7 +47,7 @@ from ..rows import Row
 
 MASKS, EDITS = "DiffEdit Mask", "DiffEdit"
 TECHNIQUES = (MASKS, EDITS)
-COUNT, BESIDE, TIMED = 200, 120, 3
+COUNT, BESIDE, TIMED = 200, 80, 3
 OTHER_DEPTHS = (0.5, 0.8)
 # Of ten sizes some, in every kind; diffusers' own edit takes 160 samples each.
 SOME = [i for i in range(40) if i // len(KINDS) in (0, 3, 6, 9)]

@@ -95,7 +95,7 @@ def strongest(heat: Tensor) -> Tensor:
 
 
 def steadiness(maps: Tensor) -> Tensor:
-    """(B,) the correlation of the mean maps of two halves of the noises (n, B, h, w); 1 below four, which tell little."""
+    """(B,) the correlation of the mean maps of two halves of the noises (n, B, h, w); 1 below four: too few to tell."""
     half = maps.shape[0] // 2
     if half < 2:
         return maps.new_ones(maps.shape[1])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from palimpsest.benchmarks.suites import _morph_faithful
-from palimpsest.benchmarks.suites._morph_world import chains, neighbours, perceived, psnr, things_in
+from palimpsest.benchmarks.suites._morph_world import chains, frechet, perceived, psnr, things_in
 from palimpsest.host.attention_blend import blended
 from palimpsest.host.morph_conditioning import morphed
 from palimpsest.host.row_lora import interpolated
@@ -37,7 +37,7 @@ def test_one_batch_is_the_published_loop_with_its_store(monkeypatch):
 
 def test_the_chains_change_one_thing_a_step_near_and_far():
     found = chains()
-    assert len(found) == 10 and sum(len(neighbours(len(scenes))) for scenes in found) == 40
+    assert len(found) == 10 and sum(len(scenes) for scenes in found) == 40  # each scene and the next, around
     kinds = Counter()
     for scenes in found:
         for before, after in zip(scenes, scenes[1:]):
@@ -56,6 +56,9 @@ def test_things_are_counted_and_ghosts_as_well():
     left, right = (replace(scene, objects=(replace(thing, x=x),)).render() for x in (70.0, 186.0))
     assert things_in(torch.lerp(left, right, 0.5)) == 2 and things_in(torch.lerp(left, right, 0.3)) == 2
     assert things_in(replace(scene, objects=()).render()) == 0
+    scrap = replace(thing, x=186.0, size=thing.size / 4)
+    assert things_in(replace(scene, objects=(thing, scrap)).render()) == 1
+    assert things_in(replace(scene, objects=(scrap,)).render()) == 0
 
 
 def test_what_looks_alike_is_near_and_the_same_is_nothing():
@@ -63,3 +66,10 @@ def test_what_looks_alike_is_near_and_the_same_is_nothing():
     steps = perceived(torch.stack([first, first, torch.lerp(first, second, 0.2), second]), load_recogniser())
     assert steps[0] == 0 and 0 < steps[1] < steps[2]
     assert psnr(first[None], first[None]) > 100
+
+
+def test_sets_are_as_far_apart_as_their_gaussians():
+    """To 1e-6: a shift by its square, and a width by its own."""
+    a = torch.randn(400, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert abs(frechet(a, a)) < 1e-6 and abs(frechet(a, a + 3) - 45) < 1e-6
+    assert abs(frechet(a, 2 * a) - (a.mean(0).square().sum() + torch.cov(a.T).trace())) < 1e-6

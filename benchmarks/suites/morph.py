@@ -28,7 +28,7 @@ TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-STEPS_OF_A_PAIR = 4
+STEPS_OF_A_PAIR, CHAIN_FRAMES = 3, 13
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
 FAITHFUL, FAST = "faithful", "fast"
 
@@ -95,8 +95,11 @@ def around(ring: Ring) -> dict[str, list[SimpleNamespace]]:
 
 
 def through(ring: Ring, found: dict[str, list[SimpleNamespace]]) -> dict[str, SimpleNamespace]:
-    """The morph through all key pictures of a ring but back to the first. What is looked at are its pairs' frames."""
+    """The morph through all key pictures of a ring, not back to the first. The reschedule looks at its pairs' frames,
+    and at those that it makes of them.
+    """
     look = ring.chain(found["+ reschedule"])
+    look = ring.whole.at(reschedule(look.alphas, plain_steps(look.latents), frames=CHAIN_FRAMES), FULL, pictures=False)
     alphas = reschedule(look.alphas, plain_steps(look.latents))
     return {"+ AdaIN": ring.chain(found["+ AdaIN"]), "+ reschedule": ring.whole.at(alphas, FULL)}
 

@@ -38,7 +38,7 @@ class EditPlan:
     edits: tuple[Prompt, ...]
     alignments: tuple[Alignment, ...]
     cross_steps: float = 0.8
-    self_steps: float = 0.4
+    self_steps: float = 0.5
     self_reduction: int = 2
     blend: Blend | None = None
 
@@ -89,7 +89,7 @@ def plan_edits(
     edits: Sequence[Prompt],
     *,
     cross_steps: float = 0.8,
-    self_steps: float = 0.4,
+    self_steps: float = 0.5,
     self_reduction: int = 2,
     blend: Blend | None = None,
 ) -> EditPlan:

@@ -57,7 +57,7 @@ class PromptToPrompt(io.ComfyNode):
                     "freedom. Sane: 0.2 to 0.9.",
                 ),
                 io.Float.Input(
-                    "self_steps", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01,
+                    "self_steps", default=0.5, min=0.0, max=1.0, step=0.05, round=0.01,
                     tooltip="Share of the steps in which shapes stay. Lower it to change an outline. Sane: 0 to 0.8.",
                 ),
                 io.String.Input(
@@ -94,7 +94,7 @@ class PromptToPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.4, blend_words="", blend_threshold=0.4,
+        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.5, blend_words="", blend_threshold=0.4,
         blend_start=0.2, self_layers=next(iter(WHERE)), keep_words="",
     ) -> io.NodeOutput:  # fmt: skip
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]

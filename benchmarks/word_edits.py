@@ -15,8 +15,10 @@ from ..papercut.recogniser import truth
 from ..papercut.scenes import SPLITS, Scene, sample_scene
 from ..papercut.shapes import COLOURS, GROUNDS, SHAPES, TONES
 
-FIRST_SEED = 40_000
+FIRST_SEED, FIRST_WEIGHT = 40_000, 60_000
 PATTERNED = ("striped", "dotted")
+WEIGHTS = (0.3, 0.8)
+"""Of a phrase that is to count for much less, and for a little less."""
 TWICE = 2.0
 """The weight of a new word that is to count for more, as the published code has it."""
 
@@ -24,7 +26,8 @@ TWICE = 2.0
 @dataclass(frozen=True)
 class WordEdit:
     """before, after: the scenes. edited: the text for the edit; it is the new caption but for re-weighted words.
-    words: those whose place may change, old and new. mask: (256, 256) bool, that place in truth."""
+    words: those whose place may change, old and new. mask: (256, 256) bool, that place in truth.
+    kept: words whose place may not."""
 
     kind: str
     before: Scene
@@ -32,6 +35,7 @@ class WordEdit:
     edited: str
     words: str
     mask: Tensor
+    kept: str = ""
 
     @property
     def caption(self) -> str:
@@ -47,6 +51,39 @@ def word_edits(count: int, split: str = "test") -> list[WordEdit]:
     """The first `count` edits of a split."""
     seeds = SPLITS[split][FIRST_SEED:]
     return [_KINDS[KINDS[i % len(KINDS)]](KINDS[i % len(KINDS)], seeds[i]) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class WordWeight:
+    """A phrase of the caption counts for less, and nothing else is changed: the ground.
+
+    (Papercut's text encoder says at a thing's noun, too, what colour and pattern it has, so that a weight on one of
+    those words is hardly heard.) texts: the caption with the phrase weighed down much, and a little. answers: what the
+    recogniser says of it. words, kept, mask: as of a `WordEdit`.
+    """
+
+    before: Scene
+    texts: tuple[str, str]
+    answers: tuple[str, ...]
+    words: str
+    kept: str
+    mask: Tensor
+
+    @property
+    def caption(self) -> str:
+        return self.before.caption
+
+
+def word_weights(count: int, split: str = "test") -> list[WordWeight]:
+    """The first `count` phrases of a split."""
+    return [_weighed(seed) for seed in SPLITS[split][FIRST_WEIGHT : FIRST_WEIGHT + count]]
+
+
+def _weighed(seed: int) -> WordWeight:
+    before, _ = _scene(seed)
+    phrase = before.ground.name
+    texts = tuple(before.caption.replace(phrase, f"({phrase}:{weight:g})", 1) for weight in WEIGHTS)
+    return WordWeight(before, texts, ("kind", "tone"), "", before.objects[0].shape, ~before.masks()[0])
 
 
 def _scene(seed: int, **changes) -> tuple[Scene, Random]:
@@ -97,14 +134,14 @@ def _ground(kind: str, seed: int) -> WordEdit:
         after = before.with_ground(tone=_other(rng, TONES, before.ground.tone))
     else:
         after = before.with_ground(kind=_other(rng, GROUNDS, before.ground.kind))
-    return WordEdit(kind, before, after, after.caption, "ground", ~before.masks()[0])
+    return WordEdit(kind, before, after, after.caption, "", ~before.masks()[0], before.objects[0].shape)
 
 
 def _reweight(kind: str, seed: int) -> WordEdit:
     """A word is changed and the new one weighed, as the published code chains the two.
 
-    To weigh a word down alone has no answer here: Papercut's text encoder says at every noun, and at the end, what the
-    whole caption says, so that a word whose own column is taken away is still heard.
+    Weights alone are in `word_weights`: there no answer changes, since Papercut's text encoder says at every noun, and
+    at the end, what the whole caption says, so that a word whose own column is taken away is still heard.
     """
     edit = _colour(kind, seed)
     colour = edit.after.objects[0].colour

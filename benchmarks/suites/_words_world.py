@@ -1,0 +1,212 @@
+"""What the suites of editing by words share: Papercut's model and judge, inverted pictures, and the editors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...papercut.export import FILE
+from ...papercut.recogniser import ANSWERS, truth
+from ...papercut.recogniser import FILE as JUDGE_FILE
+from ..word_edits import WordEdit, WordWeight
+
+STEPS, CFG, GROUP = 14, 6.0, 15
+# cross_steps and self_steps, for every kind of edit: the node's defaults.
+SHARES = (0.8, 0.5)
+# How many pixels larger than the thing one paints a mask.
+GROWN = 12
+
+
+class World(NamedTuple):
+    """The shipped model as stock nodes give it, and the judge."""
+
+    model: object
+    clip: object
+    vae: object
+    sigmas: Tensor
+    judge: object
+
+
+class Case(NamedTuple):
+    """One edit with its picture (256, 256, 3), the trajectory and the source's prompt."""
+
+    edit: WordEdit | WordWeight
+    picture: Tensor
+    trajectory: object
+    positive: list
+
+
+def known() -> bool:
+    """Whether Papercut's networks lie here."""
+    return FILE.exists() and JUDGE_FILE.exists()
+
+
+def load_world() -> World:
+    import comfy.sd
+    from comfy.samplers import calculate_sigmas
+
+    from ...papercut.companion.model import register
+    from ...papercut.recogniser import load_recogniser
+
+    register()
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS).cpu()
+    return World(model, clip, vae, sigmas, load_recogniser())
+
+
+def encode(world: World, text: str) -> list:
+    return world.clip.encode_from_tokens_scheduled(world.clip.tokenize(text))
+
+
+def cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> Iterator[Case]:
+    """Every edit's picture, inverted with its caption; several at a time."""
+    from ...host.words import as_rows
+    from ...inversion.trajectory import Trajectory
+    from ...nodes.inversion import DDIMInvert
+
+    for first in range(0, len(edits), GROUP):
+        group = edits[first : first + GROUP]
+        pictures = torch.stack([edit.before.render().movedim(0, -1) for edit in group])
+        prompts = [encode(world, edit.caption) for edit in group]
+        made = DDIMInvert.execute(
+            world.model, {"samples": world.vae.encode(pictures)}, world.sigmas, refinement=refinement,
+            positive=as_rows(prompts),
+        ).args[0]  # fmt: skip
+        for i, edit in enumerate(group):
+            latents = made.latents[:, i : i + 1].contiguous()
+            facts = (edit.caption, made.cfg, made.fingerprint, made.prediction, made.latent_format)
+            yield Case(edit, pictures[i], Trajectory(made.sigmas, latents, *facts), prompts[i])
+
+
+def decoded(world: World, latents: Tensor) -> Tensor:
+    """(B, 256, 256, 3) on the CPU."""
+    return world.vae.decode(latents)[..., :3].float().cpu()
+
+
+def through_vae(world: World, case: Case) -> Tensor:
+    """What the VAE alone makes of the case's picture: nothing that is kept can come nearer to it."""
+    return decoded(world, world.model.model.process_latent_out(case.trajectory.latents[0]))[0]
+
+
+# Editing
+
+
+def sampled(world: World, model, case: Case, positive: list, negative: list, rows: int, cfg: float = CFG) -> Tensor:
+    """All rows but the source's (one row: that one), of a stock Euler run from the inverted noise."""
+    import comfy.sample
+    import comfy.samplers
+
+    start = world.model.model.process_latent_out(case.trajectory.latents[-1]).expand(rows, -1, -1, -1).contiguous()
+    with half():
+        latents = comfy.sample.sample_custom(
+            model, torch.zeros_like(start), cfg, comfy.samplers.sampler_object("euler"), world.sigmas, positive,
+            negative, start, disable_pbar=True, seed=0,
+        )  # fmt: skip
+    return decoded(world, latents[min(1, rows - 1) :])
+
+
+def half() -> torch.autocast:
+    """bfloat16 for the network alone; levels, anchors and the fit stay in float32."""
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+
+
+def by_prompt(world: World, case: Case) -> Tensor:
+    """The new caption and nothing else, (1, 256, 256, 3)."""
+    return sampled(world, world.model, case, encode(world, case.edit.edited), encode(world, ""), 1)
+
+
+def by_words(
+    world: World, case: Case, *, negative: str = "", anchor: bool = True, masks: Sequence[Tensor | None] = (None,),
+    blend: bool = False, cfg: float = CFG, texts: Sequence[str] = (),
+) -> Tensor:  # fmt: skip
+    """Prompt-to-Prompt; a picture (256, 256, 3) for each of the masks, or of the texts where there are any.
+
+    negative: "", "source" or "null text"; anchor: whether the source's row is held to its trajectory, and an edit's row
+    outside of its mask (256, 256), if it has one; blend: by the edit's words.
+    """
+    from ...guidance.anchor import Anchor
+    from ...host.anchor import anchored
+    from ...nodes.prompt_to_prompt import PromptToPrompt
+
+    edit = case.edit
+    words = {"blend_words": edit.words, "keep_words": edit.kept} if blend else {}
+    masks = masks if not texts else [None] * len(texts)
+    lines = "\n".join(texts or [edit.edited] * len(masks))
+    model, positive, _ = PromptToPrompt.execute(
+        world.model, world.clip, edit.caption, lines, *SHARES, **words
+    ).args  # fmt: skip
+    if anchor:
+        everywhere = torch.ones_like(case.picture[..., 0])
+        free = torch.stack([everywhere] + [everywhere if mask is None else mask for mask in masks])
+        model = anchored(model, Anchor(case.trajectory, free, rows=(0,)))
+    return sampled(world, model, case, positive, negative_for(world, case, negative, cfg), 1 + len(masks), cfg)
+
+
+def negative_for(world: World, case: Case, kind: str, cfg: float) -> list:
+    from ...host.null_text import fit_null_text
+    from ...inversion.null_text import Recipe
+
+    if kind == "source":
+        return case.positive
+    empty = encode(world, "")
+    if kind != "null text":
+        return empty
+    return fit_null_text(world.model, case.trajectory, case.positive, empty, Recipe(cfg))[0]
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """(256, 256) bool -> (256, 256) of 0 and 1, larger by `pixels` on every side."""
+    return F.max_pool2d(mask[None].float(), 2 * pixels + 1, 1, pixels)[0]
+
+
+def painted(edit: WordEdit) -> Tensor:
+    """(256, 256), 1 = edit: of one who paints the thing a little too large, and turns the mask round for a ground."""
+    return 1 - grown(~edit.mask, GROWN) if edit.kept else grown(edit.mask, GROWN)
+
+
+# Judging
+
+
+def succeeded(world: World, made: Tensor, edit: WordEdit) -> bool:
+    """Whether the judge reads off the picture what the new caption says."""
+    (reading,) = world.judge.read(made.movedim(-1, 0)[None])
+    return all(getattr(reading, name) == word for name, word in edit.answers.items())
+
+
+def sureness(world: World, made: Tensor, weighed: WordWeight) -> float:
+    """The judge's log-odds of all that the phrase says, summed."""
+    said, scores = truth(weighed.before), world.judge(made.movedim(-1, 0)[None])
+    known = [scores[name][0].double().log_softmax(0)[ANSWERS[name].index(said[name])] for name in weighed.answers]
+    return float(sum(one - torch.log1p(-one.exp().clamp_max(1 - 1e-12)) for one in known))
+
+
+def background(made: Tensor, case: Case, reach: int = 0) -> float | None:
+    """PSNR outside the true mask, or `reach` pixels outside of it; None where nothing of the picture lies there."""
+    from ...inversion.quality import psnr
+
+    outside = 1 - grown(case.edit.mask, reach)[None]
+    return float(psnr(made[None], case.picture[None], mask=outside)) if bool(outside.any()) else None
+
+
+class Found(NamedTuple):
+    """One picture, judged: success in per cent, and the background's PSNR, close to the edit and away from it."""
+
+    kind: str
+    success: float
+    background: float
+    away: float | None
+
+
+def judged(world: World, case: Case, made: Tensor, reach: int = 0) -> Found:
+    success = 100.0 * succeeded(world, made, case.edit)
+    return Found(case.edit.kind, success, background(made, case), background(made, case, reach))
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else None

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from ...guidance.anchor import Anchor
 from ...morphing.distances import plain_steps
 from ...morphing.fit import Recipe
 from ...morphing.reschedule import reschedule
@@ -24,13 +25,14 @@ SCHEDULER = "ddim_uniform"
 
 @dataclass(frozen=True)
 class Stage:
-    """What of the method is switched on. cross_fade: no model at all."""
+    """What of the method is switched on. cross_fade: no model at all; held: key pictures, by Trajectory Anchor."""
 
     cross_fade: bool = False
     lora: bool = False
     attention: bool = False
     adain: bool = False
     reschedule: bool = False
+    held: bool = False
 
 
 STAGES = {
@@ -39,7 +41,7 @@ STAGES = {
     "+ LoRA": Stage(lora=True),
     "+ attention": Stage(lora=True, attention=True),
     "+ AdaIN": Stage(lora=True, attention=True, adain=True),
-    "+ reschedule": Stage(lora=True, attention=True, adain=True, reschedule=True),
+    "+ reschedule": Stage(lora=True, attention=True, adain=True, reschedule=True, held=True),
 }
 
 
@@ -175,6 +177,7 @@ class Run:
         import comfy.samplers
         from comfy_extras.nodes_custom_sampler import Guider_Basic, SamplerCustomAdvanced
 
+        from ...host.anchor import anchored
         from ...host.attention_blend import blended
         from ...host.morph_conditioning import morphed
         from ...host.row_lora import interpolated
@@ -186,6 +189,8 @@ class Run:
         starts = MorphLatents.execute(model, {"trajectory0": way}, alphas, stage.adain)
         if stage.attention:
             model = blended(model, alphas, keys=way)
+        if stage.held:
+            model = anchored(model, Anchor(way, rows=tuple(alphas.frame_of(key) for key in range(self.keyframes))))
         guider = Guider_Basic(model)
         guider.set_conds(morphed([self.keys.prompts[place] for place in self.places], alphas))
         sampler = comfy.samplers.sampler_object("euler")

@@ -1,7 +1,9 @@
 """DiffMorpher on Papercut: the paper's ablation as a table, chains of four, and the cost beside the paper's recipe.
 
 Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
-inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them.
+inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them. The
+last stage is the whole method as the examples have it: key pictures are held by Trajectory Anchor as well, since few
+steps do not bring every picture back from its noise.
 """
 
 from __future__ import annotations

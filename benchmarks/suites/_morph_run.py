@@ -55,7 +55,7 @@ class Settings:
 
     frames: int = 16
     steps: int = 8
-    looks: tuple[int, ...] = (9, 16)
+    looks: tuple[int, ...] = (9, 16, 16)
     refinement: int = 1
     recipe: Recipe = QUICK
 

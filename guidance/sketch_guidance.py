@@ -126,6 +126,8 @@ def renewed(shares: Sequence[float], renew: float) -> list[bool]:
     for share in shares:
         out.append(share - last >= renew - 1e-6)
         last = share if out[-1] else last
+    if out[-2:] == [False, True]:
+        out[-1] = False  # a slope at the very end would serve that step alone
     return out
 
 

@@ -18,7 +18,7 @@ from .inversion import stable_diffusion_1
 STEPS, TURNS = 30, 2
 PART_STEPS, PART_TURNS = 2, 1
 TRAINING_STEPS = 12
-PREDICTED = 16
+PREDICTED = 12
 RENEWALS = {"fast": RENEW, "faithful": 0.0}
 """For how much of a run a slope serves, by mode; the target is the fast one's."""
 TARGETS = {"fast": "<= 1.3", "faithful": ""}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...papercut.data import autocast
 
 # Outlines, and sketches of each of four further kinds: 100 in all.
-COUNT, FEW = 40, 15
+COUNT, FEW = 36, 16
 AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 18, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 

@@ -39,7 +39,7 @@ STRENGTH = 1.6
 STRENGTHS = (0.8, 3.2)
 SDEDIT, SDEDITS = 0.8, (0.6,)
 UNFINISHED = 0.8
-SOME = 10
+SOME = 8
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
 MEASURES = {"edge precision": "precision", "edge recall": "recall", "edge F1": "f1", "caption success": "caption"}
 Pictures = dict[str, Tensor]

@@ -70,7 +70,7 @@ def test_no_slope_no_shift():
 
 @pytest.mark.parametrize(
     "steps,renew,anew",
-    [(30, 0.045, [True, False, True, False, True]), (12, 0.045, [True] * 5), (50, 0.0, [True] * 5),
+    [(30, 0.045, [True, False, True, False, False]), (12, 0.045, [True] * 5), (50, 0.0, [True] * 5),
      (50, 0.045, [True, False, False, True, False])],
 )  # fmt: skip
 def test_a_slope_serves_for_a_share_of_the_run(steps, renew, anew):

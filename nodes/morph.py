@@ -159,7 +159,11 @@ class MorphLatents(io.ComfyNode):
                     tooltip="The same places as a latent of as many pictures: the latent input of the sampler, with "
                     "or without the NOISE (then with noise switched off).",
                 ),
-                TrajectorySocket.Output("keys", tooltip="All inverted key pictures in one, for Attention Blend."),
+                TrajectorySocket.Output(
+                    "keys",
+                    tooltip="All inverted key pictures in one, for Attention Blend, and for Trajectory Anchor, which "
+                    "holds the frames that are key pictures where its `rows` names them.",
+                ),
             ],
         )  # fmt: skip
 

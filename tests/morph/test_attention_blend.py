@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from palimpsest.guidance.anchor import Anchor
+from palimpsest.host.anchor import anchored
 from palimpsest.host.attention_blend import blended
 from palimpsest.host.morph_conditioning import morphed
 from palimpsest.host.row_lora import interpolated
@@ -43,6 +45,21 @@ def test_key_pictures_keep_their_own_result_with_their_own_lora(model, blend):
         assert torch.allclose(frames[frame : frame + 1], alone, **CLOSE)
     without = sample(interpolated(model, loras, alphas), prompts(3, alphas), x / SIGMAS[0])
     assert not torch.allclose(frames[1], without[1], atol=5e-2)
+
+
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_trajectory_anchor_holds_the_key_pictures_of_a_morph(model, at_once):
+    """To the bit, by the inverted key pictures and their rows, whatever their noise would have come back as."""
+    alphas = schedule(5, 3)
+    x, keys = start(3, alphas)
+    pictures = torch.cat([tiny_latent("sd1", seed=10 + seed) for seed in range(3)])
+    levels, ways = torch.tensor([0.0, float(SIGMAS[0])]), torch.stack([pictures, keys])
+    inverted = Trajectory(levels, ways, "", 1.0, "", "eps", "SD15")
+    patched = blended(model, alphas, rows_at_once=at_once)
+    free = sample(patched, prompts(3, alphas), x / SIGMAS[0])
+    held = sample(anchored(patched, Anchor(inverted, rows=(0, 2, 4))), prompts(3, alphas), x / SIGMAS[0])
+    assert torch.equal(held[[0, 2, 4]], model.model.process_latent_out(pictures))
+    assert torch.isfinite(held).all() and not torch.allclose(held[[0, 2, 4]], free[[0, 2, 4]], atol=5e-2)
 
 
 @pytest.mark.parametrize("blend", BLENDS)

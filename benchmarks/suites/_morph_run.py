@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -259,3 +259,17 @@ class Counter:
         self.calls += 1
         self.rows += x.shape[0]
         return executor(x, *args, **kwargs)
+
+
+def host_interpolation() -> Callable[[Tensor, int], Tensor] | None:
+    """The host's own frame interpolation: pictures (2, H, W, 3) and how many steps apart they are to be -> the frames
+    (steps + 1, H, W, 3). None where its weights are not at hand.
+    """
+    import folder_paths
+    from comfy_extras.nodes_frame_interpolation import FrameInterpolate, FrameInterpolationModelLoader
+
+    names = folder_paths.get_filename_list("frame_interpolation")
+    if not names:
+        return None
+    model = FrameInterpolationModelLoader.execute(names[0]).args[0]
+    return lambda pictures, steps: FrameInterpolate.execute(model, pictures, steps).args[0].float().cpu()

@@ -23,7 +23,7 @@ from ...papercut.recogniser import OBJECT, load_recogniser
 from ..context import every_core
 from ..rows import Row
 from . import _morph_faithful
-from ._morph_run import STAGES, Counter, Keys, Ring, Run, Settings, Stage, World
+from ._morph_run import STAGES, Counter, Keys, Ring, Run, Settings, Stage, World, host_interpolation
 from ._morph_world import chains, frechet, perceived, psnr, things_in
 
 TECHNIQUE = "DiffMorpher"
@@ -31,6 +31,8 @@ TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
 STEPS_OF_A_PAIR, CHAIN_FRAMES = 3, 13
+INTERPOLATED = "the host's frame interpolation"
+PAIR_STAGES = (*STAGES, INTERPOLATED)
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
 FAITHFUL, FAST = "faithful", "fast"
 
@@ -74,7 +76,7 @@ def mean(tables: Sequence[dict], name: str) -> float | None:
 def morphs(world: World, count: int = 10, split: str = "test") -> tuple[dict[str, list], dict[str, list]]:
     """Tables by stage: of the pairs at every stage, of the chains at the last two."""
     recogniser = load_recogniser()
-    pairs: dict[str, list] = {name: [] for name in STAGES}
+    pairs: dict[str, list] = {name: [] for name in PAIR_STAGES}
     wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
     for scenes in chains(count, split=split):
         ring = Ring(Keys(world, scenes, Settings()), STEPS_OF_A_PAIR)
@@ -93,7 +95,18 @@ def around(ring: Ring) -> dict[str, list[SimpleNamespace]]:
     found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
     look = ring.at(ring.evened(found["+ AdaIN"]), FULL, pictures=False)
     found["+ reschedule"] = ring.at(ring.evened(look), FULL)
+    found[INTERPOLATED] = interpolated(ring)
     return found
+
+
+def interpolated(ring: Ring) -> list[SimpleNamespace]:
+    """The pairs by the host's frame interpolation; none where it has no weights."""
+    frames = host_interpolation()
+    if frames is None:
+        return []
+    made = [frames(run.pictures, ring.per) for run in ring.pairs]
+    alphas = schedule(ring.per + 1)
+    return [SimpleNamespace(pictures=one, latents=ring.whole.world.encode(one), alphas=alphas) for one in made]
 
 
 def through(ring: Ring, found: dict[str, list[SimpleNamespace]]) -> dict[str, SimpleNamespace]:
@@ -111,7 +124,7 @@ def quality(context, world: World | None) -> Iterator[Row]:
     if world is not None:
         pairs, wholes = morphs(world)
     else:
-        pairs, wholes = ({name: [] for name in names} for names in (STAGES, CHAIN_STAGES))
+        pairs, wholes = ({name: [] for name in names} for names in (PAIR_STAGES, CHAIN_STAGES))
     measures = {
         "ends": ("key pictures as they come back", "dB", ""),
         "below": ("key pictures below the VAE's bound", "dB", "<= 1"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,7 +33,9 @@ class Departed:
 
     def cut(self, clean: Tensor, firmness: float = 1.0) -> Tensor:
         """A clean estimate (B, C, h, w) without what has left; firmness 0..1, 0 leaves it as it is."""
-        along = _around((clean - self.moved) * self.away) / _around(self.away * self.away).clamp_min(FAINT)
+        shown, whole = ((values * self.away).sum(1, keepdim=True) for values in (clean - self.moved, self.away))
+        # The less of the cell's own share and its surroundings': things are larger than cells, and nothing is overdone.
+        along = torch.minimum(shown / whole.clamp_min(FAINT), _around(shown) / _around(whole).clamp_min(FAINT))
         return clean - firmness * (along - CAP).clamp_min(0) * self.away * self.bare
 
 
@@ -45,6 +48,5 @@ def departed(source: Tensor, moved: Tensor, landing: Landing, grow: int) -> Depa
 
 
 def _around(values: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 1, h, w): the sum over channels, its mean over the cells beside each."""
-    total = values.sum(dim=1, keepdim=True)
-    return F.avg_pool2d(total, LOOK, stride=1, padding=LOOK // 2, count_include_pad=False)
+    """(B, 1, h, w): the mean over each cell and those beside it."""
+    return F.avg_pool2d(values, LOOK, stride=1, padding=LOOK // 2, count_include_pad=False)

@@ -136,9 +136,15 @@ class FlowGuidanceSampler(BodySampler):
                            flow_model=world.flow_model)
 
     def _free(self, session: Session) -> Tensor:
-        """(B, 1, h, w) 1 where the latent may change: every cell that the edit mask touches."""
-        edit = expand_batch(self.motion.edit, session.latent.shape[0])[:, None].to(session.device, torch.float32)
-        free = F.adaptive_max_pool2d(edit, tuple(session.latent.shape[-2:]))
+        """(B, 1, h, w) 1 where the latent may change: cells half in the edit mask, and all where something moves in it.
+
+        A decoder reads past a cell, so that cells which the mask hardly touches would change the picture outside it.
+        """
+        motion, cells = self.motion, tuple(session.latent.shape[-2:])
+        on = lambda mask: expand_batch(mask, session.latent.shape[0])[:, None].to(session.device, torch.float32)
+        covered = F.adaptive_avg_pool2d(on(motion.edit), cells) >= 0.5
+        moves = F.adaptive_max_pool2d(on(motion.edit & motion.landing.edit_mask()), cells) > 0
+        free = (covered | moves).float()
         return free if session.mask is None else free * (session.mask[:, :1] > 0.5).to(free)
 
     def _guide(self, session: Session, world: "_World", free: Tensor) -> Guide:

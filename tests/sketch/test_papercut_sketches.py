@@ -86,4 +86,4 @@ def test_the_trade_off_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(_sketch_plot, "FILE", tmp_path / "figures" / "plot.svg")
     found = {0.8: Judged(0.5, 0.5, 0.5, 0.9), 1.6: Judged(0.7, 0.7, 0.7, 0.8)}
     text = _sketch_plot.draw([_sketch_plot.Curve("guided", found)], Judged(0.1, 0.1, 0.1, 0.9)).read_text()
-    assert "guided 1.6" in text and text.count("<circle") == 3
+    assert ">guided<" in text and ">1.6<" in text and text.count("<circle") == 3 + 2

@@ -17,8 +17,8 @@ from ..papercut.shapes import COLOURS, GROUNDS, SHAPES, TONES
 
 FIRST_SEED, FIRST_WEIGHT = 40_000, 60_000
 PATTERNED = ("striped", "dotted")
-WEIGHTS = (0.3, 0.8)
-"""Of a phrase that is to count for much less, and for a little less."""
+WEIGHTS = (0.0, 0.8)
+"""Of a phrase that is to count for nothing, and for a little less."""
 TWICE = 2.0
 """The weight of a new word that is to count for more, as the published code has it."""
 
@@ -58,8 +58,8 @@ class WordWeight:
     """A phrase of the caption counts for less, and nothing else is changed: the ground.
 
     (Papercut's text encoder says at a thing's noun, too, what colour and pattern it has, so that a weight on one of
-    those words is hardly heard.) texts: the caption with the phrase weighed down much, and a little. answers: what the
-    recogniser says of it. words, kept, mask: as of a `WordEdit`.
+    those words is hardly heard.) texts: the caption with the phrase taken away, and weighed a little less.
+    answers: what the recogniser says of it. words, kept, mask: as of a `WordEdit`.
     """
 
     before: Scene

@@ -16,7 +16,7 @@ TECHNIQUE = "Prompt-to-Prompt without an anchor"
 TECHNIQUES = (TECHNIQUE,)
 EDITS, SUCCESS, BACKGROUND = 105, ">= 80", ">= 30"
 # Against the source prompt a step of guidance goes further than against the empty one.
-CFG = 3.0
+CFG = 2.0
 EDITORS = {"null text, local blend": "null text", "negative-prompt, local blend": "source"}
 
 

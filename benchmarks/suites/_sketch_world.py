@@ -105,9 +105,9 @@ def sampled(world: World, model, captions: list[str], noise: Tensor, sigmas: Ten
     return comfy.sample.sample_custom(model, noise, CFG, euler, sigmas, *conds, latent, disable_pbar=True)
 
 
-def paint(world: World, model, captions: list[str], noise: Tensor, *, sigmas=None, latent=None) -> Tensor:
+def paint(world: World, model, captions: list[str], noise: Tensor, *, sigmas: Tensor, latent=None) -> Tensor:
     """Pictures (B, 3, 256, 256)."""
-    made = sampled(world, model, captions, noise, schedule(world) if sigmas is None else sigmas, latent)
+    made = sampled(world, model, captions, noise, sigmas, latent)
     with autocast():
         return world.vae.decode(made).float().movedim(-1, 1).clamp(0, 1)
 
@@ -127,8 +127,10 @@ def in_parts(count: int, paint_part: Callable[[slice], Tensor]) -> Tensor:
     return torch.cat([paint_part(slice(i, min(i + AT_ONCE, count))) for i in range(0, count, AT_ONCE)])
 
 
-def without_guidance(world: World, t: Tests) -> Tensor:
-    return in_parts(len(t.scenes), lambda s: paint(world, world.model, t.captions[s], noises(t.seeds[s])))
+def without_guidance(world: World, t: Tests, *, steps: int = STEPS) -> Tensor:
+    sigmas = schedule(world, steps)
+    part = lambda s: paint(world, world.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas)
+    return in_parts(len(t.scenes), part)
 
 
 def with_guidance(
@@ -140,9 +142,9 @@ def with_guidance(
     return in_parts(len(lines), part)
 
 
-def sdedit(world: World, t: Tests, lines: Tensor, strength: float) -> Tensor:
+def sdedit(world: World, t: Tests, lines: Tensor, strength: float, *, steps: int = STEPS) -> Tensor:
     """The sketch itself, dark on white, noised to `strength` of the way and painted over (arXiv 2108.01073)."""
-    sigmas = schedule(world, round(STEPS / strength))[-(STEPS + 1) :]
+    sigmas = schedule(world, round(steps / strength))[-(steps + 1) :]
     drawn = 1 - F.max_pool2d(lines[:, None].float(), 3, 1, 1)[:, 0]
 
     def part(s: slice) -> Tensor:
@@ -153,16 +155,16 @@ def sdedit(world: World, t: Tests, lines: Tensor, strength: float) -> Tensor:
     return in_parts(len(lines), part)
 
 
-def best_seeds(world: World, t: Tests, lines: Tensor) -> list[int]:
+def best_seeds(world: World, t: Tests, lines: Tensor, *, steps: int = STEPS) -> list[int]:
     """Best Seed's choice for each picture; the picture's own seed is the first candidate."""
     from ...nodes.best_seed import BestSeed
     from ...papercut.outlines import as_picture
 
-    chosen = []
+    chosen, sigmas = [], schedule(world, steps)
     for i, (caption, seed) in enumerate(zip(t.captions, t.seeds)):
         drawn = lines[i : i + 1]
         out = BestSeed.execute(
-            guided(world, drawn), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, schedule(world),
+            guided(world, drawn), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, sigmas,
             seed=seed, candidates=CANDIDATES, steps=SEED_STEPS, cfg=CFG, negative=prompts(world, [""]),
             edge_predictor=world.predictor, sketch=as_picture(drawn),
         )  # fmt: skip

@@ -35,9 +35,8 @@ from ._sketch_world import (
 
 TECHNIQUE = "Sketch guidance"
 TECHNIQUES = (TECHNIQUE,)
-STRENGTH = 1.6
-STRENGTHS = (0.8, 3.2)
-SDEDIT, SDEDITS = 0.8, (0.6,)
+STRENGTHS = (0.8, 1.6, 3.2)
+SDEDIT, SDEDITS = 0.8, (0.6, 0.8)
 UNFINISHED = 0.8
 SOME = 8
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
@@ -83,14 +82,14 @@ def outlines(context, world: World | None, t: Tests | None, pictures: Pictures) 
 
 def paint_outlines(world: World, t: Tests) -> Pictures:
     return {
-        PLAIN: without_guidance(world, t),
-        PEER: sdedit(world, t, t.edges, SDEDIT),
-        OURS: with_guidance(world, t, t.edges),
-        BEST: with_guidance(world, t, t.edges, best_seeds(world, t, t.edges)),
+        PLAIN: without_guidance(world, t, steps=LONG),
+        PEER: sdedit(world, t, t.edges, SDEDIT, steps=LONG),
+        OURS: with_guidance(world, t, t.edges, steps=LONG),
+        BEST: with_guidance(world, t, t.edges, best_seeds(world, t, t.edges, steps=LONG), steps=LONG),
     }
 
 
-def unsteady(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
+def unsteady(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
     """Hand-wobbled, broken and partial strokes."""
     from ...papercut.outlines import SKETCHES
 
@@ -103,19 +102,19 @@ def unsteady(context, world: World | None, t: Tests | None, pictures: Pictures) 
             wanted = lines if kind == "wobbled" else few.edges
             one_sided = UNFINISHED if kind == "partial" else 0.0
             made = {
-                PLAIN: pictures[PLAIN][:FEW], PEER: sdedit(world, few, lines, SDEDIT),
+                PLAIN: plain[:FEW], PEER: sdedit(world, few, lines, SDEDIT),
                 OURS: with_guidance(world, few, lines, one_sided=one_sided),
             }  # fmt: skip
         yield from compared(context, world, few, kind, made, wanted, MODES[:3])
 
 
-def against_the_seed(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
+def against_the_seed(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
     """What the seed would have painted, drawn mirrored: the conflict that Best Seed answers."""
     made, some, lines = {}, None, None
     if world is not None:
-        lines, rows = contradicting(pictures[PLAIN])
+        lines, rows = contradicting(plain)
         some, lines = t.chosen(rows), lines[rows]
-        made = {PLAIN: pictures[PLAIN][rows], PEER: sdedit(world, some, lines, SDEDIT)}
+        made = {PLAIN: plain[rows], PEER: sdedit(world, some, lines, SDEDIT)}
         made[OURS] = with_guidance(world, some, lines)
         made[BEST] = with_guidance(world, some, lines, best_seeds(world, some, lines))
     yield from compared(context, world, some, "outline against the seed", made, lines)
@@ -132,49 +131,47 @@ def contradicting(plain: Tensor) -> tuple[Tensor, list[int]]:
     return mirrored, elsewhere.nonzero().flatten().tolist()[:FEW]
 
 
-def trade_off(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
+def trade_off(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
     """How much of the prompt each strength costs, beside SDEdit's: rows and a plot."""
     few = t and t.first(SOME)
     ways = {
-        OURS: (STRENGTH, STRENGTHS, lambda value: with_guidance(world, few, few.edges, strength=value)),
-        PEER: (SDEDIT, SDEDITS, lambda value: sdedit(world, few, few.edges, value)),
+        OURS: (STRENGTHS, lambda value: with_guidance(world, few, few.edges, strength=value)),
+        PEER: (SDEDITS, lambda value: sdedit(world, few, few.edges, value)),
     }
     curves = []
-    for mode, (default, others, make) in ways.items():
+    for mode, (strengths, make) in ways.items():
         found: dict[float, Judged | None] = {}
-        for strength in sorted((default, *others)):
-            found[strength] = None
-            if world is not None:
-                made = pictures[mode][:SOME] if strength == default else make(strength)
-                found[strength] = judged(world, made, few.edges, few.scenes)
+        for strength in strengths:
+            found[strength] = None if world is None else judged(world, make(strength), few.edges, few.scenes)
             for measure in ("edge F1", "caption success"):
                 value = None if world is None else 100 * getattr(found[strength], MEASURES[measure])
                 yield context.row(TECHNIQUE, f"strength {strength:g}: {measure}", mode, value, "%")
         curves.append(Curve(mode, found))
     if world is not None:
-        draw(curves, judged(world, pictures[PLAIN][:SOME], few.edges, few.scenes))
+        draw(curves, judged(world, plain[:SOME], few.edges, few.scenes))
 
 
 def by_mode(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
-    """What the fast mode gives up in long runs, where a slope serves for more than one step."""
+    """What the fast mode gives up, where a slope serves for more than one step."""
     few = t and t.first(SOME)
     for mode, renew in RENEWALS.items():
         found = None
         if world is not None:
-            made = with_guidance(world, few, few.edges, steps=LONG, renew=renew)
+            faithful = renew == 0.0
+            made = pictures[OURS][:SOME] if faithful else with_guidance(world, few, few.edges, steps=LONG, renew=renew)
             found = judged(world, made, few.edges, few.scenes)
-        yield from quality_rows(context, f"outline, {LONG} steps", mode, found)
-
-
-PARTS = (outlines, unsteady, against_the_seed, trade_off, by_mode)
+        yield from quality_rows(context, "outline, by mode", mode, found)
 
 
 def rows(context) -> Iterable[Row]:
+    """Outlines in runs of LONG steps, as the costs are; the other sketches in shorter ones."""
     with torch.inference_mode(), every_core():
         world = load() if FILE.exists() and EDGES.exists() else None
         t = tests() if world is not None else None
         pictures = paint_outlines(world, t) if world is not None else {}
-        found = [row for part in PARTS for row in part(context, world, t, pictures)]
+        found = [row for part in (outlines, by_mode) for row in part(context, world, t, pictures)]
+        plain = without_guidance(world, t) if world is not None else None
+        found += [row for part in (unsteady, against_the_seed, trade_off) for row in part(context, world, t, plain)]
         measure = "time beside unguided, half of 30 steps guided"
         found += papercut_rows(context, TECHNIQUE, measure, world, t)
         found += size_rows(context, TECHNIQUE, measure)

@@ -30,7 +30,7 @@ TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-STEPS_OF_A_PAIR, CHAIN_FRAMES = 3, 13
+STEPS_OF_A_PAIR, CHAIN_FRAMES, CHAIN_LOOKS = 4, 13, 3
 INTERPOLATED = "the host's frame interpolation"
 PAIR_STAGES = (*STAGES, INTERPOLATED)
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
@@ -111,10 +111,12 @@ def interpolated(ring: Ring) -> list[SimpleNamespace]:
 
 def through(ring: Ring, found: dict[str, list[SimpleNamespace]]) -> dict[str, SimpleNamespace]:
     """The morph through all key pictures of a ring, not back to the first. The reschedule looks at its pairs' frames,
-    and at those that it makes of them.
+    and then CHAIN_LOOKS times at those that it makes of them.
     """
     look = ring.chain(found["+ reschedule"])
-    look = ring.whole.at(reschedule(look.alphas, plain_steps(look.latents), frames=CHAIN_FRAMES), FULL, pictures=False)
+    for _ in range(CHAIN_LOOKS):
+        alphas = reschedule(look.alphas, plain_steps(look.latents), frames=CHAIN_FRAMES)
+        look = ring.whole.at(alphas, FULL, pictures=False)
     alphas = reschedule(look.alphas, plain_steps(look.latents))
     return {"+ AdaIN": ring.chain(found["+ AdaIN"]), "+ reschedule": ring.whole.at(alphas, FULL)}
 

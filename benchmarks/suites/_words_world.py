@@ -14,7 +14,7 @@ from ...papercut.recogniser import ANSWERS, truth
 from ...papercut.recogniser import FILE as JUDGE_FILE
 from ..word_edits import WordEdit, WordWeight
 
-STEPS, CFG, GROUP = 12, 6.0, 15
+STEPS, CFG, GROUP = 12, 4.0, 15
 # cross_steps and self_steps, for every kind of edit: the node's defaults.
 SHARES = (0.8, 0.5)
 # How many pixels larger than the thing one paints a mask.

@@ -53,7 +53,8 @@ def main() -> None:
         save_image(mask.expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_mask.png")
     for name in SKETCHED:
         save_image(sketch(SCENES[name]).expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_sketch.png")
-    lines += ["", "`papercut_<name>_mask.png` is white on the cut-outs; `papercut_<name>_sketch.png`", "their outlines.", ""]
+    lines += ["", "`papercut_<name>_mask.png` is white on the cut-outs; `papercut_<name>_sketch.png`"]
+    lines += ["their outlines.", ""]
     (FOLDER / "README.md").write_text("\n".join(lines), encoding="ascii")
 
 

@@ -163,15 +163,19 @@ def by_mode(context, world: World | None, t: Tests | None, pictures: Pictures) -
         yield from quality_rows(context, "outline, by mode", mode, found)
 
 
+# Outlines in runs of LONG steps, as the costs are; the other sketches in shorter ones.
+LONGER, SHORTER = (outlines, by_mode), (unsteady, against_the_seed, trade_off)
+PARTS = (*LONGER, *SHORTER)
+
+
 def rows(context) -> Iterable[Row]:
-    """Outlines in runs of LONG steps, as the costs are; the other sketches in shorter ones."""
     with torch.inference_mode(), every_core():
         world = load() if FILE.exists() and EDGES.exists() else None
         t = tests() if world is not None else None
         pictures = paint_outlines(world, t) if world is not None else {}
-        found = [row for part in (outlines, by_mode) for row in part(context, world, t, pictures)]
+        found = [row for part in LONGER for row in part(context, world, t, pictures)]
         plain = without_guidance(world, t) if world is not None else None
-        found += [row for part in (unsteady, against_the_seed, trade_off) for row in part(context, world, t, plain)]
+        found += [row for part in SHORTER for row in part(context, world, t, plain)]
         measure = "time beside unguided, half of 30 steps guided"
         found += papercut_rows(context, TECHNIQUE, measure, world, t)
         found += size_rows(context, TECHNIQUE, measure)

@@ -1,7 +1,7 @@
 """Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit.
 
-Masks and costs are measured in float32. The many edits of the pack and of SDEdit are sampled in bfloat16 (`half`), both
-alike, as GPUs do: that halves the time.
+Masks and costs are measured in float32. The many edits of the pack and of SDEdit are sampled in bfloat16
+where that is quicker, both alike, as GPUs do: that halves the time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guidance.diffedit import SLIGHT, STEADY, heat_map, steadiness, strongest
 from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, soften, to_size
-from ..papercut.export import FILE
+from ..papercut.data import autocast
 from ..papercut.scenes import SIZE, Scene
 from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
 from .edits import Edit, edits, pictures
@@ -59,13 +59,10 @@ class World(NamedTuple):
 
 
 def papercut(count: int) -> World:
-    import comfy.sd
-
-    from ..papercut.companion.model import register
     from ..papercut.oracle import load_oracle
+    from ..papercut.shipped import load_shipped
 
-    register()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    model, clip, vae = load_shipped()
     chosen = edits(count)
 
     def embed(texts: list[str]) -> Tensor:
@@ -217,15 +214,10 @@ def whole_peer_edit(world: World) -> Edited:
 
 
 def in_batches(world: World, way: Callable[[World, slice], Edited]) -> Edited:
-    with half():
+    with autocast():
         made = [way(part, rows) for rows, part in world.batches()]
     soft = None if made[0].soft is None else torch.cat([one.soft for one in made])
     return Edited(torch.cat([one.pictures for one in made]), soft)
-
-
-def half() -> torch.autocast:
-    """bfloat16 for the network alone; levels, blending and pasting stay in float32."""
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
 def schedule(world: World, depth: float) -> Tensor:

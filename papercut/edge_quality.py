@@ -18,16 +18,12 @@ FIRST = 9000
 LEAST = 0.5
 
 
-def load_shipped(path: Path = FILE) -> tuple[object, object, object, EdgePredictor]:
+def load_with_predictor(path: Path = FILE) -> tuple[object, object, object, EdgePredictor]:
     """MODEL, CLIP, VAE and the predictor, as the host's nodes give them; the host must have been entered."""
-    import comfy.sd
-
     from ..guidance.edge_files import read_predictor
-    from .companion.model import register
+    from .shipped import load_shipped
 
-    register()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))
-    return model, clip, vae, read_predictor(path)
+    return *load_shipped(), read_predictor(path)
 
 
 def edges_found(model, clip, vae, predictor: EdgePredictor, *, count: int) -> dict[float, float]:
@@ -56,7 +52,7 @@ def measure_edges(count: int = 60) -> dict[str, float]:
 
     enter_host()
     with torch.inference_mode():
-        parts = load_shipped()
+        parts = load_with_predictor()
         found = edges_found(*parts, count=count)
     facts = {f"edges found at {100 * share:.0f} % of a run, F1": f1 for share, f1 in found.items()}
     spec = parts[3].spec

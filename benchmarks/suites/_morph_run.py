@@ -15,6 +15,7 @@ from ...morphing.distances import plain_steps
 from ...morphing.fit import Recipe
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas, schedule
+from ...papercut.data import autocast
 from ...papercut.scenes import Scene
 
 # Fewer steps at a higher, falling rate: what the docs of LoRA Fit name for a quicker fit.
@@ -68,13 +69,9 @@ class World:
 
     @classmethod
     def papercut(cls) -> World:
-        import comfy.sd
+        from ...papercut.shipped import load_shipped
 
-        from ...papercut.companion.model import register
-        from ...papercut.export import FILE
-
-        register()
-        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+        model, clip, vae = load_shipped()
         # Every frame is decoded to be looked at, which would take longer than to morph; this layout is the quicker.
         vae.first_stage_model.to(memory_format=torch.channels_last)
         return cls(model, clip, vae)
@@ -88,13 +85,13 @@ class World:
         return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), SCHEDULER, steps).cpu()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, H, W, 3) in 0..1, by the VAE; in bfloat16 on a CPU: the difference is far below what is judged."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+        """(N, H, W, 3) in 0..1, by the VAE; in bfloat16 where that is quicker: far less than what is judged."""
+        with autocast():
             return self.vae.decode(latents)[..., :3].float().cpu()
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of pictures that are looked at alone, as quickly as `decode`."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+        with autocast():
             return self.vae.encode(pictures).float().cpu()
 
 

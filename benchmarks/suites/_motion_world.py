@@ -62,10 +62,9 @@ def load() -> World:
     import comfy.sd
     import comfy.utils
 
-    from ...papercut.companion.model import register
+    from ...papercut.shipped import load_shipped
 
-    register()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    model, clip, vae = load_shipped()
     state = comfy.utils.load_torch_file(str(FILE))
     part = {key.removeprefix(VAE_PREFIX): value for key, value in state.items() if key.startswith(VAE_PREFIX)}
     light = comfy.sd.VAE(sd=part, dtype=torch.bfloat16)

@@ -53,10 +53,10 @@ class Judged(NamedTuple):
 
 
 def load() -> World:
-    from ...papercut.edge_quality import load_shipped
+    from ...papercut.edge_quality import load_with_predictor
     from ...papercut.recogniser import load_recogniser
 
-    return World(*load_shipped(), load_recogniser())
+    return World(*load_with_predictor(), load_recogniser())
 
 
 def tests(count: int = COUNT) -> Tests:

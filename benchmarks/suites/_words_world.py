@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...papercut.data import autocast
 from ...papercut.export import FILE
 from ...papercut.recogniser import ANSWERS, truth
 from ...papercut.recogniser import FILE as JUDGE_FILE
@@ -46,14 +47,12 @@ def known() -> bool:
 
 
 def load_world() -> World:
-    import comfy.sd
     from comfy.samplers import calculate_sigmas
 
-    from ...papercut.companion.model import register
     from ...papercut.recogniser import load_recogniser
+    from ...papercut.shipped import load_shipped
 
-    register()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    model, clip, vae = load_shipped()
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS).cpu()
     return World(model, clip, vae, sigmas, load_recogniser())
 
@@ -101,17 +100,13 @@ def sampled(world: World, model, case: Case, positive: list, negative: list, row
     import comfy.samplers
 
     start = world.model.model.process_latent_out(case.trajectory.latents[-1]).expand(rows, -1, -1, -1).contiguous()
-    with half():
+    # For the network alone: levels, anchors and the fit stay in float32.
+    with autocast():
         latents = comfy.sample.sample_custom(
             model, torch.zeros_like(start), cfg, comfy.samplers.sampler_object("euler"), world.sigmas, positive,
             negative, start, disable_pbar=True, seed=0,
         )  # fmt: skip
     return decoded(world, latents[min(1, rows - 1) :])
-
-
-def half() -> torch.autocast:
-    """bfloat16 for the network alone; levels, anchors and the fit stay in float32."""
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
 def by_prompt(world: World, case: Case) -> Tensor:

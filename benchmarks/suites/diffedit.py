@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...guidance.masks import MaskRecipe
+from ...papercut.data import autocast
 from ..context import every_core
 from ..diffedit_cost import costs, peak_memory
 from ..diffedit_ways import (
@@ -28,7 +29,6 @@ from ..diffedit_ways import (
     doubted,
     enlarged,
     fresh_mask,
-    half,
     in_batches,
     inverted,
     our_maps,
@@ -167,7 +167,7 @@ def edit_rows(context, world: World, found: Found) -> Iterator[Row]:
     noisy = in_batches(beside, lambda part, _: sdedit(part)).pictures
     yield from _beside(context, DEPTH, made.pictures[:BESIDE], noisy, beside)
     theirs, label = world.part(THEIRS), f", {len(THEIRS)} edits"
-    with half():
+    with autocast():
         peer = peer_edit(theirs, found.peer[[SOME.index(i) for i in THEIRS]]).pictures
     for mode, pictures in {"diffusers": peer, "fast": made.pictures[THEIRS]}.items():
         yield from _quality(context, label, mode, pictures, theirs)

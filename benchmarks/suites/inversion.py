@@ -36,13 +36,11 @@ class Papercut(NamedTuple):
 def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
     """The first `count` scenes of the test split, and the levels of so many steps."""
     import comfy.samplers
-    import comfy.sd
 
-    from ...papercut.companion.model import register
     from ...papercut.scenes import SPLITS, sample_scene
+    from ...papercut.shipped import load_shipped
 
-    register()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(FILE))
+    model, clip, vae = load_shipped()
     scenes = [sample_scene(seed) for seed in SPLITS["test"][:count]]
     pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
 

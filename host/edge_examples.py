@@ -12,6 +12,7 @@ from ..guidance.edge_predictor import PredictorSpec
 from ..guidance.edge_targets import edge_target
 from ..guidance.sketch_prepare import read_strokes
 from .checks import require_conditioning, require_finite, require_vae_of
+from .edit_batch import middle
 from .notice import notice
 from .progress import Progress
 
@@ -38,8 +39,7 @@ def _cropped(picture: Tensor) -> Tensor:
     h, w = height // SIDE * SIDE, width // SIDE * SIDE
     if min(h, w) < SIDE:
         raise ValueError(f"A picture of {width} x {height} pixels is too small to learn from: use larger ones.")
-    top, left = (height - h) // 2, (width - w) // 2
-    return picture[:, top : top + h, left : left + w]
+    return middle(picture, (h, w))
 
 
 def make_examples(

@@ -7,6 +7,9 @@ from torch import Tensor
 from ..guidance.masks import Frame
 from .family import latent_format
 
+# Pixels a side of a latent's cell, at most, in the families of the host that encode whole pictures.
+LARGEST_CELL = 16
+
 
 def prompt_rows(conditionings: list) -> int:
     """The number of rows of the longest prompt batch among CONDITIONINGs (None where not connected)."""
@@ -29,6 +32,17 @@ def batch_items(latent: dict, samples: Tensor, conditionings: list) -> tuple[Ten
     raise ValueError(
         f"There are {pictures} pictures and {prompts} prompts: connect one prompt, or one for each picture."
     )
+
+
+def middle(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """IMAGE (B, H, W, C) or MASK (B, H, W) -> its middle of this size (h, w), which is what VAE Encode keeps of it."""
+    top, left = ((whole - part) // 2 for whole, part in zip(picture.shape[1:3], size))
+    return picture[:, top : top + size[0], left : left + size[1]]
+
+
+def is_crop(size: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Whether pictures of this size (h, w) are what VAE Encode keeps of whole ones, by their sizes."""
+    return size != whole and all(0 <= w - s < LARGEST_CELL for s, w in zip(size, whole))
 
 
 def picture_frame(model, samples: Tensor, picture: Tensor | None) -> Frame:

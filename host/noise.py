@@ -138,7 +138,7 @@ def _require_fit(trajectory: Trajectory, picture: Tensor) -> None:
     if trajectory.rows not in (1, batch):
         raise ValueError(
             f"The latent to sample holds {batch} pictures and the inverted noise {trajectory.rows}: connect the "
-            "latent that DDIM Invert was given, or one with as many pictures."
+            "latent that DDIM Invert was given, or invert a single picture, which serves for all rows."
         )
 
 

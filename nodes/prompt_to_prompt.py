@@ -11,9 +11,11 @@ from ..guidance.local_blend import heat, outline
 from ..guidance.prompt_to_prompt import Blend, chosen_columns, plan_edits, uncovered
 from ..guidance.report import EditMeasures, fit_mask, measure
 from ..host.checks import require_latent, require_picture, require_same_batch, require_same_size
+from ..host.edit_batch import is_crop, middle
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
 from ..host.fits import require_same_kind
+from ..host.notice import notice
 from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
 from ..host.word_maps import maps_of_picture, maps_of_trajectory
 from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
@@ -248,6 +250,7 @@ class EditReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edit, mask=None, clip_vision=None, clip=None, text="") -> io.NodeOutput:
+        source, mask = as_encoded(source, mask, edit)
         before, after = prepared(source, edit)
         rows = len(after)
         where = None if mask is None else fit_mask(mask, tuple(after.shape[1:3]), rows)
@@ -264,11 +267,21 @@ class EditReport(io.ComfyNode):
         return io.NodeOutput(made, *means, report, ui=ui.PreviewImage(made, cls=cls))
 
 
-def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as (B, H, W, 3) float32 on the CPU, a source for every edit."""
+def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Source and mask cropped as VAE Encode crops pictures whose sides are no multiples of its cells, like the edit."""
     require_picture(source, "The source", multiple=1)
     require_picture(edit, "The edit", multiple=1)
-    require_same_size(source, edit, "The source", "The edit")
+    whole, size = tuple(source.shape[1:3]), tuple(edit.shape[1:3])
+    if not is_crop(size, whole):
+        return source, mask
+    notice(f"The source is measured in its middle, {size[1]} x {size[0]}, which is what VAE Encode kept of it.")
+    mask = middle(mask, size) if mask is not None and tuple(mask.shape[1:]) == whole else mask
+    return middle(source, size), mask
+
+
+def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, H, W, 3) float32 on the CPU, a source for every edit."""
+    require_same_size(source, edit, "The source", "the edit")
     require_same_batch(source, edit, "The source", "the edit")
     rows = max(len(source), len(edit))
     return tuple(image[..., :3].float().cpu().expand(rows, -1, -1, -1) for image in (source, edit))

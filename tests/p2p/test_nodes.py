@@ -133,6 +133,15 @@ def test_report_of_nothing_and_of_masks_at_their_limits():
         assert (psnr, changed) == (100.0, 0.0) and ssim == pytest.approx(1.0) and panel.shape[0] == 2
 
 
+def test_a_source_that_the_vae_cropped_is_measured_in_its_middle():
+    source, mask = torch.rand(1, 35, 53, 3), torch.rand(1, 35, 53).round()
+    middle = (slice(None), slice(1, 33), slice(2, 50))
+    edit = (source[middle] + 0.2) % 1.0
+    whole = EditReport.execute(source, edit, mask).args
+    cut = EditReport.execute(source[middle], edit, mask[middle]).args
+    assert whole[1:] == cut[1:] and torch.equal(whole[0], cut[0])
+
+
 def test_rows_of_a_report_are_their_own():
     source, edit = pictures(3), pictures(3).flip(0)
     together = EditReport.execute(source, edit).args[4].split("\n\n")

@@ -29,6 +29,11 @@ def training_scene(index: int) -> Scene:
     return sample_scene(SPLITS["train"][index], objects=0 if index % 25 == 24 else None)
 
 
+def kept_aside(count: int) -> range:
+    """Seeds at the far end of the training split, whose pictures nothing learns from: progress is told by them."""
+    return SPLITS["train"][-count:]
+
+
 def pictures(count: int) -> np.memmap:
     """(count, 3, 256, 256) uint8 of the first training scenes, rendered where they are not yet."""
     path = CACHE / f"pictures-{count}.u8"

@@ -78,7 +78,8 @@ def measure_flow(count: int = 100) -> dict[str, float]:
 
     model = raft_large(weights=None)
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(FLOW_FILE).items()})
-    return {f"end-point error, {k}, px": v for k, v in end_point_error(model, "test", count).items()} | {"pairs": count}
+    errors = end_point_error(model, SPLITS["test"][:count])
+    return {f"end-point error, {name}, px": error for name, error in errors.items()} | {"pairs": count}
 
 
 PARTS = {

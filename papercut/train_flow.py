@@ -10,6 +10,7 @@ what moves.
 
 import argparse
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.optical_flow import raft_large
 
-from .data import CACHE, DEVICE, autocast
+from .data import CACHE, DEVICE, autocast, kept_aside
 from .export import WEIGHTS
 from .muon import Optimiser
 from .scenes import SIZE, SPLITS, rearranged, sample_scene
@@ -92,12 +93,12 @@ def sequence_loss(guesses: list[Tensor], flow: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def end_point_error(model, split: str, count: int, updates: int = 12) -> dict[str, float]:
+def end_point_error(model, seeds: Iterable[int], updates: int = 12) -> dict[str, float]:
     """Mean distance in pixels of guess and truth, over moving pixels, over those seen in both, and over still ones."""
     model.eval()
     sums = {"moving": [0.0, 0], "moving, seen in both": [0.0, 0], "still": [0.0, 0]}
-    for i in range(count):
-        a, b, flow, shown = pair(SPLITS[split][i])
+    for seed in seeds:
+        a, b, flow, shown = pair(seed)
         frames = ((picture * 2 - 1)[None].to(DEVICE) for picture in (a, b))
         guess = model(*frames, num_flow_updates=updates)[-1][0].cpu()
         error, moves = (guess - flow).norm(dim=0), flow.norm(dim=0) > 0
@@ -150,7 +151,7 @@ def main() -> None:
             torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent,
                         "step": step}, part)
             part.replace(PATH)
-            errors = {k: round(v, 2) for k, v in end_point_error(model, "validation", 8).items()}
+            errors = {k: round(v, 2) for k, v in end_point_error(model, kept_aside(8)).items()}
             print(f"{spent / 60:.1f} min, step {step}, loss {average:.3f}, end-point error {errors}", flush=True)
             last = time.time()
     export(model)

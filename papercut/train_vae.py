@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from .data import CACHE, DEVICE, autocast, pictures
+from .data import CACHE, DEVICE, autocast, kept_aside, pictures
 from .muon import Optimiser
 from .oracle import load_oracle
 from .scenes import SPLITS, sample_scene
@@ -183,7 +183,7 @@ def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def validate(trainer: Trainer, count: int = 12) -> str:
-    images = torch.stack([sample_scene(SPLITS["validation"][i]).render() for i in range(count)]).to(DEVICE)
+    images = torch.stack([sample_scene(seed).render() for seed in kept_aside(count)]).to(DEVICE)
     latents = torch.cat([trainer.wanted(i) for i in images.split(4)])
     words = f"latent mean {latents.mean((0, 2, 3)).abs().max():.2f}, std {latents.std():.2f}"
     if trainer.stage == "guide":

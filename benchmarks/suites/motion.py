@@ -1,14 +1,15 @@
 """Motion guidance on Papercut's test split: are things at their goals, in their colours, and their old places empty?
 
 The modes share pictures, flows, seeds and prompts. *fast* is the sampler's default preset with the colours alone (the
-flow network takes part in the cost rows); *instant* is Flow Warp and the host's inpainting. Faithful runs of the
-paper's length are out of a CPU's reach; its rows are shorter runs on few motions.
+flow network takes part in the cost rows); *instant* is Flow Warp and the host's inpainting. *faithful* takes part in
+the cost rows, with two motions; `motion_faithful.py` has it on all of them, in runs that are shorter still.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 
@@ -32,23 +33,23 @@ def share(values: list[bool]) -> float:
     return 100 * sum(values) / len(values)
 
 
-def quality_rows(context, kind: str, mode: str, found: list[Verdict] | None) -> Iterator[Row]:
+def quality_rows(context, technique: str, kind: str, mode: str, found: list[Verdict] | None) -> Iterator[Row]:
     """kind: "" for all motions."""
-    known = found is not None
+    row, known = partial(context.row, technique), found is not None
     lead, goals = f"{kind}: " if kind else "", (">= 90", "< 5") if mode == "fast" and not kind else ("", "")
     reached = share([one.goal <= WITHIN for one in found]) if known else None
-    yield context.row(TECHNIQUE, f"{lead}at the goal within {WITHIN:.0f} px", mode, reached, "%", goals[0])
+    yield row(f"{lead}at the goal within {WITHIN:.0f} px", mode, reached, "%", goals[0])
     colour = statistics.mean(one.colour for one in found) if known else None
-    yield context.row(TECHNIQUE, f"{lead}colour L1 over the moved area", mode, colour, "")
+    yield row(f"{lead}colour L1 over the moved area", mode, colour, "")
     if kind:
         return
     missed = statistics.median(one.goal for one in found) if known else None
-    yield context.row(TECHNIQUE, "goal missed by, median", mode, missed, "px")
+    yield row("goal missed by, median", mode, missed, "px")
     bare = [one for one in found or () if one.ghost is not None]
     ghosts = share([one.ghost > GHOST for one in bare]) if bare else None
-    yield context.row(TECHNIQUE, "ghosts at the old place", mode, ghosts, "%", goals[1])
+    yield row("ghosts at the old place", mode, ghosts, "%", goals[1])
     old = statistics.mean(one.old_place for one in bare) if bare else None
-    yield context.row(TECHNIQUE, "old place, L1 to the right picture", mode, old, "")
+    yield row("old place, L1 to the right picture", mode, old, "")
 
 
 def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[Row]:
@@ -76,13 +77,13 @@ def rows(context) -> Iterable[Row]:
         items = [ready(world, judge, seed) for seed, judge in enumerate(judges)]
         verdicts = {mode: [verdict(item, way(world, item)) for item in items] or None for mode, way in WAYS.items()}
         for mode, found in verdicts.items():
-            yield from quality_rows(context, "", mode, found)
+            yield from quality_rows(context, TECHNIQUE, "", mode, found)
         yield from target_rows(context, verdicts)
         for kind in COUNTS:
             places = [i for i, item in enumerate(items) if item.case.kind == kind]
             for mode in ("instant", "fast"):
                 some = [verdicts[mode][i] for i in places] if places else None
-                yield from quality_rows(context, kind, mode, some)
+                yield from quality_rows(context, TECHNIQUE, kind, mode, some)
         compared = [next(item for item in items if item.case.kind == kind) for kind in COMPARED] if items else []
         yield from cost_rows(context, TECHNIQUE, world, compared)
         yield from size_rows(context, TECHNIQUE)

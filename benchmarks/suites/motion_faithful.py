@@ -1,8 +1,8 @@
 """Motion guidance as the paper has it, on all of the test split's motions, beside the fast mode with the flow network.
 
 The paper's 500 levels of 10 recursions are days of a CPU for a hundred motions. A run here has 24 evaluations of the
-model; spread over 8 levels of 3 they reach more goals than over 16 levels of 1. What both modes cost, and the target of the
-flow error, are the other suite's, whose two faithful runs are longer.
+model; spread over 8 levels of 3 they reach more goals than over 16 levels of 1. `motion.py` has what both modes cost,
+and the flow error's target, with two faithful runs that are longer.
 """
 
 from __future__ import annotations

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..guidance.local_blend import heat, outline
 from ..guidance.prompt_to_prompt import Blend, chosen_columns, plan_edits, uncovered
-from ..guidance.report import EditMeasures, fit_mask, measure
-from ..host.checks import require_latent, require_picture, require_same_batch, require_same_size
-from ..host.edit_batch import is_crop, middle
+from ..guidance.report import fit_mask, measure
+from ..host.checks import require_latent
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
 from ..host.fits import require_same_kind
-from ..host.notice import notice
+from ..host.negative_rows import negative_rows
 from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
 from ..host.word_maps import maps_of_picture, maps_of_trajectory
 from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
-from ._panel import HEAT, error_map, panel
+from ._edit_panel import as_encoded, prepared, tiles
+from ._panel import HEAT
 from .sockets import Trajectory
 
 CATEGORY = "Palimpsest/editing"
@@ -86,18 +86,27 @@ class PromptToPrompt(io.ComfyNode):
                     tooltip="Words whose place stays as it is, between commas: the thing in front, where its ground "
                     "changes. With or without blend_words.",
                 ),
+                io.Conditioning.Input(
+                    "source_negative", optional=True,
+                    tooltip="Brings the source back where no Trajectory Anchor holds it: from NullText Optimize or "
+                    "Negative-Prompt Inversion. For the source's row alone; its edits get the negative.",
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Of the edits. Left open, the empty prompt, which edits best."
+                ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
                 io.Conditioning.Output("positive", tooltip="A row a text, the source first: the positive prompt."),
                 io.String.Output("report", tooltip="How the texts were matched, a line a picture."),
+                io.Conditioning.Output("negative", tooltip="A row a text: the negative prompt that goes with it."),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(
         cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.5, blend_words="", blend_threshold=0.4,
-        blend_start=0.2, self_layers=next(iter(WHERE)), keep_words="",
+        blend_start=0.2, self_layers=next(iter(WHERE)), keep_words="", source_negative=None, negative=None,
     ) -> io.NodeOutput:  # fmt: skip
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
@@ -118,7 +127,8 @@ class PromptToPrompt(io.ComfyNode):
         # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
         tokens = [reweighted(t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
         positive = as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)])
-        return io.NodeOutput(patched, positive, plan.report())
+        negative = encode_tokens(clip, clip.tokenize("")) if negative is None else negative
+        return io.NodeOutput(patched, positive, plan.report(), negative_rows(source_negative, negative, len(tokens)))
 
 
 class WordAttentionMask(io.ComfyNode):
@@ -265,34 +275,6 @@ class EditReport(io.ComfyNode):
         )]  # fmt: skip
         report = "\n\n".join("\n".join(one.lines()) for one in found)
         return io.NodeOutput(made, *means, report, ui=ui.PreviewImage(made, cls=cls))
-
-
-def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Source and mask cropped as VAE Encode crops pictures whose sides are no multiples of its cells, like the edit."""
-    require_picture(source, "The source", multiple=1)
-    require_picture(edit, "The edit", multiple=1)
-    whole, size = tuple(source.shape[1:3]), tuple(edit.shape[1:3])
-    if not is_crop(size, whole):
-        return source, mask
-    notice(f"The source is measured in its middle, {size[1]} x {size[0]}, which is what VAE Encode kept of it.")
-    mask = middle(mask, size) if mask is not None and tuple(mask.shape[1:]) == whole else mask
-    return middle(source, size), mask
-
-
-def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as (B, H, W, 3) float32 on the CPU, a source for every edit."""
-    require_same_size(source, edit, "The source", "the edit")
-    require_same_batch(source, edit, "The source", "the edit")
-    rows = max(len(source), len(edit))
-    return tuple(image[..., :3].float().cpu().expand(rows, -1, -1, -1) for image in (source, edit))
-
-
-def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures) -> Tensor:
-    difference = error_map(source[None], edit[None])[0]
-    shown = [("source", source), ("edit", edit), ("difference (white: a quarter or more)", difference)]
-    if mask is not None:
-        shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
-    return panel(shown, found.lines())
 
 
 NODES = (PromptToPrompt, WordAttentionMask, EditReport)

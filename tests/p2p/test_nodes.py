@@ -16,7 +16,7 @@ def edited(parts, source, edits, **options):
 
 
 def test_a_row_a_text(parts):
-    _, positive, report = edited(parts, "a red heart", "a blue heart\n\n  a (red:2) heart \n")
+    _, positive, report, _ = edited(parts, "a red heart", "a blue heart\n\n  a (red:2) heart \n")
     assert positive[0][0].shape == (3, 77, 32) and positive[0][1]["pooled_output"].shape[0] == 3
     assert report.splitlines()[1:] == ["row 1, replace: 'red' becomes 'blue'", "row 2, re-weight: 'red' counts 2 times"]
 
@@ -31,7 +31,7 @@ def test_emphasis_of_an_edit_is_not_in_its_embedding(parts):
 
 
 def test_weight_of_a_word_changes_the_picture(parts):
-    model, positive, _ = edited(parts, "a red heart", "a (red:3) heart", cross_steps=1.0)
+    model, positive, _, _ = edited(parts, "a red heart", "a (red:3) heart", cross_steps=1.0)
     out = run(model, positive, 2)
     assert (out[1] - out[0]).abs().max() > 1e-2
 
@@ -79,7 +79,7 @@ def test_rows_of_a_mask_do_not_depend_on_their_batch(parts):
 
 
 def test_mask_of_a_run_is_what_the_run_saw(parts):
-    model, positive, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.5)
+    model, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.5)
     samples = {"samples": torch.zeros(2, 4, *SIZE)}
     with pytest.raises(ValueError, match="none of the texts"):
         masked(parts, model, text="", words="heart", samples=samples)

@@ -1,0 +1,39 @@
+"""What Edit Report measures and shows: pictures that fit each other, and the panel's tiles."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..guidance.report import EditMeasures
+from ..host.checks import require_picture, require_same_batch, require_same_size
+from ..host.edit_batch import is_crop, middle
+from ..host.notice import notice
+from ._panel import error_map, panel
+
+
+def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Source and mask cropped as VAE Encode crops pictures whose sides are no multiples of its cells, like the edit."""
+    require_picture(source, "The source", multiple=1)
+    require_picture(edit, "The edit", multiple=1)
+    whole, size = tuple(source.shape[1:3]), tuple(edit.shape[1:3])
+    if not is_crop(size, whole):
+        return source, mask
+    notice(f"The source is measured in its middle, {size[1]} x {size[0]}, which is what VAE Encode kept of it.")
+    mask = middle(mask, size) if mask is not None and tuple(mask.shape[1:]) == whole else mask
+    return middle(source, size), mask
+
+
+def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, H, W, 3) float32 on the CPU, a source for every edit."""
+    require_same_size(source, edit, "The source", "the edit")
+    require_same_batch(source, edit, "The source", "the edit")
+    rows = max(len(source), len(edit))
+    return tuple(image[..., :3].float().cpu().expand(rows, -1, -1, -1) for image in (source, edit))
+
+
+def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures) -> Tensor:
+    difference = error_map(source[None], edit[None])[0]
+    shown = [("source", source), ("edit", edit), ("difference (white: a quarter or more)", difference)]
+    if mask is not None:
+        shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
+    return panel(shown, found.lines())

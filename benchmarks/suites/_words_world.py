@@ -32,6 +32,14 @@ class World(NamedTuple):
     judge: object
 
 
+class Negative(NamedTuple):
+    """What stands in the negative prompt's place. kind: "" (the empty prompt), "source" or "null text", which bring the
+    source back; every_row: given to the edits as well, as the papers have it, and not to the source's row alone."""
+
+    kind: str = ""
+    every_row: bool = False
+
+
 class Case(NamedTuple):
     """One edit with its picture (256, 256, 3), the trajectory and the source's prompt."""
 
@@ -115,13 +123,13 @@ def by_prompt(world: World, case: Case) -> Tensor:
 
 
 def by_words(
-    world: World, case: Case, *, negative: str = "", anchor: bool = True, masks: Sequence[Tensor | None] = (None,),
-    blend: bool = False, cfg: float = CFG, texts: Sequence[str] = (),
+    world: World, case: Case, *, negative: Negative = Negative(), anchor: bool = True,
+    masks: Sequence[Tensor | None] = (None,), blend: bool = False, cfg: float = CFG, texts: Sequence[str] = (),
 ) -> Tensor:  # fmt: skip
     """Prompt-to-Prompt; a picture (256, 256, 3) for each of the masks, or of the texts where there are any.
 
-    negative: "", "source" or "null text"; anchor: whether the source's row is held to its trajectory, and an edit's row
-    outside of its mask (256, 256), if it has one; blend: by the edit's words.
+    anchor: whether the source's row is held to its trajectory, and an edit's row outside of its mask (256, 256), if it
+    has one; blend: by the edit's words.
     """
     from ...guidance.anchor import Anchor
     from ...host.anchor import anchored
@@ -131,14 +139,16 @@ def by_words(
     words = {"blend_words": edit.words, "keep_words": edit.kept} if blend else {}
     masks = masks if not texts else [None] * len(texts)
     lines = "\n".join(texts or [edit.edited] * len(masks))
-    model, positive, _ = PromptToPrompt.execute(
-        world.model, world.clip, edit.caption, lines, *SHARES, **words
+    of_source = negative_for(world, case, negative.kind, cfg)
+    model, positive, _, by_row = PromptToPrompt.execute(
+        world.model, world.clip, edit.caption, lines, *SHARES, **words, source_negative=of_source
     ).args  # fmt: skip
     if anchor:
         everywhere = torch.ones_like(case.picture[..., 0])
         free = torch.stack([everywhere] + [everywhere if mask is None else mask for mask in masks])
         model = anchored(model, Anchor(case.trajectory, free, rows=(0,)))
-    return sampled(world, model, case, positive, negative_for(world, case, negative, cfg), 1 + len(masks), cfg)
+    against = of_source if negative.every_row else by_row
+    return sampled(world, model, case, positive, against, 1 + len(masks), cfg)
 
 
 def negative_for(world: World, case: Case, kind: str, cfg: float) -> list:

@@ -21,12 +21,14 @@ SPLIT, HELD = -999, -1000
 @dataclass(frozen=True, eq=False)
 class Example:
     """One picture in one orientation. latent: (C, h, w) scaled; target: (K, H, W), closeness (K = 1) or a latent;
-    picture: which picture it is (orientations share it); prompt: the number of its prompt."""
+    picture: which picture it is (orientations share it); prompt: the number of its prompt. content: a digest of all
+    that it was made from, by which a training that goes on knows its own pictures again."""
 
     latent: Tensor
     target: Tensor
     picture: int
     prompt: int
+    content: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ A training that was interrupted and goes on from its state ends in the same weig
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -118,10 +119,14 @@ class Trainer:
         self.step = step + 1
         return value
 
+    def pauses(self, step: int) -> bool:
+        """Whether to look at the training after this step, and keep it: about CHECKS times, and at the end."""
+        every = max(10, self.recipe.steps // CHECKS)
+        return (step + 1) % every == 0 or step + 1 == self.recipe.steps
+
     def due(self, step: int) -> bool:
         """Whether the held-out pictures are to be asked after this step."""
-        every = max(10, self.recipe.steps // CHECKS)
-        return bool(self.examples.held) and ((step + 1) % every == 0 or step + 1 == self.recipe.steps)
+        return bool(self.examples.held) and self.pauses(step)
 
     def judge(self, step: int, loss: float) -> None:
         """Note the mean held-out loss after a step, and keep the weights if they are the best so far."""
@@ -188,7 +193,9 @@ class Trainer:
         """What must be the same for a training to go on where it stopped."""
         r = self.recipe
         counts = [len(self.examples.all), len(self.examples.learning), r.steps, r.batch, r.seed % 2**31, int(r.adapt)]
-        return torch.tensor(counts + [round(1e6 * value) for value in (r.rate, r.pixels, r.drop)])
+        numbers = counts + [round(1e6 * value) for value in (r.rate, r.pixels, r.drop)]
+        contents = hashlib.sha256(" ".join([self.spec.target, *(one.content for one in self.examples.all)]).encode())
+        return torch.tensor([*numbers, *contents.digest()])
 
 
 def _below(state: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from ..guidance.edge_predictor import PredictorSpec
 from ..guidance.edge_targets import edge_target
 from ..guidance.sketch_prepare import read_strokes
 from .checks import require_conditioning, require_finite, require_vae_of
+from .content import content_key
 from .edit_batch import middle
 from .notice import notice
 from .progress import Progress
@@ -43,10 +44,11 @@ def _cropped(picture: Tensor) -> Tensor:
 
 
 def make_examples(
-    model, vae, spec: PredictorSpec, pictures: list[Tensor], edges: list[Tensor], prompts: int, *, flips: bool
-) -> list[Example]:
+    model, vae, spec: PredictorSpec, pictures: list[Tensor], edges: list[Tensor], prompts: int, *, flips: bool,
+    about: str = "",
+) -> list[Example]:  # fmt: skip
     """pictures, edges: as `single_pictures` gives them, in pairs; prompts: how many there are, one for all or one each.
-    flips: learn from the mirrored pictures too.
+    flips: learn from the mirrored pictures too. about: what else the training depends on, part of their digests.
 
     Raises ValueError with a sentence where pictures and edges do not pair, or an edge picture is blank.
     """
@@ -67,7 +69,8 @@ def make_examples(
                 turned = [one.flip(-2) if mirrored else one for one in (picture, lines[..., None])]
                 latent = _encoded(model, vae, turned[0])
                 target = _target(model, vae, spec, turned[1][..., 0], tuple(latent.shape[-2:]))
-                examples.append(Example(latent, target, i, i if prompts > 1 else 0))
+                content = content_key([picture, lines, mirrored, about]) or ""
+                examples.append(Example(latent, target, i, i if prompts > 1 else 0, content))
             progress.step(i)
     return examples
 

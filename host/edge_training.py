@@ -70,7 +70,7 @@ class EdgeTraining:
     ) -> Trainer:
         """Trains to the end, or until the held-out loss stops falling. start: where to go on from.
 
-        on_check(trainer): called after each look at the held-out pictures.
+        on_check(trainer): called about twenty times, and at the end, whether or not pictures are held out.
         """
         # Not in inference mode, or backward could keep nothing of what the host computes.
         with torch.inference_mode(False), torch.no_grad():
@@ -86,12 +86,13 @@ class EdgeTraining:
             progress.step(step)
 
         while steps := list(trainer.remaining())[:ROUND]:
-            # A round ends where the held-out pictures are due.
-            due = next((i for i, step in enumerate(steps) if trainer.due(step)), len(steps) - 1)
-            steps = steps[: due + 1]
+            # A round ends where the training is looked at.
+            pause = next((i for i, step in enumerate(steps) if trainer.pauses(step)), len(steps) - 1)
+            steps = steps[: pause + 1]
             self._round({step: self.examples.plan(step) for step in steps}, learn)
             if trainer.due(steps[-1]):
                 trainer.judge(steps[-1], self._held_out_loss(trainer, held))
+            if trainer.pauses(steps[-1]):
                 on_check(trainer)
         return trainer
 
@@ -102,8 +103,8 @@ class EdgeTraining:
         if start is None:
             spec = replace(self.spec, channels=tuple(feature.shape[1] for feature in seen[0]))
         else:
-            require_channels(start.spec, seen[0])
-            spec = start.spec
+            require_channels(self.spec, seen[0])
+            spec = self.spec
         trainer = Trainer(spec, self.examples, start, seen[0][0].device)
         if trainer.fresh:
             trainer.prepare(seen)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from comfy_api.latest import io
 
 from ..guidance.edge_examples import Examples, TrainingRecipe
 from ..guidance.edge_files import write_predictor
-from ..guidance.edge_predictor import WIDTHS, EdgePredictor
+from ..guidance.edge_predictor import WIDTHS, EdgePredictor, PredictorSpec
 from ..host import folders
+from ..host.content import content_key
 from ..host.edge_examples import make_examples, require_plain_prompt, single_pictures
 from ..host.edge_layers import require_edges, require_predictor_of
 from ..host.edge_training import EdgeTraining, LevelRange, new_spec
+from ..host.notice import notice
 from ..host.prompts import connected_or_encoded, encode
 from ._loss_plot import plot
 from .sketch import CATEGORY, advanced
@@ -87,7 +90,7 @@ class EdgePredictorTrain(io.ComfyNode):
                          default=0.1, min=0.0, max=0.5, step=0.05),
                 advanced(io.Boolean, "flips", "Learn from the mirrored pictures too. Off for lettering.", default=True),
                 advanced(io.Int, "seed", "Of everything random in the training.", default=0, min=0, max=2**31 - 1),
-                advanced(io.String, "autosave", "The unfinished training is kept under this name in "
+                advanced(io.String, "autosave", "The unfinished training is kept under this name and a counter in "
                          "output/edge_predictors, to go on after an interruption; removed when the training ends. "
                          "Empty: not kept.",
                          default="unfinished_training"),
@@ -111,25 +114,35 @@ class EdgePredictorTrain(io.ComfyNode):
                 width=(512,)) -> io.NodeOutput:  # fmt: skip
         model, vae, clip = one(model, "model"), one(vae, "VAE"), one(clip, "CLIP")
         require_edges(model, "Edge Predictor Train")
+        keeper = _Autosave(autosave[0])
         start = _start(model, one(continue_from, "predictor"), adapt_style[0])
         levels = LevelRange(model.get_model_object("model_sampling"), 0.0, end_percent[0])
         choices = {"detail": int(detail[0]), "widths": widths(width[0])} | KINDS[target[0]]
-        spec = start.spec if start is not None else new_spec(model, levels, **choices)
+        spec = new_spec(model, levels, **choices)
+        spec = spec if start is None else continued(start.spec, spec)
         prompts, empty = _prompts(conditioning, clip)
         pictures, drawn = single_pictures(images, "The pictures"), single_pictures(edges, "The edge pictures")
         recipe = TrainingRecipe(
             steps=steps[0], batch=batch_size[0], rate=learning_rate[0], seed=seed[0], held_out=held_out[0],
             drop=0.5 if empty is not None and conditioning else 0.0, adapt=adapt_style[0],
         )  # fmt: skip
-        found = make_examples(model, vae, spec, pictures, drawn, len(prompts), flips=flips[0])
+        about = f"{content_key([prompts, empty])} {levels.bounds}"
+        found = make_examples(model, vae, spec, pictures, drawn, len(prompts), flips=flips[0], about=about)
         training = EdgeTraining(model, spec, Examples(found, recipe), levels, prompts, empty)
-        keeper = _Autosave(autosave[0])
         trainer = training.run(start, on_check=keeper.keep)
         keeper.remove()
         made = trainer.predictor()
         curves = [("loss", trainer.losses), ("loss on pictures kept aside", [loss for _, loss in trainer.judged])]
         held = made.spec.facts["held_out_loss"]
         return io.NodeOutput(made, plot(curves), -1.0 if held is None else held)
+
+
+def continued(start: PredictorSpec, asked: PredictorSpec) -> PredictorSpec:
+    """What a training that goes on from `start` makes: its layers and target, over the levels of both."""
+    if (start.target, start.detail, start.widths) != (asked.target, asked.detail, asked.widths):
+        notice("The predictor at continue_from keeps its own target, detail and width; those of this node have no say.")
+    return replace(start, sigma_low=min(start.sigma_low, asked.sigma_low),
+                   sigma_high=max(start.sigma_high, asked.sigma_high))  # fmt: skip
 
 
 def widths(first: int) -> tuple[int, ...]:
@@ -153,29 +166,20 @@ def _prompts(conditioning: Sequence | None, clip) -> tuple[list, list | None]:
 
 
 class _Autosave:
-    """The unfinished training on disk, renewed at each look at the held-out pictures."""
+    """The unfinished training on disk, renewed about twenty times; always a new file, so that no other one is lost."""
 
     def __init__(self, name: str):
-        self.path = folders.output_folder(KIND) / f"{_plain(name)}{SUFFIX}" if name.strip() else None
+        self.path = folders.new_file(KIND, name, SUFFIX) if name.strip() else None
 
     def keep(self, trainer) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with folders.written_whole(self.path) as partial:
             write_predictor(trainer.predictor(unfinished=True), partial)
 
     def remove(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def _plain(name: str) -> str:
-    """A file name without folders, or a sentence."""
-    name = name.strip()
-    if any(character in name for character in '/\\:*?"<>|\0') or name.startswith("."):
-        raise ValueError(f"'{name}' is no plain name for autosave: use letters, digits and underscores.")
-    return name
 
 
 NODES = (EdgePredictorTrain,)

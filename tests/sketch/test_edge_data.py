@@ -1,10 +1,14 @@
 """Pictures and edges on their way to the training: pairs, sizes, prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from palimpsest.guidance.edge_predictor import PredictorSpec
 from palimpsest.host.edge_examples import in_order, make_examples, require_plain_prompt, single_pictures, together
 from palimpsest.host.edge_training import LevelRange, new_spec
+from palimpsest.nodes.edge_predictor import continued
 from palimpsest.tests.tiny_models import tiny_cond, tiny_model, tiny_vae
 
 
@@ -45,6 +49,23 @@ def test_mirrored_pictures_bring_their_own_latents_and_mirrored_targets(model):
     assert [e.picture for e in found] == [0, 0, 1, 1, 2, 2] and [e.prompt for e in found] == [0, 0, 1, 1, 2, 2]
     assert torch.allclose(found[0].target.flip(-1), found[1].target, atol=1e-5)
     assert not torch.allclose(found[0].latent.flip(-1), found[1].latent, atol=1e-3)
+
+
+def test_digests_know_pictures_edges_and_prompts_again(model):
+    contents = [[e.content for e in examples(model, places)] for places in ((0, 6), (0, 6), (6, 12))]
+    assert contents[0] == contents[1] and contents[0][1] == contents[2][0]
+    assert len({*contents[0], *contents[2]}) == 3
+    lines = [edges.roll(2, 1) for edges in (pair(0)[1], pair(6)[1])]
+    assert not {e.content for e in examples(model, (0, 6), edges=lines)} & {*contents[0]}
+
+
+def test_a_training_that_goes_on_keeps_its_layers_and_covers_the_levels_of_both(caplog):
+    start = PredictorSpec("sd1", "SD15", ("a",), (4,), widths=(16,), sigma_low=0.5, sigma_high=10.0)
+    asked = replace(start, sigma_low=0.1, sigma_high=5.0)
+    made = continued(start, asked)
+    assert (made.sigma_low, made.sigma_high) == (0.1, 10.0) and not caplog.records
+    assert continued(start, replace(asked, detail=4)).detail == start.detail
+    assert "keeps its own target, detail and width" in caplog.text
 
 
 def test_encoded_edges(model):

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from palimpsest.guidance.edge_files import read_predictor
 from PIL import Image, ImageDraw
 
 from ..host.prompts import Graph, Scene, latent, run
@@ -72,7 +73,7 @@ def files(host, folder):
         run(host.client, scene)
         names[family] = f"tiny-{family}_00001_.safetensors"
         assert (folder / names[family]).exists()
-    assert not (folder / "unfinished_training.safetensors").exists()
+    assert not list(folder.glob("unfinished_training*"))
     return names
 
 
@@ -112,21 +113,28 @@ def test_an_interrupted_run_leaves_nothing_behind(host_client, files):
 
 
 def test_an_interrupted_training_can_be_continued_from_its_autosave(host_client, files, folder):
-    name = "half_way"
+    settings = {"steps": 300, "held_out": 0.0}
     scene = SketchScene("sd1")
-    scene.saved(scene.trained(steps=3000, autosave=name, held_out=0.2), "never")
+    scene.saved(scene.trained(**settings), "whole")
+    run(host_client, scene)
+    scene = SketchScene("sd1")
+    scene.saved(scene.trained(**settings, autosave="half_way"), "never")
     identifier = host_client.post(scene.nodes)
-    path = folder / f"{name}.safetensors"
+    path = folder / "half_way_00001_.safetensors"
     end = time.monotonic() + 240
     while not path.exists() and time.monotonic() < end:
-        time.sleep(0.2)
+        time.sleep(0.05)
     host_client.interrupt()
-    assert host_client.wait(identifier).status == "interrupted" and path.exists()
+    assert host_client.wait(identifier).status == "interrupted"
+    assert 0 < read_predictor(path).spec.facts["steps"] < 300
     scene = SketchScene("sd1")
-    continued = scene.trained(continue_from=scene.loaded(path.name), autosave="")
-    scene.saved(continued, "continued")
+    scene.saved(scene.trained(**settings, continue_from=scene.loaded(path.name), autosave="half_way"), "continued")
     run(host_client, scene)
-    assert (folder / "continued_00001_.safetensors").exists()
+    whole, continued = (read_predictor(folder / f"{name}_00001_.safetensors") for name in ("whole", "continued"))
+    for one, other in zip(*(p.network.state_dict().values() for p in (whole, continued)), strict=True):
+        assert torch.equal(one, other)
+    assert path.exists(), "the earlier training's file was deleted"
+    assert not (folder / "half_way_00002_.safetensors").exists()
 
 
 def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):

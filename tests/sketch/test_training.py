@@ -23,7 +23,7 @@ def features_of(x: torch.Tensor) -> list[torch.Tensor]:
     return [x, torch.nn.functional.avg_pool2d(x, 2)]
 
 
-def made(recipe: TrainingRecipe, spec=SPEC, pictures: int = 8, mirrored: bool = False) -> Examples:
+def made(recipe: TrainingRecipe, spec=SPEC, pictures: int = 8, mirrored: bool = False, content: str = "") -> Examples:
     """Pictures whose edges lie where their first channel is large."""
     draw, found = torch.Generator().manual_seed(0), []
     for i in range(pictures):
@@ -32,7 +32,7 @@ def made(recipe: TrainingRecipe, spec=SPEC, pictures: int = 8, mirrored: bool = 
         target = cells if spec.target == "edges" else latent / 60
         for flip in (False, True) if mirrored else (False,):
             turn = (lambda t: t.flip(-1)) if flip else (lambda t: t)
-            found.append(Example(turn(latent), turn(target), i, 0))
+            found.append(Example(turn(latent), turn(target), i, 0, f"{content} {i} {flip}"))
     return Examples(found, recipe)
 
 
@@ -99,10 +99,11 @@ def test_an_interrupted_training_ends_in_the_same_weights(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_with_other_pictures_only_the_weights_serve_as_a_start():
+@pytest.mark.parametrize("other", [{"pictures": 6}, {"content": "redrawn"}], ids=["fewer", "as many"])
+def test_with_other_pictures_only_the_weights_serve_as_a_start(other):
     recipe = TrainingRecipe(steps=40, batch=4, held_out=0.25)
     part = train(made(recipe), until=20).predictor(unfinished=True)
-    rest = Trainer(SPEC, made(recipe, pictures=6), part)
+    rest = Trainer(SPEC, made(recipe, **other), part)
     assert rest.step == 0 and not rest.fresh
     for a, b in zip(part.network.state_dict().values(), rest.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -131,6 +132,7 @@ def test_a_single_picture_can_be_learned_and_nothing_is_held_out():
     examples = made(recipe, pictures=1)
     trainer = train(examples)
     assert not examples.held and not any(trainer.due(step) for step in range(12))
+    assert [step for step in range(12) if trainer.pauses(step)] == [9, 11], "nothing is kept of it on the way"
     assert trainer.predictor().spec.facts["held_out_loss"] is None
 
 

@@ -58,13 +58,13 @@ def ink(image: Tensor, *, even: bool = True) -> tuple[Tensor, Tensor]:
     picture = picture[:, :3]
     flat = picture.flatten(2).median(2).values
     if alpha is not None:
-        opaque = bool((alpha > 0.5).flatten(1).float().mean(1).min() > 0.5)
-        # On a transparent layer there is no paper to see: what is painted is ink, as strongly as it covers.
-        if not opaque:
-            return alpha[:, 0], flat
+        layer = ((alpha > 0.5).flatten(1).float().mean(1) <= 0.5)[:, None, None]
     paper = _local_paper(picture) if even else flat[:, :, None, None]
-    difference = (picture - paper).abs().amax(1)
-    return difference if alpha is None else difference * alpha[:, 0], paper.expand_as(picture).mean((2, 3))
+    difference, seen = (picture - paper).abs().amax(1), paper.expand_as(picture).mean((2, 3))
+    if alpha is None:
+        return difference, seen
+    # On a transparent layer there is no paper to see: what is painted is ink, as strongly as it covers.
+    return torch.where(layer, alpha[:, 0], difference * alpha[:, 0]), torch.where(layer[:, 0], 0, seen)
 
 
 def _local_paper(picture: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ class BestSeed(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFF00, control_after_generate=True,
                              tooltip="The first candidate; the others are the seeds that follow it."),
                 io.Int.Input("candidates", default=8, min=1, max=64,
-                             tooltip="How many seeds are tried. 8 x 3 steps cost about as much as 24 steps of one "
-                                     "picture."),
+                             tooltip="How many seeds are tried. 8 x 3 steps, with the look at their end, "
+                                     "cost about as much as 36 of one picture."),
                 io.Int.Input("steps", default=3, min=1, max=20,
                              tooltip="Wide steps for each candidate. 2 to 4 tell the composition."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="The CFG of the run."),

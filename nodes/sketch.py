@@ -33,7 +33,8 @@ def strokes_of(sketch, grey: bool = True) -> Strokes:
     """The strokes of a connected sketch, what was found said on the node; a blank one is a sentence."""
     strokes = read_strokes(require_image(sketch, "The sketch"))
     if strokes.blank:
-        raise ValueError("The sketch is blank, so there is nothing to guide by: draw on it, or look at Sketch Prepare.")
+        raise ValueError("The sketch is blank, so there is nothing to guide by: draw on it; a drawing on a transparent "
+                         "layer goes through Sketch Prepare, with Load Image's MASK as its transparency.")
     for note in strokes.notes:
         notice(note)
     return strokes if grey else Strokes(strokes.lines, strokes.lines.float(), strokes.notes)
@@ -147,6 +148,18 @@ def _region(mask: torch.Tensor | None) -> torch.Tensor | None:
     return mask.clamp(0, 1)
 
 
+def with_alpha(picture: torch.Tensor, transparency: torch.Tensor | None) -> torch.Tensor:
+    """IMAGE (B, H, W, C) and the MASK of what is transparent -> (B, H, W, 4), or the picture where nothing is."""
+    if transparency is None or not bool(transparency.any()):
+        return picture
+    mask = require_finite(transparency, "The transparency", "load the drawing again")
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    if mask.shape[0] not in (1, picture.shape[0]) or mask.shape[1:] != picture.shape[1:3]:
+        raise ValueError("The transparency is not of this drawing: connect the MASK of the same Load Image node.")
+    alpha = (1 - mask.to(picture).clamp(0, 1))[..., None].expand(*picture.shape[:3], 1)
+    return torch.cat([picture[..., :3].expand(-1, -1, -1, 3), alpha], -1)
+
+
 class SketchPrepare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -184,6 +197,8 @@ class SketchPrepare(io.ComfyNode):
                           "large filled shapes.", default=True),
                 advanced(io.Boolean, "grey_levels", "Keep how strong each stroke is: the guidance gives faint strokes "
                           "less weight. Off makes all strokes white.", default=True),
+                io.Mask.Input("transparency", optional=True, tooltip="The MASK of Load Image, for a drawing on a "
+                              "transparent layer: what is painted is ink, as strongly as it covers."),
             ],
             outputs=[
                 io.Image.Output("sketch", tooltip="White strokes on black, for Edge Predictor Guidance."),
@@ -193,14 +208,14 @@ class SketchPrepare(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, width=0, height=0, fit="pad", sensitivity=0.5, drop_specks=12, thin=True, even_light=True,
-                grey_levels=True) -> io.NodeOutput:  # fmt: skip
-        picture = require_image(image, "The drawing")
+                grey_levels=True, transparency=None) -> io.NodeOutput:  # fmt: skip
+        picture = with_alpha(require_image(image, "The drawing"), transparency)
         found = find_strokes(picture, even=even_light, sensitivity=sensitivity, smallest=drop_specks, thinned=thin,
                              grey=grey_levels)  # fmt: skip
         if found.blank:
             raise ValueError(
-                "No strokes are left of the drawing: raise sensitivity, lower drop_specks, or switch even_light off if "
-                "it is made of filled shapes."
+                "No strokes are left of the drawing: raise sensitivity, lower drop_specks, switch even_light off if it "
+                "is made of filled shapes, or connect Load Image's MASK as transparency if it is a transparent layer."
             )
         for note in found.notes:
             notice(note)

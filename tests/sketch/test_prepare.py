@@ -105,6 +105,15 @@ def test_faint_strokes_weigh_less_and_are_not_lost():
     assert float(right.mean()) == pytest.approx(1.0, abs=0.01)
 
 
+def test_a_layer_and_a_page_in_one_batch_are_each_read_in_their_own_way():
+    page = torch.cat([picture(ring(), 1.0, 0.0), torch.ones(1, SIDE, SIDE, 1)], -1)
+    layer = torch.cat([torch.zeros(1, SIDE, SIDE, 3), ring()[None, ..., None].float()], -1)
+    together = read_strokes(torch.cat([page, layer]))
+    for row, alone in enumerate((page, layer)):
+        assert torch.equal(together.lines[row], read_strokes(alone).lines[0])
+        assert torch.equal(together.lines[row], ring())
+
+
 def test_a_transparent_layer_is_read_by_its_alpha():
     drawing = torch.zeros(1, SIDE, SIDE, 4)
     drawing[0, ..., 3] = 0.5 * ring().float()

@@ -235,6 +235,25 @@ def test_pictures_and_edges_that_do_not_pair_are_a_sentence(host_client, folder)
     assert "5 pictures and 1 edge pictures" in error_of(host_client, scene)
 
 
+def test_ink_on_a_transparent_layer_is_read_through_load_images_mask(host_client, folder):
+    layer = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+    ImageDraw.Draw(layer).rectangle((14, 12, 42, 44), outline=(0, 0, 0, 255))
+    layer.save(folder.parent.parent / "input" / "layer.png")
+    graph = Graph()
+    picture = graph.add("LoadImage", image="layer.png")
+    settings = {"width": 0, "height": 0, "fit": "pad", "sensitivity": 0.5, "drop_specks": 4, "thin": True}
+    node = graph.add("PalimpsestSketchPrepare", image=[picture, 0], transparency=[picture, 1], **settings)
+    shown = graph.add("PreviewImage", images=[node, 0])
+    pixels = np.asarray(Image.open(io.BytesIO(host_client.view(run(host_client, graph).files(shown)[0]))))
+    drawn_lines = np.asarray(layer)[..., 3] > 0
+    assert ((pixels[..., 0] > 128) == drawn_lines).mean() > 0.995
+    graph = Graph()
+    picture = graph.add("LoadImage", image="layer.png")
+    graph.add("PalimpsestSketchPrepare", image=[picture, 0], **settings)
+    graph.add("PreviewImage", images=["2", 0])
+    assert "connect Load Image's MASK as transparency" in error_of(host_client, graph)
+
+
 def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
     graph = Graph()
     picture = graph.add("LoadImage", image="blank.png")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
+from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.utils import draw_keypoints, flow_to_image
+from torchvision.utils import flow_to_image
 
 from .flow_fields import moving
 
-ARROW = [(0, 1), (1, 2), (1, 3)]
+OUTLINE = "#18181b"
 
 
 def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
@@ -31,16 +32,28 @@ def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
     return torch.stack(pictures)
 
 
-def arrows(picture: Tensor, flow: Tensor, *, every: int = 24, colour: str = "#e8261c") -> Tensor:
-    """Arrows on a picture (B, H, W, 3) in 0..1, one every `every` pixels where the flow (B, H, W, 2) moves anything."""
+def arrows(picture: Tensor, flow: Tensor, *, every: int = 24, colour: str = "#ff5a2e") -> Tensor:
+    """Arrows on a picture (B, H, W, 3) in 0..1, one every `every` pixels where the flow (B, H, W, 2) moves anything.
+
+    Light lines on a dark outline, to be seen on anything.
+    """
     drawn = []
     for image, item in zip(picture.float().cpu(), flow.float().cpu(), strict=True):
-        canvas = (rearrange(image, "h w c -> c h w").clamp(0, 1) * 255).round().byte()
-        keypoints = _arrow_points(item, every)
-        if len(keypoints):
-            canvas = draw_keypoints(canvas, keypoints, ARROW, colors=colour, radius=1, width=max(every // 12, 1))
-        drawn.append(rearrange(canvas.float() / 255, "c h w -> h w c"))
+        canvas = Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy())
+        _draw(ImageDraw.Draw(canvas), _arrow_points(item, every).tolist(), colour, every // 12 | 1)
+        pixels = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
+        drawn.append(pixels.reshape(image.shape).float() / 255)
     return torch.stack(drawn)
+
+
+def _draw(draw: ImageDraw.ImageDraw, items: list, colour: str, width: int) -> None:
+    """Each arrow whole before the next, its outline first; a dot marks where it begins."""
+    for tail, head, *barbs in items:
+        for more, fill in ((2, OUTLINE), (0, colour)):
+            for line in ((tail, head), *((head, barb) for barb in barbs)):
+                draw.line([tuple(point) for point in line], fill, width + more, joint="curve")
+            reach = (width + 1 + more) / 2
+            draw.ellipse([tail[0] - reach, tail[1] - reach, tail[0] + reach, tail[1] + reach], fill)
 
 
 def _arrow_points(flow: Tensor, every: int) -> Tensor:

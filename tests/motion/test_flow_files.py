@@ -87,3 +87,18 @@ def test_arrows_appear_where_something_moves():
     drawn = arrows(picture, flow, every=16)
     changed = (drawn != picture).any(-1)[0]
     assert changed[:, 20:40].any() and not changed[40:].any()
+
+
+@pytest.mark.parametrize("ground", [0.0, 0.5, 1.0])
+def test_the_shafts_of_arrows_are_seen_on_black_grey_and_white(ground):
+    """Between tail and head, where no dot is: a coloured line, dark on both of its sides."""
+    picture, flow = torch.full((1, 64, 64, 3), ground), torch.zeros(1, 64, 64, 2)
+    flow[0, 32, 8, 0] = 40.0
+    for every, reach in ((24, 2), (48, 3)):
+        drawn = arrows(picture, flow, every=every)[0]
+        shaft = drawn[32, 14:34]
+        assert (shaft[:, 0] > 0.9).all() and (shaft[:, 2] < 0.4).all()
+        for side in (drawn[32 - reach, 14:34], drawn[32 + reach, 14:34]):
+            assert (side < 0.15).all()
+        # A barb leads back and aside from the head at (48, 32).
+        assert ((drawn[24:30, 40:47, 0] > 0.9) & (drawn[24:30, 40:47, 2] < 0.4)).sum() > 2

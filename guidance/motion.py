@@ -16,6 +16,7 @@ Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -49,22 +50,26 @@ class Recipe:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in one level; losses are means over the batch before the updates, `pull` the RMS change of x0."""
+    """What happened in one level; losses are means over the batch before the updates, None where nothing was decoded;
+    `pull` is the RMS change of x0."""
 
     sigma: float
-    colour: float
+    colour: float | None
     flow: float | None
     pull: float
 
 
 @dataclass
 class Record:
-    """What happened in one run: for the plot and the report. Counts are calls, one for the whole batch."""
+    """What happened in one run: for the plot and the report. Counts are calls, one for the whole batch; `decodes` and
+    `flow_calls` are all calls, with or without gradients."""
 
     steps: list[StepRecord] = field(default_factory=list)
     model_calls: int = 0
     model_gradients: int = 0
+    decodes: int = 0
     decoder_gradients: int = 0
+    flow_calls: int = 0
     flow_gradients: int = 0
     damped: int = 0
 
@@ -108,6 +113,19 @@ class Guide:
     moved: Tensor | None = None
     settled: Tensor | None = None
     departed: Departed | None = None
+
+    def counted_by(self, record: Record) -> Guide:
+        """The same guide, whose decoder and flow network tell a record of every call."""
+
+        def counted(function: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
+            def call(values: Tensor) -> Tensor:
+                setattr(record, name, getattr(record, name) + 1)
+                return function(values)
+
+            return call
+
+        network = self.flow_net and counted(self.flow_net, "flow_calls")
+        return replace(self, decode=counted(self.decode, "decodes"), flow_net=network)
 
     def terms(self, latent: Tensor, network: FlowNet | None) -> Terms:
         """The losses of a clean latent, differentiable in it."""
@@ -182,7 +200,8 @@ def _pulled(x: Tensor, sigma: float, step: int, strength: float, setting: Settin
         with setting.gradients():
             terms, change = _at_estimate(clean, sigma, step, strength, guide, recipe, damper, record, last=last)
     asked = guide.flow_net is not None and (recipe.faithful or _asks_flow(step, guide, recipe))
-    record.steps.append(StepRecord(sigma, float(terms.colour.mean()), float(terms.flow.mean()) if asked else None,
+    record.steps.append(StepRecord(sigma, None if terms is None else float(terms.colour.mean()),
+                                   float(terms.flow.mean()) if asked else None,
                                    float((sigma * change).square().mean().sqrt())))
     return clean - sigma * change
 
@@ -205,9 +224,9 @@ def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, g
 
 
 def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide: Guide, recipe: Recipe,
-                 damper: Damper, record: Record, *, last: bool) -> tuple[Terms, Tensor]:
+                 damper: Damper, record: Record, *, last: bool) -> tuple[Terms | None, Tensor]:
     """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved, and the
-    last step of all is taken only where it does not worsen."""
+    last step of all is taken only where it does not worsen. Without updates only the result itself is looked at."""
     asks, pull = _asks_flow(step, guide, recipe), strength * recipe.guidance / 300.0
     limit = scaled_clip(recipe.clip, clean[0].numel()) * strength
     best = start = clean.detach().clone()
@@ -215,7 +234,7 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
     change = clipped((start - guide.followed(start, recipe.follow * firmness, firmness)) / sigma, limit)
     if recipe.inner == 0:
         with torch.no_grad():
-            return guide.terms(start - sigma * change, None), change
+            return guide.terms(start - sigma * change, None) if last else None, change
     first, length, lowest, slope = None, None, None, None
     for update in range(recipe.inner):
         network = guide.flow_net if asks and update == 0 else None

@@ -200,12 +200,13 @@ def report(sampler: FlowGuidanceSampler) -> str:
     """What a run did and cost, in words."""
     record = sampler.record
     lines = [f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
-             f"{record.decoder_gradients} gradients through the decoder, {record.flow_gradients} through the flow "
-             "network.",
+             f"{record.decodes} calls of the decoder, {record.decoder_gradients} of them differentiated.",
+             f"{record.flow_calls} calls of the flow network, {record.flow_gradients} of them differentiated.",
              f"{sampler.seconds:.1f} seconds."]
-    if record.steps:
-        first, last = record.steps[0], record.steps[-1]
-        lines.insert(0, f"Colour loss {first.colour:.4f} at first, {last.colour:.4f} at last.")
+    seen = [step.colour for step in record.steps if step.colour is not None]
+    if seen:
+        first = f"{seen[0]:.4f} when it was first looked at, " if len(seen) > 1 else ""
+        lines.insert(0, f"Colour loss {first}{seen[-1]:.4f} at last.")
     if record.damped:
         lines.append(f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more "
                      "steps.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..inversion.trajectory import Trajectory
 from ..morphing.schedule import Alphas
 from .anchor import noise_for_start
-from .morph_conditioning import KEYS, POOLED
+from .morph_conditioning import KEYS, OF_ROWS
 
 
 class Carried:
@@ -79,19 +79,20 @@ class Carried:
 
     def _with_rows(self, entry: dict) -> dict:
         """A prepared conditioning entry whose frames' rows are followed by the carried pictures'."""
-        tokens = entry.get("cross_attn")
-        if not isinstance(tokens, Tensor) or tokens.shape[0] == 1:
+        tokens, keys = entry.get("cross_attn"), entry.get(KEYS)
+        # One row is one prompt for all frames, unless it is the mixed prompt of a single one.
+        if not isinstance(tokens, Tensor) or keys is None and tokens.shape[0] == 1:
             return entry
-        keys = entry.get(KEYS)
-        if keys is None or tokens.shape[0] != self.frames:
+        if keys is None or tokens.shape[0] != self.frames or keys["cross_attn"].shape[1:] != tokens.shape[1:]:
             raise ValueError(
                 "Attention Blend carries key pictures that are no frames, and the prompt does not know theirs: make it "
                 "with Morph Conditioning from the same ALPHAS, or use one prompt for all frames."
             )
         rows = list(self.missing)
         entry = {**entry, "cross_attn": torch.cat([tokens, keys["cross_attn"][rows].to(tokens)])}
-        if isinstance(entry.get(POOLED), Tensor) and POOLED in keys:
-            entry[POOLED] = torch.cat([entry[POOLED], keys[POOLED][rows].to(entry[POOLED])])
+        for name in OF_ROWS:
+            if isinstance(entry.get(name), Tensor) and name in keys:
+                entry[name] = torch.cat([entry[name], keys[name][rows].to(entry[name])])
         return entry
 
     def _shown(self, callback):

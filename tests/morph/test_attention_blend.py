@@ -135,26 +135,43 @@ def test_memory_that_runs_out_is_answered_by_smaller_chunks(model):
     assert calls[0] == 6 and max(calls[1:]) <= 5
 
 
-@pytest.mark.parametrize("blend", BLENDS)
-@pytest.mark.parametrize("part", [(1, 2), (3, 0), (2, 4)])
-def test_parts_of_a_morph_join_to_the_whole(model, blend, part):
-    """Key pictures that are no frames of the part are sampled along, with their own noise, prompt and LoRA."""
-    whole = schedule(8, 3)
-    x, keys = start(3, whole)
-    loras = [random_lora(model, seed) for seed in range(3)]
+def morph_run(family, blend="input", pictures=3, frames=8, **options):
+    """A whole morph with LoRAs, and `run(alphas, rows of its start)`; key pictures that are no frames are carried."""
+    model, whole = tiny_model(family), schedule(frames, pictures)
+    keys = torch.cat([tiny_latent(family, seed=seed) for seed in range(pictures)]) * 4
+    x = morph_latents(keys, whole)
+    loras = [random_lora(model, seed) for seed in range(pictures)]
     ways = torch.stack([torch.zeros_like(keys), keys])
     inverted = Trajectory(torch.tensor([0.0, float(SIGMAS[0])]), ways, "", 1.0, "", "eps", "SD15")
-    run = lambda alphas, x: sample(
-        blended(interpolated(model, loras, alphas), alphas, blend=blend, keys=inverted),
-        prompts(3, alphas),
-        x / SIGMAS[0],
-        negative=tiny_cond("sd1", seed=9),
-        cfg=3.0,
-    )
-    frames = run(whole, x)
+    texts = [tiny_cond(family, seed=seed) for seed in range(pictures)]
+
+    def run(alphas, rows):
+        patched = blended(interpolated(model, loras, alphas), alphas, blend=blend, keys=inverted, **options)
+        negative = tiny_cond(family, seed=9)
+        return sample(patched, morphed(texts, alphas), x[rows] / SIGMAS[0], negative=negative, cfg=3.0)
+
+    return whole, run
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("part", [(1, 2), (3, 0), (2, 4)])
+def test_parts_of_a_morph_join_to_the_whole(blend, part):
+    """Key pictures that are no frames of the part are sampled along, with their own noise, prompt and LoRA."""
+    whole, run = morph_run("sd1", blend)
     some = whole.part(*part)
     rows = slice(part[0], part[0] + len(some))
-    assert torch.allclose(run(some, x[rows]), frames[rows], **CLOSE)
+    assert torch.allclose(run(some, rows), run(whole, slice(None))[rows], **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("frames, pictures", [(2, 2), (5, 2), (8, 3)])
+def test_as_many_frames_are_as_many_single_runs(family, frames, pictures):
+    """Also where a frame's one row of the prompt is a mixture of its own, pooled outputs included."""
+    whole, run = morph_run(family, pictures=pictures, frames=frames)
+    together = run(whole, slice(None))
+    for row in range(frames):
+        alone = run(whole.part(row, 1), slice(row, row + 1))
+        assert torch.allclose(alone, together[row : row + 1], **CLOSE), row
 
 
 def test_until_ends_the_blend_and_0_is_the_plain_model(model):

@@ -24,7 +24,7 @@ from .fits import require_invertible
 from .gradients import plain
 from .lora import lora_model
 from .memory import chunked
-from .morph_conditioning import POOLED, key_conditionings, morphed
+from .morph_conditioning import OF_ROWS, key_conditionings, morphed
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
@@ -119,9 +119,9 @@ def _adding(branches: Branches, name: str):
 
 
 def _repeated(options: dict, samples: int) -> dict:
-    if not isinstance(options.get(POOLED), Tensor):
-        return options
-    return {**options, POOLED: options[POOLED].repeat_interleave(samples, 0)}
+    """A conditioning's options for `samples` rows a picture; a mask of one row serves all."""
+    of_rows = {name: options[name] for name in OF_ROWS if isinstance(options.get(name), Tensor)}
+    return {**options, **{name: rows.repeat_interleave(samples, 0) for name, rows in of_rows.items() if len(rows) > 1}}
 
 
 def target_layers(model) -> list[str]:

@@ -31,6 +31,15 @@ def morph_rows(keys: Tensor, alphas: Alphas) -> Tensor:
     return torch.stack(rows)
 
 
+def united_masks(keys: Tensor, alphas: Alphas) -> Tensor:
+    """(N, T) from the key prompts' masks (K, T), not 0 where a token is read: a frame reads what either prompt reads.
+
+    A frame on a key picture has that prompt's own mask.
+    """
+    pairs = [alphas.between(value)[:2] for value in alphas.values]
+    return torch.stack([torch.maximum(keys[low], keys[high]) for low, high in pairs])
+
+
 def same_length(texts: Sequence[Tensor], *, repeatable: bool = True) -> list[Tensor]:
     """Token embeddings (..., T_i, D) brought to one length T.
 

@@ -125,7 +125,8 @@ def otsu(values: Tensor) -> Tensor:
 def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     """heat: (B, h, w) >= 0, the mean difference. Returns the mask (B, h, w) bool and the map rescaled to 0..1.
 
-    A picture whose map is flat gets an empty mask (with `complement` a full one).
+    Where nothing is found, in a flat map for instance, the mask is empty, with `complement` too: the rest of nothing
+    would be the whole picture, which nobody asked to change.
     """
     heat = heat.float()
     clipped = clip_outliers(heat, recipe.outliers)
@@ -140,7 +141,9 @@ def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
         mask = fill_holes(mask)
     if recipe.parts > 0:
         mask = keep_largest(mask, recipe.parts)
-    return mask ^ recipe.complement, rescale(clipped)
+    if recipe.complement:
+        mask = ~mask & mask.flatten(1).any(1)[:, None, None]
+    return mask, rescale(clipped)
 
 
 def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,11 @@ def require_latent(latent: dict, name: str = "The latent", model=None) -> Tensor
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is not a picture's latent: connect the output of a VAE Encode node.")
+    if samples.ndim == 5:
+        raise ValueError(
+            f"{name} is a video's, or that of an image model built like a video model (Qwen-Image, Wan): Palimpsest "
+            "edits with models whose latents are single pictures: load Stable Diffusion, SDXL, SD3 or Flux, say."
+        )
     if samples.ndim != 4 or 0 in samples.shape:
         shape = "x".join(str(size) for size in samples.shape)
         raise ValueError(

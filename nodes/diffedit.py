@@ -133,7 +133,8 @@ def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int, doubts: list[str]
 
 def _main_inputs() -> list:
     return [
-        io.Model.Input("model", tooltip="Any image model; LoRAs, ControlNets and hooks are honoured."),
+        io.Model.Input("model", tooltip="Any model whose latents are pictures (not Qwen-Image and video models); "
+                       "LoRAs, ControlNets and hooks are honoured."),
         io.Conditioning.Input(
             "reference",
             tooltip="What the picture shows now. An empty prompt works, but then everything that the query names "

@@ -163,6 +163,9 @@ def test_a_winding_part_is_one_part():
 def test_the_complement_is_what_was_not_found():
     heat, _ = blob(0.2)
     assert torch.equal(find(heat, MaskRecipe(complement=True))[0], ~find(heat, MaskRecipe())[0])
+    both = torch.cat([heat, torch.ones_like(heat)])
+    first, second = find(both, MaskRecipe(complement=True))[0]
+    assert first.any() and not second.any(), "the rest of nothing was marked"
 
 
 def test_growing_is_near_to_a_disc_and_undone_by_narrowing():

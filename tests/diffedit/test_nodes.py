@@ -106,6 +106,11 @@ def test_an_empty_mask_is_named(model, caplog):
     assert "The mask of picture 0 is empty" in note and "The mask of picture 0 is empty" in caplog.text
 
 
+def test_nothing_found_is_no_reason_to_change_all(model):
+    mask, _, soft, note = found(model, threshold="fixed", level=1.0, complement=True)
+    assert not mask.any() and not soft.any() and "The mask of picture 0 is empty" in note
+
+
 def test_texts_that_hardly_differ_are_doubted(model, caplog):
     reference = tiny_cond("sd1", seed=1)
     query = [[torch.lerp(reference[0][0], tiny_cond("sd1", seed=2)[0][0], 0.002), {}]]

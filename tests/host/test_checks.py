@@ -53,7 +53,8 @@ def test_latents(models):
     for wrong, words in [
         ({}, "not a picture's latent"),
         (None, "not a picture's latent"),
-        ({"samples": torch.zeros(1, 4, 1, 8, 8)}, "shape 1x4x1x8x8"),
+        ({"samples": torch.zeros(1, 16, 1, 8, 8)}, "a video's, or that of an image model built like a video model"),
+        ({"samples": torch.zeros(4, 8, 8)}, "shape 4x8x8"),
         ({"samples": torch.zeros(1, 4, 0, 8)}, "shape 1x4x0x8"),
         ({"samples": torch.full((1, 4, 8, 8), float("nan"))}, "not numbers"),
         ({"samples": torch.zeros(1, 16, 8, 8)}, "16 channels, but the model .* works on 4"),

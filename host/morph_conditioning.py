@@ -25,7 +25,8 @@ def morphed(conditionings: Sequence[list], alphas: Alphas) -> list:
     """CONDITIONING of N rows from one CONDITIONING a key picture (or one, of K rows or for all of them).
 
     Tokens and pooled outputs lie on straight lines between the key pictures' own, and a frame reads each token that one
-    of its two prompts reads; everything else (areas, ControlNets, sizes, hooks) is the first one's. Raises ValueError with a sentence for prompts that cannot be mixed.
+    of its two prompts reads; everything else (areas, ControlNets, sizes, hooks) is the first one's. Raises ValueError
+    with a sentence for prompts that cannot be mixed.
     """
     keys = key_conditionings(conditionings, alphas.keyframes)
     return [_morphed_entry([key[place] for key in keys], alphas) for place in range(len(keys[0]))]

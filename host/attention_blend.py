@@ -19,7 +19,7 @@ from ..morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs,
 from ..morphing.schedule import Alphas
 from .carried import Carried
 from .checks import require_unet
-from .row_chunks import RowChunks
+from .row_chunks import Limits, RowChunks
 from .rows import PLAN, Rows, alphas_of, key_row, rows_of
 
 KEY = "palimpsest_attention_blend"
@@ -61,6 +61,7 @@ def blended(
         return clone
     carried = Carried(alphas, keys)
     patch = _Blend(alphas, carried.missing, strength, until, RowChunks(rows_at_once))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, carried.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
     if blend == "input":
@@ -78,6 +79,12 @@ class _Blend:
         self.alphas, self.missing, self.strength, self.until, self.chunks = alphas, missing, strength, until, chunks
         # Two Attention Blends in a row must not read each other's plan.
         self.name = f"{KEY}_{id(self):x}"
+        self.limits = f"{self.name}_limits"
+
+    def outer_sample(self, executor, *args, **kwargs):
+        """The host's whole sampling run, which keeps in its options how many rows have fitted into memory."""
+        executor.class_obj.model_options.setdefault("transformer_options", {})[self.limits] = Limits()
+        return executor(*args, **kwargs)
 
     def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
         """One model call, whole or in chunks, each with what its rows read in its options."""
@@ -92,7 +99,8 @@ class _Blend:
             return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
-        return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs)
+        limits = transformer_options.get(self.limits) or Limits()
+        return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs, limits)
 
     def _rows(self, options: dict, batch: int) -> tuple[Rows, int]:
         """All rows of the call: the frames, and after them the key pictures that are carried along."""

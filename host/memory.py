@@ -31,17 +31,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def _release() -> None:
+def release() -> None:
+    """Gives back what a failed attempt held; to be called outside its except block."""
     gc.collect()
     management.soft_empty_cache()
 
 
-def chunked(fn: Callable[[slice], Any], batch: int, *, size: int | None = None, what: str = "The batch") -> list[Any]:
+def chunked(
+    fn: Callable[[slice], Any],
+    batch: int,
+    *,
+    size: int | None = None,
+    what: str = "The batch",
+    on_less: Callable[[int], None] = lambda size: None,
+) -> list[Any]:
     """Calls `fn(slice)` over 0..batch in chunks and returns the results in order.
 
     Starts with `size` rows (default: all) and halves the chunk whenever memory runs out; rows already done are kept.
-    What `fn` returns for a row must not depend on the chunk. Raises MemoryError with a sentence where a single row
-    does not fit.
+    on_less: told each smaller size, so that a loop of many calls need not find it out in each. What `fn` returns for a
+    row must not depend on the chunk. Raises MemoryError with a sentence where a single row does not fit.
     """
     size = max(1, min(batch, size or batch))
     results, start = [], 0
@@ -62,9 +70,10 @@ def chunked(fn: Callable[[slice], Any], batch: int, *, size: int | None = None, 
             failed = True
         # Outside the except block: the error's traceback would keep the failed chunk's tensors alive.
         if failed:
-            _release()
+            release()
             size = max(1, (rows.stop - rows.start) // 2)
             log.warning("%s does not fit into memory; going on with %d at a time.", what, size)
+            on_less(size)
         else:
             start = rows.stop
     return results

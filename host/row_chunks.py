@@ -15,6 +15,19 @@ from .rows import Rows
 _MARGIN = 1.5
 
 
+class Limits:
+    """The rows of a group that one sampling run has found to fit, by the groups and the size of a call."""
+
+    def __init__(self):
+        self._rows: dict[tuple[int, ...], int] = {}
+
+    def least(self, place: tuple[int, ...], size: int) -> int:
+        return min(size, self._rows.get(place, size))
+
+    def learn(self, place: tuple[int, ...], size: int) -> None:
+        self._rows[place] = size
+
+
 class RowChunks:
     """rows_at_once: rows of a group in one call, besides those carried along; 0 takes as many as memory allows."""
 
@@ -29,37 +42,48 @@ class RowChunks:
         groups: int,
         needs: Mapping[int, set[int]],
         inputs: dict[str, Any],
+        limits: Limits,
     ) -> Tensor:
         """`call(rows of the part, **inputs of the part)`, put together to the whole batch's answer.
 
         model: the host's BaseModel. needs: place of a row in its group -> places that it reads, itself included or
-        not. inputs: of the whole batch (groups * rows); tensors and control lists with that many rows are cut.
+        not. inputs: of the whole batch (groups * rows); tensors and control lists with that many rows are cut. limits:
+        of the sampling run, whose later calls begin with what fitted.
         """
-        size = self.rows_at_once or self._rows_that_fit(model, len(rows), groups, inputs["x"])
+        place = (groups, *inputs["x"].shape[1:])
+        size = self.rows_at_once or self._rows_that_fit(model, len(rows), groups, needs, inputs["x"])
+        size = limits.least(place, size)
 
         def part(chunk: slice) -> Tensor:
-            own = list(range(len(rows)))[chunk]
+            own = range(len(rows))[chunk]
             if len(own) == len(rows):
                 answer = call(rows, **_copied_control(inputs))
             else:
-                read = {place for row in own for place in needs.get(row, ())}
-                places = own + sorted(read - set(own))
+                places = [*own, *_carried(own, needs)]
                 answer = call(tuple(rows[place] for place in places), **_picked(inputs, places, len(rows), groups))
             return answer.unflatten(0, (groups, -1))[:, : len(own)]
 
-        parts = chunked(part, len(rows), size=size, what="The morph")
+        less = lambda size: limits.learn(place, size)
+        parts = chunked(part, len(rows), size=size, what="The morph", on_less=less)
         return parts[0].flatten(0, 1) if len(parts) == 1 else torch.cat(parts, dim=1).flatten(0, 1)
 
-    def _rows_that_fit(self, model, rows: int, groups: int, x: Tensor) -> int:
-        """By the host's own estimate of a call's memory and of what is free."""
+    def _rows_that_fit(self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor) -> int:
+        """By the host's own estimate of a call's memory, the rows that are carried along included, and what is free."""
         patcher = getattr(model, "current_patcher", None)
         if patcher is None:
             return rows
         free = patcher.get_free_memory(x.device)
         for size in (rows // parts for parts in range(1, rows + 1)):
-            if size and model.memory_required([groups * size, *x.shape[1:]]) * _MARGIN < free:
+            chunks = (range(rows)[start : start + size] for start in range(0, rows, size))
+            most = max(len(own) + len(_carried(own, needs)) for own in chunks)
+            if model.memory_required([groups * most, *x.shape[1:]]) * _MARGIN < free:
                 return size
         return 1
+
+
+def _carried(own: range, needs: Mapping[int, set[int]]) -> list[int]:
+    """The places that rows of a chunk read and that are not in it."""
+    return sorted({place for row in own for place in needs.get(row, ())} - set(own))
 
 
 def _copied_control(inputs: dict[str, Any]) -> dict[str, Any]:

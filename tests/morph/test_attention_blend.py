@@ -1,11 +1,14 @@
 """Attention Blend on the host's own UNets: key pictures keep their result, chunks and carried rows change nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.host.anchor import anchored
 from palimpsest.host.attention_blend import blended
 from palimpsest.host.morph_conditioning import morphed
+from palimpsest.host.row_chunks import Limits, RowChunks
 from palimpsest.host.row_lora import interpolated
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.morphing.attention_blend import BLENDS
@@ -117,22 +120,58 @@ def test_chunks_change_nothing(model, blend, at_once):
     assert torch.allclose(whole, parts, **CLOSE)
 
 
-def test_memory_that_runs_out_is_answered_by_smaller_chunks(model):
-    alphas = schedule(6)
-    x, _ = start(2, alphas)
-    cond = prompts(2, alphas)
+def scarce(model, alphas, most):
+    """Attention Blend on a model that answers more than `most` rows with no memory, and the rows of all its calls."""
     calls = []
     patched = blended(model, alphas)
 
     def short(executor, x, *args, **kwargs):
         calls.append(x.shape[0])
-        if x.shape[0] > 4:
+        if x.shape[0] > most:
             raise torch.OutOfMemoryError("short")
         return executor(x, *args, **kwargs)
 
     patched.add_wrapper_with_key("diffusion_model", "short", short)
+    return patched, calls
+
+
+def test_memory_that_runs_out_is_answered_by_smaller_chunks(model):
+    alphas = schedule(6)
+    x, _ = start(2, alphas)
+    cond = prompts(2, alphas)
+    patched, calls = scarce(model, alphas, 4)
     assert torch.allclose(ask(patched, cond, x), ask(blended(model, alphas), cond, x), **CLOSE)
     assert calls[0] == 6 and max(calls[1:]) <= 5
+
+
+def test_a_run_finds_out_once_what_fits_and_the_next_run_anew(model):
+    """Of five steps the first alone asks for too much; a later run may find more memory."""
+    alphas = schedule(6)
+    x, _ = start(2, alphas)
+    patched, calls = scarce(model, alphas, 4)
+    for _ in range(2):
+        frames = sample(patched, prompts(2, alphas), x / SIGMAS[0])
+        assert sum(rows > 4 for rows in calls) == 1 and calls[0] == 6
+        assert torch.allclose(frames, sample(blended(model, alphas), prompts(2, alphas), x / SIGMAS[0]), **CLOSE)
+        calls.clear()
+
+
+def test_the_estimate_of_what_fits_counts_the_key_pictures_that_are_carried():
+    """Nine frames that read two of them: memory for four rows of each group is for two frames and both key rows."""
+    alphas = schedule(9, 2)
+    needs = {row: {0, 8} for row in range(9)}
+    patcher = SimpleNamespace(get_free_memory=lambda device: 12.5)
+    host = SimpleNamespace(current_patcher=patcher, memory_required=lambda shape: shape[0])
+    calls = []
+
+    def call(rows, x):
+        calls.append(x.shape[0])
+        return x
+
+    x = torch.randn(18, 4, 2, 2)
+    whole = RowChunks().run(host, call, tuple(range(len(alphas))), 2, needs, {"x": x}, Limits())
+    assert torch.equal(whole, x)
+    assert max(calls) * 1.5 < 12.5
 
 
 def morph_run(family, blend="input", pictures=3, frames=8, **options):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,8 +24,9 @@ from .family import diffusion_model, family_words, is_unet
 from .fits import require_invertible
 from .gradients import plain
 from .lora import lora_model
-from .memory import chunked
+from .memory import chunked, is_out_of_memory, release
 from .morph_conditioning import OF_ROWS, key_conditionings, morphed
+from .notice import notice
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
@@ -52,8 +54,9 @@ def fit_loras(
     """One `Fit` a picture.
 
     latents: raw LATENT samples (K, C, h, w). conditionings: one CONDITIONING a picture, or one for all.
-    pictures_at_once: 0 takes all, and fewer where memory runs out; the result does not depend on it. A picture that
-    was fitted before, under the same prompt, model and recipe, is not fitted again. Raises ValueError with a sentence.
+    pictures_at_once: 0 takes all, and fewer where memory runs out; the result does not depend on it. Where a single one
+    does not fit, activations are computed twice instead of kept. A picture that was fitted before, under the same
+    prompt, model and recipe, is not fitted again. Raises ValueError with a sentence.
     """
     require_latent_of(model, latents, "The latent of the key pictures")
     prompts = key_conditionings(conditionings, len(latents))
@@ -67,9 +70,24 @@ def fit_loras(
     found = {mark: _recalled(mark) for mark in marks}
     missing = [place for place, mark in enumerate(marks) if found[mark] is None and marks.index(mark) == place]
 
+    sparing = False
+
     def some(chunk: slice) -> list[Fit]:
+        nonlocal sparing
         places = missing[chunk]
-        fits = _fit_together(model, latents[places], [prompts[place] for place in places], names, kind, recipe)
+        given = (model, latents[places], [prompts[place] for place in places], names, kind, recipe)
+        fits = None
+        try:
+            fits = _fit_together(*given, sparing)
+        except Exception as error:
+            if sparing or len(places) > 1 or not is_out_of_memory(error):
+                raise
+        # Outside the except block: the error's traceback would keep the failed graph alive.
+        if fits is None:
+            sparing = True
+            notice("LoRA Fit goes on with less memory: activations are computed twice.")
+            release()
+            fits = _fit_together(*given, sparing)
         for place, one in zip(places, fits):
             found[marks[place]] = one
             _keep(keys[place], one)
@@ -81,8 +99,9 @@ def fit_loras(
 
 
 def _fit_together(
-    model, latents: Tensor, prompts: list[list], names: Sequence[str], kind: str, recipe: Recipe
+    model, latents: Tensor, prompts: list[list], names: Sequence[str], kind: str, recipe: Recipe, sparing: bool
 ) -> list[Fit]:
+    """One batch of pictures; sparing: recompute activations in backward, to need less memory."""
     count, samples = len(latents), recipe.samples
     rows = morphed(prompts, Alphas(tuple(range(count)), count))
     rows = [[tokens.repeat_interleave(samples, 0), _repeated(options, samples)] for tokens, options in rows]
@@ -94,7 +113,7 @@ def _fit_together(
         shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
         branches = Branches(shapes, count, recipe, session.device)
         hooks = {name: _adding(branches, name) for name in names}
-        with layer_hooks(network, hooks):
+        with layer_hooks(network, hooks), session.checkpointed() if sparing else nullcontext():
             fitted = fit(
                 lambda x, sigma: session.denoise(x, sigma),
                 session.latent[::samples].clone(),

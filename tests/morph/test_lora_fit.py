@@ -94,6 +94,44 @@ def test_memory_that_runs_out_is_answered_by_fewer_pictures_at_once(monkeypatch)
     assert counts == [3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("family", ["sd1", "flux"])
+def test_a_single_picture_that_does_not_fit_is_fitted_in_less_memory(monkeypatch, family):
+    """Each layer runs once more in backward; losses and weights are the same."""
+    model, (latents, conds) = tiny_model(family), pictures(family)
+    recipe = Recipe(rank=2, steps=4, learning_rate=5e-3)
+    real, add, runs, told = lora_fit._fit_together, lora_fit.Branches.add, [], []
+
+    def counted(self, name, x, output):
+        runs.append(torch.is_grad_enabled())
+        return add(self, name, x, output)
+
+    def short(*args):
+        if not args[-1]:
+            raise torch.OutOfMemoryError("short")
+        return real(*args)
+
+    monkeypatch.setattr(lora_fit.Branches, "add", counted)
+    whole = fit_loras(model, latents, conds, recipe, pictures_at_once=1)
+    plain = sum(runs)
+    lora_fit._kept.clear(), runs.clear()
+    monkeypatch.setattr(lora_fit, "_fit_together", short)
+    monkeypatch.setattr(lora_fit, "notice", told.append)
+    spared = fit_loras(model, latents, conds, recipe)
+    assert sum(runs) == 2 * plain and len(told) == 1 and "less memory" in told[0]
+    for one, other in zip(whole, spared):
+        assert torch.allclose(torch.tensor(one.losses), torch.tensor(other.losses), rtol=1e-5)
+        assert all((value - other.lora[key]).abs().mean() < 1e-5 for key, value in one.lora.items())
+
+
+def test_a_picture_that_fits_in_no_way_is_a_sentence(monkeypatch):
+    def short(*args):
+        raise torch.OutOfMemoryError("short")
+
+    monkeypatch.setattr(lora_fit, "_fit_together", short)
+    with pytest.raises(MemoryError, match="LoRA Fit does not fit into memory even one at a time"):
+        fit_loras(tiny_model("sd1"), *pictures("sd1"), QUICK)
+
+
 def test_an_interruption_leaves_nothing(monkeypatch):
     model, (latents, conds) = tiny_model("sd1"), pictures("sd1")
     before = ask(model, conds[0], latents)

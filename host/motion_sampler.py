@@ -7,7 +7,10 @@ mode the model runs as in any sampling; only the pull at the clean estimate is d
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -23,13 +26,14 @@ from ..guidance.motion_close import close_up
 from ..guidance.motion_departed import departed
 from ..guidance.motion_loss import objective
 from ..inversion.trajectory import Trajectory
-from .checks import require_same_batch, require_vae_of
+from .checks import require_vae_of
 from .decode import DifferentiableVAE
 from .denoiser import GRADIENT_BATCHES, BodySampler, Session
 from .family import latent_format, prediction
 from .fits import require_same_kind
 from .gradients import gradients_through, plain
 from .memory import is_out_of_memory
+from .motion_tools import Tools
 from .notice import notice
 from .optical_flow import SourceFlow
 from .progress import check_interrupt
@@ -55,21 +59,6 @@ class Motion:
     started: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Tools:
-    """The networks beside the diffusion model. vae: decodes for the gradients (the full one, or a small preview
-    decoder). optical_flow: the host's ModelPatcher, or None. updates: of each flow estimate."""
-
-    vae: object
-    optical_flow: object | None = None
-    updates: int = 5
-    largest: int = 512
-
-    @property
-    def patchers(self) -> list:
-        return [self.vae.patcher] + ([self.optical_flow] if self.optical_flow is not None else [])
-
-
 class FlowGuidanceSampler(BodySampler):
     """The SAMPLER. colour, motion: weights of the losses. record: of its last run, for the report; None before."""
 
@@ -77,6 +66,7 @@ class FlowGuidanceSampler(BodySampler):
                  motion_weight: float = 3.0, trajectory: Trajectory | None = None):
         super().__init__(self._run, gradients=recipe.faithful, ends=True)
         self.motion, self.tools, self.recipe, self.trajectory = motion, tools, recipe, trajectory
+        self.given, self.sparing = tools, False
         self.colour, self.motion_weight = colour, motion_weight
         self.record: Record | None = None
         self.seconds = 0.0
@@ -85,38 +75,67 @@ class FlowGuidanceSampler(BodySampler):
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                disable_pbar=False):
         patcher = model_wrap.model_patcher
+        self.tools = self.given.with_decoder(self.recipe, latent_format(patcher))
         self._check(patcher, noise, latent_image, sigmas)
-        self._seed, self.record, began = int(extra_args.get("seed") or 0), Record(), time.perf_counter()
+        self._seed, began = int(extra_args.get("seed") or 0), time.perf_counter()
+        run = partial(super().sample, model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
+                      disable_pbar)
         try:
-            self._load(patcher, noise.shape)
-            return super().sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
-                                  disable_pbar)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryError("The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
-                              "taesd kind) as gradient_vae, or choose another preset than faithful.") from error
+            self.sparing = self._load(model_wrap, noise.shape)
+            result = self._attempt(run)
+            if result is None:
+                # Out here: the error's traceback would keep the failed graph alive.
+                comfy.model_management.soft_empty_cache()
+                notice("Flow guidance begins again with less memory: activations are computed twice.")
+                self.sparing = True
+                result = self._attempt(run)
+            return result
         finally:
             self.seconds = time.perf_counter() - began
 
-    def _load(self, patcher, shape) -> None:
-        batches = GRADIENT_BATCHES if self.recipe.faithful else 1
+    def _attempt(self, run: Callable[[], Tensor]) -> Tensor | None:
+        """The latent of a run, or None where it is worth another try in less memory."""
+        self.record = Record()
+        try:
+            return run()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.recipe.faithful and not self.sparing:
+                return None
+            raise MemoryError("The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
+                              "taesd kind) as gradient_vae, or choose another preset than faithful.") from error
+
+    def _load(self, model_wrap, shape) -> bool:
+        """Everything together, ControlNets and the like included; whether faithful gradients have to save memory."""
+        patcher, decoder, batches = model_wrap.model_patcher, self.tools.decoder, 1
+        if self.recipe.faithful:
+            batches = GRADIENT_BATCHES
         need = patcher.model.memory_required([shape[0] * 2 * batches, *shape[1:]])
-        need += 3.0 * self.tools.vae.memory_used_decode(tuple(shape), self.tools.vae.vae_dtype) * shape[0]
-        comfy.model_management.load_models_gpu([patcher, *self.tools.patchers], memory_required=need)
+        need += 3.0 * decoder.memory_used_decode(tuple(shape), decoder.vae_dtype) * shape[0]
+        together = [patcher, *model_wrap.loaded_models, *self.tools.patchers]
+        comfy.model_management.load_models_gpu(together, memory_required=need)
+        device = patcher.load_device
+        short = not comfy.model_management.is_device_cpu(device) and (
+            need > comfy.model_management.get_free_memory(device))
+        return self.recipe.faithful and short
 
     def _check(self, patcher, noise: Tensor, latent: Tensor | None, sigmas: Tensor) -> None:
         """Everything that can be said before the first step."""
-        require_vae_of(patcher, self.tools.vae, "The VAE for the gradients")
+        require_vae_of(patcher, self.tools.vae)
+        require_vae_of(patcher, self.tools.decoder, "The VAE for the gradients")
         if noise.ndim != 4:
             raise ValueError("Flow Guidance works on pictures: this latent is a video's or of another kind.")
-        ratio = self.tools.vae.spacial_compression_decode()
+        ratio = self.tools.decoder.spacial_compression_decode()
         wide, high = noise.shape[3] * ratio, noise.shape[2] * ratio
         height, width = self.motion.picture.shape[-2:]
         if (high, wide) != (height, width):
             raise ValueError(f"The picture is {width} x {height}, but the latent is that of {wide} x {high}: connect "
                              "the same picture, through VAE Encode, as the latent image.")
-        require_same_batch(self.motion.picture, noise, "The picture", "the latent")
+        motions, rows = self.motion.picture.shape[0], noise.shape[0]
+        if motions not in (1, rows):
+            raise ValueError(f"The flows and the pictures make {motions} motions, but the latent holds {rows}: bring "
+                             f"it to {motions} with Repeat Latent Batch, or connect one flow and one picture.")
         if self.trajectory is not None:
             require_same_kind(self.trajectory, patcher)
             Anchor(self.trajectory).check(noise, float(sigmas[0]))
@@ -126,7 +145,7 @@ class FlowGuidanceSampler(BodySampler):
 
     def _run(self, session: Session) -> Tensor:
         free = self._free(session)
-        world = _World(session, self.trajectory, self._seed, self.tools.patchers)
+        world = _World(session, self.trajectory, self._seed, self.tools.patchers, self.sparing)
         last = float(session.sigmas[-1])
         if not bool(free.any()):
             notice("The flow moves nothing inside what may change: the picture comes back as it is.")
@@ -149,7 +168,7 @@ class FlowGuidanceSampler(BodySampler):
 
     def _guide(self, session: Session, world: "_World", free: Tensor) -> Guide:
         motion, batch, device = self.motion, session.latent.shape[0], session.device
-        vae = DifferentiableVAE(self.tools.vae, latent_format(session._guider.model_patcher))
+        vae = DifferentiableVAE(self.tools.decoder, latent_format(session._guider.model_patcher))
 
         def decode(latent: Tensor) -> Tensor:
             check_interrupt()
@@ -164,19 +183,21 @@ class FlowGuidanceSampler(BodySampler):
             network = self.tools.optical_flow
             flow_net = network and SourceFlow(network.model, goal.source, updates=self.tools.updates,
                                               largest=self.tools.largest)
-            guide = Guide(goal, decode, flow_net, plain(free).clone())
+            guide = Guide(goal, decode, flow_net, plain(free).clone()).counted_by(self.record)
             return guide if self.recipe.faithful else self._close(guide, session, world)
 
     def _close(self, guide: Guide, session: Session, world: "_World") -> Guide:
         """What the fast mode needs beside: where losses end, where the source's latent goes, the window that counts."""
         goal, network = guide.objective, guide.flow_net if self.recipe.flow_every > 0 else None
-        floor = goal.floor(guide.decode(plain(world.kept(0.0, session.latent)).clone()), network)
+        floor = None
+        if self.recipe.inner > 0:
+            floor = goal.floor(guide.decode(plain(world.kept(0.0, session.latent)).clone()), network)
         # Beside what arrives the model has more say: shadows fall there.
         trust = (goal.landing.arrived.float() + goal.counted.float()) / 2
         settled = F.adaptive_avg_pool2d(trust[:, None], tuple(session.latent.shape[-2:]))
         window = None
-        if not any(isinstance(part, WHOLE) for part in self.tools.vae.first_stage_model.modules()):
-            window = close_up(goal, self.tools.vae.spacial_compression_decode())
+        if not any(isinstance(part, WHOLE) for part in self.tools.decoder.first_stage_model.modules()):
+            window = close_up(goal, self.tools.decoder.spacial_compression_decode())
         moved = plain(self._moved(session, world)).clone()
         left = departed(plain(world.kept(0.0, session.latent)), moved, goal.landing, self.motion.grow)
         return replace(guide, floor=floor, close=window, moved=moved, settled=settled, departed=left)
@@ -203,10 +224,13 @@ class FlowGuidanceSampler(BodySampler):
 
 
 class _World:
-    """`guidance.motion.Setting` on the host: the guider's model, the source at every level, noise, progress."""
+    """`guidance.motion.Setting` on the host: the guider's model, the source at every level, noise, progress.
 
-    def __init__(self, session: Session, trajectory: Trajectory | None, seed: int, patchers: list):
-        self.session, self.patchers, self.seed = session, patchers, seed
+    sparing: gradients through the model keep the inputs of its blocks alone, as the paper's do.
+    """
+
+    def __init__(self, session: Session, trajectory: Trajectory | None, seed: int, patchers: list, sparing: bool):
+        self.session, self.patchers, self.seed, self.sparing = session, patchers, seed, sparing
         self.anchor = None if trajectory is None else Anchor(trajectory)
         self.flow_model = prediction(session._guider.model_patcher) == "flow"
 
@@ -232,8 +256,10 @@ class _World:
             rows.append(torch.randn(like.shape[1:], generator=generator))
         return torch.stack(rows).to(like)
 
+    @contextmanager
     def gradients(self):
-        return gradients_through(self.patchers)
+        with gradients_through(self.patchers), self.session.checkpointed() if self.sparing else nullcontext():
+            yield
 
     def report(self, step: int, x0: Tensor, x: Tensor) -> None:
         self.session.report(step, len(self.session.sigmas) - 1, x0, x)

@@ -13,7 +13,8 @@ from ..guidance.motion import DRAFT, FAITHFUL, NORMAL, Recipe
 from ..guidance.motion_laws import Window
 from ..host.checks import require_finite, require_picture
 from ..host.gradients import plain
-from ..host.motion_sampler import FlowGuidanceSampler, Motion, Tools, as_image, as_pictures
+from ..host.motion_sampler import FlowGuidanceSampler, Motion, as_image, as_pictures
+from ..host.motion_tools import Tools
 from ..host.notice import notice
 from ..host.optical_flow import require_optical_flow
 from ._loss_plot import plot
@@ -80,8 +81,8 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
             "Advanced; its latent image is the source through VAE Encode.",
             search_aliases=["motion guidance", "drag", "move object", "dragdiffusion"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, decodes for the "
-                                            "gradients."),
+                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, and decodes for the "
+                                            "gradients where no small decoder is at hand."),
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
                 io.Image.Input("image", tooltip="The source picture, of the latent's size."),
                 io.Combo.Input("preset", options=list(PRESETS),
@@ -90,7 +91,8 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
                                "the paper's recipe with gradients through the model, recursion 10; give it 100 to "
                                "500 steps, the full denoise and time."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=20.0, step=0.1, round=0.001,
-                               tooltip="How hard the picture is pulled to the goal. 0 is no guidance. Sane: 0.5 to 2."),
+                               tooltip="How hard the picture is pulled to the goal. 0 is no guidance; normal and draft "
+                               "start from the moved picture even so. Sane: 0.5 to 2."),
                 io.Int.Input("grow", default=10, min=0, max=256,
                              tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
                              "fiftieth of the picture's side, more for wide shadows."),
@@ -101,7 +103,8 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
                 _optional(io.Mask, "layers", LAYERS_TIP),
                 _optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
                 _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less "
-                                                  "memory."),
+                          "memory. Left open, the host's own from models/vae_approx, where its file is; faithful takes "
+                          "the full VAE."),
                 # A socket alone: the host's own curve widget is drawn by one of its two renderers only.
                 _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, "
                                                        "constant.",
@@ -145,7 +148,7 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
         if not recipe.faithful:
             warped = forward_warp(motion.picture, motion.landing, grow=grow)
             motion = replace(motion, started=started(vae, warped))
-        tools = Tools(gradient_vae or vae, optical_flow, flow_updates)
+        tools = Tools(vae, optical_flow, flow_updates, gradient_vae=gradient_vae)
         return io.NodeOutput(FlowGuidanceSampler(motion, tools, recipe, colour=colour_weight, motion_weight=flow_weight,
                                                  trajectory=trajectory))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 Pace = Literal["uniform", "ease at the ends", "ease at each picture", "curve"]
 PACES: tuple[Pace, ...] = get_args(Pace)
+# Far above the rounding of curves and of other nodes' floats, far below any step between frames.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -112,25 +115,26 @@ def schedule(
     if pace == "curve" and curve is None:
         raise ValueError("The pace `curve` needs a CURVE: connect the Curve Editor, or choose another pace.")
     top = keyframes if cyclic else keyframes - 1
-    times = [row / (frames if cyclic else max(frames - 1, 1)) for row in range(frames)]
-    return Alphas(tuple(_progress(time, pace, top, curve) for time in times), keyframes, cyclic)
+    # Fractions: a frame that is a key picture must be so to the bit, and 29 * (15 / 29) is less than 15.
+    times = [Fraction(row, frames if cyclic else max(frames - 1, 1)) for row in range(frames)]
+    return Alphas(tuple(float(_progress(time, pace, top, curve)) for time in times), keyframes, cyclic)
 
 
 def as_alphas(value: Alphas | Sequence[float]) -> Alphas:
     """ALPHAS as they come over a wire: our own value, or plain numbers, one a frame, of another node."""
     if isinstance(value, Alphas):
         return value
-    values = tuple(float(number) for number in value)
+    values = tuple(_whole(float(number)) for number in value)
     largest = max((number for number in values if math.isfinite(number)), default=0.0)
     return Alphas(values, max(2, math.ceil(largest) + 1))
 
 
-def smoothstep(time: float) -> float:
+def smoothstep(time: Fraction) -> Fraction:
     """3 t^2 - 2 t^3: from 0 to 1, standing still at both ends."""
-    return time * time * (3.0 - 2.0 * time)
+    return time * time * (3 - 2 * time)
 
 
-def _progress(time: float, pace: Pace, top: int, curve: Callable[[float], float] | None) -> float:
+def _progress(time: Fraction, pace: Pace, top: int, curve: Callable[[float], float] | None) -> Fraction | float:
     """The alpha at a time in [0, 1]."""
     if pace == "ease at the ends":
         return top * smoothstep(time)
@@ -138,5 +142,11 @@ def _progress(time: float, pace: Pace, top: int, curve: Callable[[float], float]
         low = math.floor(top * time)
         return low + smoothstep(top * time - low)
     if pace == "curve":
-        return top * min(max(float(curve(time)), 0.0), 1.0)
+        return _whole(top * min(max(float(curve(float(time))), 0.0), 1.0))
     return top * time
+
+
+def _whole(value: float) -> float:
+    """A float that misses a whole number by rounding alone, as that number."""
+    near = round(value) if math.isfinite(value) else value
+    return float(near) if abs(value - near) < _ROUNDING else value

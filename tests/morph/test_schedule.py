@@ -42,6 +42,26 @@ def test_a_curve_maps_time_to_progress_and_is_clamped():
     assert schedule(3, 3, pace="curve", curve=lambda time: 2 * time).values == (0.0, 2.0, 2.0)
 
 
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize("pace", ["uniform", "ease at each picture", "curve"])
+def test_every_key_picture_is_a_frame_to_the_bit(pace, cyclic):
+    """For all numbers of key pictures to 64, with 1 to 7 gaps between two of them."""
+    curve = (lambda time: time) if pace == "curve" else None
+    for keyframes in range(2, 65):
+        for gaps in range(1, 8):
+            frames = gaps * keyframes if cyclic else gaps * (keyframes - 1) + 1
+            alphas = schedule(frames, keyframes, pace=pace, cyclic=cyclic, curve=curve)
+            assert [alphas.values[key * gaps] for key in range(keyframes)] == list(range(keyframes))
+            if pace == "uniform":
+                assert all(value == row / gaps for row, value in enumerate(alphas.values))
+
+
+def test_easing_at_the_ends_meets_the_key_pictures_that_it_meets():
+    """At a third of the time smoothstep is 7/27, at a quarter 5/32."""
+    assert schedule(4, 28, pace="ease at the ends").values[1] == 7.0
+    assert schedule(5, 33, pace="ease at the ends").values == (0.0, 5.0, 16.0, 27.0, 32.0)
+
+
 def test_parts_join_to_the_whole():
     whole = schedule(16, 4, pace="ease at the ends")
     parts = [whole.part(0, 5), whole.part(5, 5), whole.part(10, 0)]
@@ -61,6 +81,7 @@ def test_a_part_knows_the_key_pictures_it_needs_and_has():
 def test_plain_numbers_of_other_nodes_are_alphas_too():
     assert as_alphas([0.0, 0.5, 1.0]) == Alphas((0.0, 0.5, 1.0), 2)
     assert as_alphas(torch.tensor([0.0, 2.5])).keyframes == 4
+    assert as_alphas([0.0, 14.999999999999998, 29.0]).frame_of(15) == 1
 
 
 @pytest.mark.parametrize(

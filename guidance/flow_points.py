@@ -133,11 +133,23 @@ def drag_pairs(curves: list[list[tuple[float, float]]]) -> tuple[Tensor, Tensor]
 
 
 def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
-    """The host's TRACKS ({"track_path": (frames, N, 2), "track_visibility"}) -> starts and ends (N, 2) float64."""
+    """The host's TRACKS ({"track_path": (frames, N, 2), "track_visibility"}) -> starts and ends (M, 2) float64.
+
+    Points that are not seen in the first or in the last frame are left out: nobody knows where they are.
+    """
     path = tracks.get("track_path") if isinstance(tracks, dict) else None
     if not isinstance(path, Tensor) or path.ndim != 3 or path.shape[-1] != 2 or not path.shape[0] or not path.shape[1]:
         raise ValueError("The input 'tracks' holds no tracks: connect the TRACKS output of a track node.")
-    return path[0].double().cpu(), path[-1].double().cpu()
+    seen = tracks.get("track_visibility")
+    kept = torch.ones(path.shape[1], dtype=torch.bool)
+    if isinstance(seen, Tensor) and seen.ndim and seen.shape[0] == path.shape[0]:
+        # (frames, N), or (frames, 1) for all points of a frame.
+        seen = seen.cpu().reshape(path.shape[0], -1) > 0
+        kept &= seen[0] & seen[-1]
+    if not kept.any():
+        raise ValueError("The input 'tracks' holds no point that is seen in both the first and the last frame: cut the "
+                         "frames where the thing is hidden.")
+    return path[0].double().cpu()[kept], path[-1].double().cpu()[kept]
 
 
 def _is_point(item: object) -> bool:

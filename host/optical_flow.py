@@ -9,14 +9,17 @@ from __future__ import annotations
 import copy
 from math import ceil
 
+import comfy.model_management
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from .gradients import plain
+from .memory import chunked_cat
 
 STRIDE, SMALLEST = 8, 128
+LARGEST = 768  # of the longer side where whole pictures are compared: correlations grow with the area's square
 PARTS = ("feature_encoder", "context_encoder", "corr_block", "update_block", "mask_predictor")
 
 
@@ -34,6 +37,13 @@ def working_size(height: int, width: int, largest: int = 0) -> tuple[int, int]:
     shrink = min(1.0, largest / max(height, width)) if largest else 1.0
     grow = max(1.0, SMALLEST / (min(height, width) * shrink))
     return tuple(max(STRIDE * ceil(side * shrink * grow / STRIDE - 1e-9), SMALLEST) for side in (height, width))
+
+
+def memory_of(height: int, width: int) -> float:
+    """Bytes, about, that one estimate between float32 pictures of a working size takes without gradients: the pyramid
+    of correlations (4/3 of a number for each pair of cells), as much while it is made, and the encoders' layers."""
+    cells = height * width / STRIDE**2
+    return 2 * 4 * cells**2 * 4 / 3 + 1024.0 * height * width
 
 
 class SourceFlow:
@@ -91,10 +101,25 @@ class SourceFlow:
         return rearrange(flow, "b c h w -> b h w c") * scale
 
 
-def estimate_flow(network: torch.nn.Module, first: Tensor, second: Tensor, *, updates: int = 12) -> Tensor:
+def estimate_flow(network: torch.nn.Module, first: Tensor, second: Tensor, *, updates: int = 12,
+                  largest: int = 0) -> Tensor:
     """The flow from `first` to `second` (B, 3, H, W) in 0..1 -> (B, H, W, 2), without gradients."""
     with torch.no_grad():
-        return SourceFlow(network, first, updates=updates)(second)
+        return SourceFlow(network, first, updates=updates, largest=largest)(second)
+
+
+def estimate_each(optical_flow, first: Tensor, second: Tensor, *, updates: int = 12,
+                  largest: int = LARGEST) -> Tensor:
+    """The same with the host's OPTICAL_FLOW, which is loaded for it: pair after pair, interruptible -> on the CPU."""
+    network, device = require_optical_flow(optical_flow), optical_flow.load_device
+    need = memory_of(*working_size(*first.shape[-2:], largest))
+    comfy.model_management.load_models_gpu([optical_flow], memory_required=need)
+
+    def one(rows: slice) -> Tensor:
+        pair = (pictures[rows].to(device) for pictures in (first, second))
+        return estimate_flow(network, *pair, updates=updates, largest=largest).cpu()
+
+    return chunked_cat(one, len(first), size=1, what="The estimate of the flow between two pictures")
 
 
 def _batched(values: Tensor, batch: int) -> Tensor:

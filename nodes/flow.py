@@ -11,11 +11,11 @@ from ..guidance.flow_fields import (
 from ..guidance.flow_points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
 from ..guidance.flow_view import arrows, colour_wheel
 from ..guidance.flow_warp import forward_warp, land
-from ..host.checks import require_picture, require_same_size
+from ..host.checks import require_finite, require_picture, require_same_size
 from ..host.gradients import plain
 from ..host.motion_sampler import as_image, as_pictures
 from ..host.notice import notice
-from ..host.optical_flow import estimate_flow, require_optical_flow
+from ..host.optical_flow import LARGEST, estimate_each, require_optical_flow
 from .sockets import Flow as FlowSocket
 
 CATEGORY = "Palimpsest/motion"
@@ -40,7 +40,9 @@ def fitted_flow(flow, layers, image: torch.Tensor) -> tuple[torch.Tensor, torch.
     if flow.shape[1:3] != (height, width):
         notice(f"The flow was made for {flow.shape[2]} x {flow.shape[1]}; it is resized to {width} x {height} with its "
                "vectors.")
-    layers = None if layers is None else resize_layers(layers.float(), height, width)
+    if layers is not None:
+        layers = require_finite(layers, "The input 'layers'", "make them again with Flow Compose or Flow Canvas")
+        layers = resize_layers(layers.float(), height, width)
     return resize_flow(flow, height, width), layers
 
 
@@ -123,7 +125,8 @@ class FlowFromPoints(io.ComfyNode):
                                  tooltip="Hold the region's outline still, so that it deforms inside (thin plate "
                                          "only)."),
                 io.Tracks.Input("tracks", optional=True,
-                                tooltip="Tracks of the host in place of 'points': first frame to last."),
+                                tooltip="Tracks of the host in place of 'points': first frame to last, where "
+                                        "points are seen in both."),
                 io.Int.Input("canvas_width", default=0, min=0, max=16384, optional=True, advanced=True,
                              tooltip="Width of the editor in which the points were set; 0 = the mask's own."),
                 io.Int.Input("canvas_height", default=0, min=0, max=16384, optional=True, advanced=True,
@@ -135,10 +138,19 @@ class FlowFromPoints(io.ComfyNode):
     @classmethod
     def execute(cls, mask, points, kind, pin_edge, tracks=None, canvas_width=0, canvas_height=0) -> io.NodeOutput:
         mask = require_mask(mask)
-        starts, ends = track_pairs(tracks) if tracks is not None else drag_pairs(parse_points(points))
+        starts, ends = cls.tracked(tracks) if tracks is not None else drag_pairs(parse_points(points))
         height, width = mask.shape[1:]
         scale = torch.tensor([width / (canvas_width or width), height / (canvas_height or height)], dtype=torch.float64)
         return io.NodeOutput(points_flow(mask, starts * scale, ends * scale, kind, pin_edge=pin_edge))
+
+    @staticmethod
+    def tracked(tracks) -> tuple[torch.Tensor, torch.Tensor]:
+        """Starts and ends of the tracks that are seen; the others are said on the node."""
+        starts, ends = track_pairs(tracks)
+        hidden = tracks["track_path"].shape[1] - len(starts)
+        if hidden:
+            notice(f"{hidden} tracked points are not seen in the first or the last frame: they drag nothing.")
+        return starts, ends
 
 
 class FlowFromImages(io.ComfyNode):
@@ -162,21 +174,21 @@ class FlowFromImages(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip="Only what it covers moves."),
                 io.Int.Input("updates", default=12, min=1, max=32, optional=True, advanced=True,
                              tooltip="Refinements of the estimate. Sane: 8 to 20."),
+                io.Int.Input("largest", default=LARGEST, min=0, max=16384, step=8, optional=True, advanced=True,
+                             tooltip="Longer side in pixels at which the network compares larger pictures; 0 = as they "
+                             "are, which takes some GB at 1920 x 1080. Sane: 512 to 1024."),
             ],
             outputs=[FlowSocket.Output("flow", tooltip=FLOW_TIP)],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, optical_flow, first, second, strength, still_below, mask=None, updates=12) -> io.NodeOutput:
-        import comfy.model_management
-
-        network = require_optical_flow(optical_flow)
+    def execute(cls, optical_flow, first, second, strength, still_below, mask=None, updates=12,
+                largest=LARGEST) -> io.NodeOutput:
+        require_optical_flow(optical_flow)
         require_same_size(require_picture(first, "first", 1), require_picture(second, "second", 1), "first", "second")
-        comfy.model_management.load_models_gpu([optical_flow])
-        device = optical_flow.load_device
-        a, b = (as_pictures(image).to(device) for image in (first, second))
-        batch = max(len(a), len(b))
-        flow = estimate_flow(network, expand_batch(a, batch), expand_batch(b, batch), updates=updates).cpu()
+        batch = max(len(first), len(second))
+        pairs = (expand_batch(as_pictures(image), batch) for image in (first, second))
+        flow = estimate_each(optical_flow, *pairs, updates=updates, largest=largest)
         flow = torch.where(flow.norm(dim=-1, keepdim=True) < still_below, 0.0, strength * flow)
         if mask is not None:
             covers = region_of(expand_batch(resize_layers(require_mask(mask), *flow.shape[1:3]), len(flow)))

@@ -123,3 +123,16 @@ def test_point_files_of_the_common_editors():
     path = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]])
     starts, ends = track_pairs({"track_path": path, "track_visibility": torch.ones(3, 1, dtype=torch.bool)})
     assert starts.tolist() == [[1, 2]] and ends.tolist() == [[5, 6]]
+
+
+def test_tracked_points_that_are_hidden_at_an_end_drag_nothing():
+    path = torch.arange(24.0).reshape(3, 4, 2)
+    seen = torch.ones(3, 4, dtype=torch.bool)
+    seen[0, 1] = seen[2, 2] = seen[1, 3] = False  # hidden at first, at last, on the way
+    starts, ends = track_pairs({"track_path": path, "track_visibility": seen})
+    assert torch.equal(starts, path[0, [0, 3]].double()) and torch.equal(ends, path[2, [0, 3]].double())
+    frames = torch.ones(3, 1, dtype=torch.bool)
+    assert len(track_pairs({"track_path": path, "track_visibility": frames})[0]) == 4
+    frames[2] = False
+    with pytest.raises(ValueError, match="seen in both the first and the last frame"):
+        track_pairs({"track_path": path, "track_visibility": frames})

@@ -71,6 +71,14 @@ def test_points_json_and_tracks_agree(nodes, mask):
     assert by_json[0, 12, 20].tolist() == [5.0, 3.0]
 
 
+def test_hidden_tracks_are_said_and_left_out(nodes, mask, caplog):
+    path = torch.tensor([[[15.0, 15.0], [30.0, 20.0]], [[20.0, 18.0], [60.0, 40.0]]])
+    seen = torch.tensor([[True, True], [True, False]])
+    flows = [run(nodes["FlowFromPoints"], mask=mask, points="[]", kind="move", pin_edge=False, tracks=tracks)[0]
+             for tracks in ({"track_path": path, "track_visibility": seen}, {"track_path": path[:, :1]})]
+    assert torch.equal(*flows) and "1 tracked points are not seen" in caplog.text
+
+
 def test_compose_save_and_load(nodes, mask):
     a, b = transform(nodes, mask, move_x=9), transform(nodes, mask.roll(20, 2), turn=15)
     flow, layers = run(nodes["FlowCompose"], flows={"flow0": a, "flow1": b})
@@ -99,6 +107,8 @@ def test_the_canvas_without_and_with_a_drawing(nodes, caplog):
     ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="x", kind="rigid", pin_edge=False), "not JSON"),
     ("FlowPreview", dict(flow=torch.full((1, 8, 8, 2), torch.nan)), "NaN"),
     ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 3), image=torch.zeros(1, 8, 8, 3)), "not a flow"),
+    ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 2), image=torch.zeros(1, 8, 8, 3),
+                      layers=torch.full((1, 8, 8), torch.nan)), "'layers' holds values that are not numbers"),
     ("FlowCompose", dict(flows={}), "No flow is connected"),
     ("LoadFlow", dict(file="../../secret.flo"), "plain name"),
     ("FlowFromImages", dict(optical_flow=None, first=torch.zeros(1, 8, 8, 3), second=torch.zeros(1, 8, 8, 3),

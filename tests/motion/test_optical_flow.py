@@ -1,11 +1,16 @@
 """The cached flow network is torchvision's own RAFT-large, number for number, and leaves no trace in it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torchvision.models.optical_flow import raft_large
 
+from palimpsest.host import optical_flow
 from palimpsest.host.gradients import normalise
-from palimpsest.host.optical_flow import SourceFlow, estimate_flow, require_optical_flow, working_size
+from palimpsest.host.optical_flow import (
+    LARGEST, SourceFlow, estimate_each, estimate_flow, memory_of, require_optical_flow, working_size,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,45 @@ def test_other_sizes_are_fitted_and_their_vectors_scaled_back(network):
     assert flow.shape == (2, 90, 130, 2) and torch.isfinite(flow).all()
 
 
-def test_other_things_are_refused_by_name(network):
-    from types import SimpleNamespace
+@pytest.fixture
+def loaded(network, monkeypatch):
+    """The network as the host's OPTICAL_FLOW, and what the host was asked to make room for."""
+    asked = []
+    management = optical_flow.comfy.model_management
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, memory_required=0: asked.append(memory_required))
+    return SimpleNamespace(model=network, load_device=torch.device("cpu"), asked=asked)
 
+
+def test_large_pictures_are_compared_smaller_pair_after_pair_with_room_made_for_one(network, loaded):
+    source, picture = pictures(256, 256, batch=3)
+    seen = []
+    hook = network.feature_encoder.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
+    flow = estimate_each(loaded, source, picture, updates=1, largest=128)
+    hook.remove()
+    assert seen == [(1, 3, 128, 128)] * 6 and flow.shape == (3, 256, 256, 2)
+    assert torch.allclose(flow[1:2], estimate_flow(network, source[1:2], picture[1:2], updates=1, largest=128))
+    assert loaded.asked == [memory_of(128, 128)]
+    # What would take gigabytes does not, and small pictures are compared as they are.
+    assert memory_of(*working_size(1080, 1920, LARGEST)) < 0.8e9 < 3e9 < memory_of(1080, 1920)
+    assert working_size(256, 256, LARGEST) == (256, 256)
+
+
+def test_an_estimate_can_be_interrupted_and_says_when_memory_is_short(loaded, monkeypatch):
+    source, picture = pictures()
+    management = optical_flow.comfy.model_management
+    management.interrupt_current_processing()
+    with pytest.raises(management.InterruptProcessingException):
+        estimate_each(loaded, source, picture, updates=1)
+
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(optical_flow, "estimate_flow", short)
+    with pytest.raises(MemoryError, match="estimate of the flow.*use a smaller picture"):
+        estimate_each(loaded, source, picture, updates=1)
+
+
+def test_other_things_are_refused_by_name(network):
     assert require_optical_flow(SimpleNamespace(model=network)) is network
     for other in (torch.zeros(1, 4, 4, 2), SimpleNamespace(model=torch.nn.Conv2d(1, 1, 1)), None):
         with pytest.raises(ValueError, match="Load Optical Flow Model"):

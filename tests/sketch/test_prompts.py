@@ -157,6 +157,39 @@ def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):
         assert panel.width > 4 * 300
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
+@pytest.mark.parametrize("anchored_first", [True, False])
+def test_a_local_sketch_edit_keeps_the_rest_to_the_bit(host_client, files, sampler, anchored_first):
+    scene = SketchScene("sd1", batch=1)
+    mask = [scene.add("SolidMask", value=0.0, width=SIDE, height=SIDE), 0]
+    patch = [scene.add("SolidMask", value=1.0, width=SIDE // 2, height=SIDE // 2), 0]
+    mask = [scene.add("MaskComposite", destination=mask, source=patch, x=0, y=0, operation="add"), 0]
+    trajectory = [scene.add("PalimpsestDDIMInvert", model=scene.model, latent=scene.latent, sigmas=scene.sigmas,
+                            positive=scene.positive, cfg=1.0, refinement=0), 0]  # fmt: skip
+    source = scene.save(scene.latent)
+
+    def anchor() -> None:
+        held = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=trajectory, mask=mask)
+        scene.model = [held, 0]
+
+    for part in (anchor, lambda: scene.guided(scene.loaded(files["sd1"]), mask=mask))[:: 1 if anchored_first else -1]:
+        part()
+    guider = scene.add(
+        "CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0
+    )  # fmt: skip
+    sampled = scene.add(
+        "SamplerCustomAdvanced", noise=[scene.add("RandomNoise", noise_seed=5), 0], guider=[guider, 0],
+        sampler=[scene.add("KSamplerSelect", sampler_name=sampler), 0], sigmas=scene.sigmas, latent_image=scene.latent,
+    )  # fmt: skip
+    saved = scene.save([sampled, 0])
+    result = run(host_client, scene)
+    before, after = latent(host_client, result, source), latent(host_client, result, saved)
+    kept = torch.ones(SIDE // 8, SIDE // 8, dtype=torch.bool)
+    kept[: SIDE // 16, : SIDE // 16] = False
+    assert torch.equal(before[..., kept], after[..., kept])
+    assert not torch.allclose(before[..., ~kept], after[..., ~kept], atol=1e-3)
+
+
 def test_best_seed_returns_a_noise_of_the_hosts_own(host_client, files):
     scene = SketchScene("sd1", batch=1)
     predictor = scene.loaded(files["sd1"])

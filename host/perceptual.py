@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, get_args
 
 import comfy.model_management
 import torch
 from torch import Tensor
+from torchvision.models import AlexNet_Weights
 
 from ..morphing.distances import pairs, plain_steps, token_steps
 from .memory import chunked_cat
@@ -56,17 +58,34 @@ def _tokens(clip, images: Tensor) -> Tensor:
     return tokens if isinstance(tokens, Tensor) and tokens.ndim == 3 else output["last_hidden_state"]
 
 
-def _lpips(images: Tensor, cyclic: bool) -> Tensor:
-    """LPIPS (arXiv 1801.03924) with AlexNet, pictures in -1..1 as its authors have them."""
+def _lpips_network():
+    """LPIPS (arXiv 1801.03924) with AlexNet, as its package makes it, which would download what is not here."""
+    others = "or choose `latents` or `clip vision`."
     try:
         import lpips
-
-        network = lpips.LPIPS(net="alex", verbose=False)
+    except ImportError as error:
+        raise ValueError(
+            f"The measure `lpips` needs the Python package lpips, which this ComfyUI does not have: install it, {others}"
+        ) from error
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if not file.is_file():
+        raise ValueError(
+            f"The measure `lpips` needs the weights of AlexNet, and nothing is downloaded for you: put {url} into "
+            f"{file.parent}, {others}"
+        )
+    try:
+        return lpips.LPIPS(net="alex", verbose=False)
     except Exception as error:
         raise ValueError(
-            "The measure `lpips` needs the Python package lpips with its weights, which this ComfyUI does not have: "
-            "install it, or choose `latents` or `clip vision`."
+            f"The measure `lpips` cannot be made from the installed package lpips and {file.name} ({error}): install "
+            f"both anew, {others}"
         ) from error
+
+
+def _lpips(images: Tensor, cyclic: bool) -> Tensor:
+    """Pictures in -1..1, as the authors of LPIPS have them."""
+    network = _lpips_network()
     device = comfy.model_management.get_torch_device()
     network = network.to(device).eval().requires_grad_(False)
     before, after = pairs(images[..., :3].movedim(-1, 1) * 2.0 - 1.0, cyclic)

@@ -47,14 +47,30 @@ try {
     return [left + ((x + 0.5) / 256) * width, top + ((y + 0.5) / 256) * height];
   };
   const button = (name) => page.locator(`.palimpsest-canvas button[data-action="${name}"]`);
-  const drag = async (from, to) => {
+  // before: what to do while the button is still held.
+  const drag = async (from, to, before = async () => {}) => {
     const [a, b] = [await at(from), await at(to)];
     await page.mouse.move(...a);
     await page.mouse.down();
     await page.mouse.move((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, { steps: 3 });
     await page.mouse.move(...b, { steps: 3 });
+    await before();
     await page.mouse.up();
     await page.waitForTimeout(100);
+  };
+  // The canvas as it is painted now, on the picture's own 256 x 256 pixels: rows of [r, g, b].
+  const painted = async () => {
+    await page.waitForTimeout(100);
+    return page.evaluate(() => {
+      const canvas = document.querySelector(".palimpsest-canvas canvas");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const row = (y) => Array.from({ length: 256 }, (_, x) => {
+        const place = (v, size) => Math.min(Math.floor(((v + 0.5) / 256) * size), size - 1);
+        const at = 4 * (place(y, canvas.height) * canvas.width + place(x, canvas.width));
+        return [data[at], data[at + 1], data[at + 2]];
+      });
+      return Array.from({ length: 256 }, (_, y) => row(y));
+    });
   };
   const told = { errors };
 
@@ -63,7 +79,10 @@ try {
   await page.waitForTimeout(100);
   told.picked = await drawn();
   const [x, y] = given.point;
-  await drag([x, y], [x + 40, y + 12]);
+  told.still_there = await painted();
+  await drag([x, y], [x + 40, y + 12], async () => {
+    told.dragged = await painted();
+  });
   told.moved = await drawn();
   await show("moved.png");
 
@@ -87,6 +106,11 @@ try {
   await drag(corner, [0, 1].map((i) => middle[i] + 1.25 * (corner[i] - middle[i])));
   told.scaled = await drawn();
   await show("scaled.png");
+  const [side, hub] = await place("side-x");
+  await drag(side, [0, 1].map((i) => hub[i] + 1.2 * (side[i] - hub[i])));
+  told.stretched = await drawn();
+  await page.keyboard.press("Control+z");
+  await page.waitForTimeout(100);
 
   await page.keyboard.down("Alt");
   const [dot] = await place("pivot");
@@ -98,6 +122,11 @@ try {
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
   told.undone = await drawn();
+  // A mere click on the region is no change: it leaves the way forward open.
+  const [spot] = await place("pivot");
+  await page.mouse.click(...(await at([spot[0] + 12, spot[1] + 5])));
+  await page.waitForTimeout(100);
+  told.clicked = await drawn();
   await page.keyboard.press("Control+Shift+Z");
   await page.waitForTimeout(100);
   told.redone = await drawn();

@@ -47,7 +47,15 @@ pick(picked, size, pixels, [3, 3], 0.1);
 const copy = new Drawing();
 copy.fromText(text);
 const reread = copy.toText() === text;
+copy.remember();
+copy.remove();
 copy.resize(400, 320);
+copy.undo();
+const larger = copy.toText();
+copy.resize(200, 160);
+const backAgain = copy.regions[0].move;
+copy.redo();
+const removedAgain = copy.regions.length;
 copy.fromText("nonsense");
 
 const knobOf = (box) => handles({ ...region, move: [0, 0], turn: 0, scale: [1, 1], pivot: [0, 0] }, box, 10, drawing)
@@ -58,5 +66,6 @@ console.log(JSON.stringify({
   text, goals: [[25, 25], [50, 60]].map((point) => [point, mapPoint(region, point)]),
   back: unmapPoint(region, mapPoint(region, [33, 44])), pivotKept: [before, after], counts: [two, one, again],
   brush: [box(brush, drawing.raster), brush.reduce((a, b) => a + b)], picked: picked.reduce((a, b) => a + b),
+  larger, backAgain, removedAgain,
   runs: toRuns(fromRuns([3, 2, 1], { width: 3, height: 2 })), reread, emptied: copy.regions.length,
 }));

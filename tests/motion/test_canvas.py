@@ -3,6 +3,7 @@
 Needs a browser; see tests/browser.py.
 """
 
+import colorsys
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import torch
 from palimpsest.guidance.flow_canvas import canvas_flow, parse_canvas
 from palimpsest.guidance.flow_warp import forward_warp, land
 from palimpsest.papercut.scenes import SPLITS, sample_scene
+from palimpsest.papercut.shapes import COLOURS
 from PIL import Image
 
 from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
@@ -58,6 +60,21 @@ def scene_of_one_plain_thing():
             return scene
 
 
+def assert_ghost_and_arrows(before, during, mask, move, thing):
+    """While the button is held: the thing's colours stand where it goes, what was there is dark, arrows lead across."""
+    before, during = (torch.tensor(rows, dtype=torch.float32) for rows in (before, during))
+    goal = mask.roll(move[::-1], (0, 1))
+    colour = 255 * torch.tensor(COLOURS[thing.colour])
+    like = lambda picture, other, reach: (picture - other).norm(dim=-1) < reach
+    assert like(during, colour, 60)[goal & ~mask].float().mean() > 0.6
+    assert like(before, colour, 60)[goal & ~mask].float().mean() < 0.1
+    assert (during[mask & ~goal].mean(-1) < before[mask & ~goal].mean(-1)).float().mean() > 0.6
+    # hsl(205, 95%, 62%), the first region's arrows.
+    arrow = torch.tensor(colorsys.hls_to_rgb(205 / 360, 0.62, 0.95)) * 255
+    seen = [int(like(picture, arrow, 30)[mask | goal].sum()) for picture in (before, during)]
+    assert seen[1] > seen[0] + 40, seen
+
+
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
 def test_drawing_with_the_mouse(host, tmp_path, vue):
     scene = scene_of_one_plain_thing()
@@ -77,7 +94,7 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["errors"] == []
-    names = "picked moved turned scaled pivoted undone redone painted nudged two still".split()
+    names = "picked moved turned scaled stretched pivoted undone redone painted nudged two still".split()
     stages = {key: parse_canvas(told[key]) for key in names}
 
     mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
@@ -86,11 +103,15 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert moved.move == pytest.approx((40, 12), abs=1.01) and moved.turn == 0
     assert stages["turned"].regions[0].turn == pytest.approx(30, abs=1.5)
     assert stages["scaled"].regions[0].scale == pytest.approx((1.25, 1.25), abs=0.05)
+    before, after = (stages[key].regions[0].scale for key in ("scaled", "stretched"))
+    assert after[0] == pytest.approx(1.2 * before[0], abs=0.05) and after[1] == before[1]
+    assert_ghost_and_arrows(told["still_there"], told["dragged"], mask & picked, (40, 12), thing)
     # The pivot goes elsewhere, the thing does not: every point of it lands where it did.
     goals = [canvas_flow(stages[key], 256, 256)[0][0][mask & picked] for key in ("scaled", "pivoted")]
     assert (goals[0] - goals[1]).abs().max() < 0.1
     assert stages["pivoted"].regions[0].pivot != stages["scaled"].regions[0].pivot
-    assert told["undone"] == told["turned"] and told["redone"] == told["scaled"] and told["deleted"] == ""
+    assert told["undone"] == told["clicked"] == told["turned"]
+    assert told["redone"] == told["scaled"] and told["deleted"] == ""
     painted = canvas_flow(stages["painted"], 256, 256)[2]
     assert len(painted) == 2 and painted[0, 200, 190] == painted[0, 214, 190] == 1 and painted[0, 230, 190] == 0
     assert stages["nudged"].regions[0].move == (1, 10) and stages["painted"].regions[0].move == (0, 0)

@@ -90,4 +90,9 @@ def test_the_editors_own_modules_write_what_python_reads(tmp_path):
     assert told["counts"] == [2, 1, 2]
     assert told["brush"][0] == [94, 94, 136, 106]
     assert told["picked"] == 9  # the ring and its hole
+    # Undo and redo outlive a picture of another size.
+    larger = parse_canvas(told["larger"])
+    assert (larger.width, larger.height) == (400, 320) and told["removedAgain"] == 0
+    assert larger.regions[0].move == pytest.approx([2 * v for v in canvas.regions[0].move])
+    assert told["backAgain"] == pytest.approx(list(canvas.regions[0].move))
     assert told["runs"] == [3, 2, 1] and told["reread"] and told["emptied"] == 0

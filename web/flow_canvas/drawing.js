@@ -25,22 +25,27 @@ export class Drawing {
     this.raster = { width: Math.max(1, Math.round(width * shrink)), height: Math.max(1, Math.round(height * shrink)) };
   }
 
-  // Another picture: what was drawn is carried over in proportion.
+  // Another picture: what was drawn, now and before, is carried over in proportion.
   resize(width, height) {
     if (width === this.width && height === this.height) return;
-    const text = this.toText();
     const [fx, fy] = [width / this.width, height / this.height];
-    this.clear(width, height);
-    if (!text) return;
-    for (const item of JSON.parse(text).regions) {
-      const old = { width: item.area.size[0], height: item.area.size[1] };
-      const at = (v, f) => (v + 0.5) * f - 0.5;
-      this.regions.push({
-        ...item, area: undefined, mask: resampled(fromRuns(item.area.runs, old), old, this.raster),
-        pivot: [at(item.pivot[0], fx), at(item.pivot[1], fy)], move: [item.move[0] * fx, item.move[1] * fy],
-      });
+    const old = this.raster;
+    this.setSize(width, height);
+    const at = (v, f) => (v + 0.5) * f - 0.5;
+    const made = new Map(); // steps of undo share their regions
+    const fitted = (region) => {
+      if (!made.has(region)) {
+        made.set(region, {
+          ...region, mask: resampled(region.mask, old, this.raster),
+          pivot: [at(region.pivot[0], fx), at(region.pivot[1], fy)], move: [region.move[0] * fx, region.move[1] * fy],
+        });
+      }
+      return made.get(region);
+    };
+    this.regions = this.regions.map(fitted);
+    for (const name of ["past", "future"]) {
+      this[name] = this[name].map(([regions, chosen]) => [regions.map(fitted), chosen]);
     }
-    this.chosen = this.regions.length ? 0 : -1;
   }
 
   get region() {

@@ -1,7 +1,7 @@
 // The editor inside the node: a toolbar, the canvas, and what pointer and keys do. Knows nothing of ComfyUI.
 
 import { Drawing } from "./drawing.js";
-import { dragged, handles, unmapPoint } from "./geometry.js";
+import { dragged, handles, isIdentity, unmapPoint } from "./geometry.js";
 import { emptyMask, fillOutline, pick, stroke } from "./raster.js";
 import { HANDLE_REACH, hueOf, paint } from "./view.js";
 import { ACTIONS, CURSORS, STYLE, TOOLS } from "./words.js";
@@ -40,8 +40,7 @@ export class Editor {
   show(picture) {
     this.picture = picture;
     this.pixels = null;
-    if (picture && !this.drawing.regions.length) this.drawing.clear(picture.naturalWidth, picture.naturalHeight);
-    else if (picture) this.drawing.resize(picture.naturalWidth, picture.naturalHeight);
+    if (picture) this.drawing.resize(picture.naturalWidth, picture.naturalHeight);
     this.refresh();
     this.changed();
   }
@@ -111,7 +110,7 @@ export class Editor {
     const { drawing } = this;
     if (["undo", "redo", "remove"].includes(name)) this.painting = false;
     if (name === "undo" || name === "redo") drawing[name]();
-    else if (drawing.region) {
+    else if (drawing.region && this.changes(name)) {
       drawing.remember();
       if (name === "front") drawing.toFront();
       if (name === "remove") drawing.remove();
@@ -119,6 +118,13 @@ export class Editor {
       if (name === "home") drawing.replace({ ...drawing.region, move: [0, 0], turn: 0, scale: [1, 1] });
     }
     this.finish();
+  }
+
+  // Whether an action would do anything: what changes nothing is no step of undo.
+  changes(name) {
+    const { region, chosen } = this.drawing;
+    if (name === "front") return chosen > 0;
+    return name !== "home" || !isIdentity({ ...region, still: false });
   }
 
   key(event) {
@@ -206,7 +212,12 @@ export class Editor {
     const { drawing } = this;
     const erases = this.tool === "erase";
     if (erases && !drawing.region) return null;
-    drawing.remember();
+    let begun = false;
+    const begin = () => {
+      if (!begun) drawing.remember();
+      begun = true;
+    };
+    if (!erases) begin();
     const more = !erases && (adds || this.painting) && drawing.region;
     this.painting = !erases;
     const mask = erases || more ? drawing.region.mask.slice() : emptyMask(drawing.raster);
@@ -218,6 +229,9 @@ export class Editor {
     };
     draw(point);
     const put = () => {
+      // An eraser that has met nothing yet is no step of undo.
+      if (!begun && mask.every((one, i) => one === drawing.region.mask[i])) return;
+      begin();
       if (mask.includes(1)) drawing.repaint(mask.slice());
     };
     if (erases || more) put();
@@ -264,9 +278,17 @@ export class Editor {
       drawing.chosen = -1;
       return null;
     }
-    drawing.remember();
+    // A mere click changes nothing, so the step of undo begins with the first real motion.
     const before = drawing.region;
-    return { move: (now, exact) => drawing.replace(dragged(before, handle, point, now, exact)), end: () => {} };
+    let begun = false;
+    const move = (now, exact) => {
+      const region = dragged(before, handle, point, now, exact);
+      if (!begun && JSON.stringify(placeOf(region)) === JSON.stringify(placeOf(before))) return;
+      if (!begun) drawing.remember();
+      begun = true;
+      drawing.replace(region);
+    };
+    return { move, end: () => {} };
   }
 
   handleAt([x, y], alt) {
@@ -359,4 +381,8 @@ export class Editor {
     const [sx, sy] = region.scale;
     return `move ${x}, ${y} px   turn ${region.turn} deg   scale ${sx === sy ? sx : `${sx} x ${sy}`}`;
   }
+}
+
+function placeOf({ pivot, move, turn, scale }) {
+  return [pivot, move, turn, scale];
 }

@@ -17,7 +17,9 @@ from ..motion_cases import Case
 from ..motion_judge import Asked, Judge, Verdict
 
 STEPS, DENOISE, CFG, GROW = 8, 0.6, 3.0, 10
-FILL = 1.0  # the instant baseline repaints bare places from pure noise
+# The instant baseline is the example workflow 46: more steps, and bare places are repainted from pure noise.
+INSTANT_STEPS, FILL = 16, 1.0
+OUTSIDE = "outside the cells that the edit mask touches"  # where the background is measured
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,10 @@ def instant(world: World, item: Item) -> Tensor:
 
     from ...nodes.flow import FlowWarp
 
-    warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, 8, item.layers).args
+    warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, GROW, item.layers).args
     euler = comfy.samplers.sampler_object("euler")
     latent = world.vae.encode(warped)
-    return sampled(world, item, euler, world.levels(STEPS, FILL), latent, fill[:, None])
+    return sampled(world, item, euler, world.levels(INSTANT_STEPS, FILL), latent, fill[:, None])
 
 
 def unedited(world: World, item: Item) -> Tensor:

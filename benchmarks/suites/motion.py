@@ -20,7 +20,7 @@ from ..motion_judge import GHOST, Verdict, reliable_judge
 from ..rows import Row
 from ._motion_cost import cost_rows, size_rows
 from ._motion_laws import law_rows
-from ._motion_world import fast, instant, load, ready, through_vae, unedited, verdict
+from ._motion_world import OUTSIDE, fast, instant, load, ready, through_vae, unedited, verdict
 
 TECHNIQUE = "Motion Guidance"
 TECHNIQUES = (TECHNIQUE,)
@@ -48,6 +48,7 @@ def quality_rows(context, technique: str, kind: str, mode: str, found: list[Verd
     bare = [one for one in found or () if one.ghost is not None]
     ghosts = share([one.ghost > GHOST for one in bare]) if bare else None
     yield row("ghosts at the old place", mode, ghosts, "%", goals[1])
+    yield row("motions whose old place is judged", mode, len(bare) if known else None, "")
     old = statistics.mean(one.old_place for one in bare) if bare else None
     yield row("old place, L1 to the right picture", mode, old, "")
 
@@ -64,9 +65,9 @@ def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[
             pairs = zip(verdicts["through the VAE"], verdicts[mode])
             lost = statistics.mean(bound.background - one.background for bound, one in pairs)
         target = "<= 0.1" if mode == "fast" else ""
-        yield context.row(TECHNIQUE, "background PSNR below the VAE's, outside the edit mask", mode, lost, "dB", target)
+        yield context.row(TECHNIQUE, f"background PSNR below the VAE's, {OUTSIDE}", mode, lost, "dB", target)
     level = statistics.mean(one.background for one in verdicts["through the VAE"]) if known else None
-    yield context.row(TECHNIQUE, "background PSNR, outside the edit mask", "through the VAE", level, "dB")
+    yield context.row(TECHNIQUE, f"background PSNR, {OUTSIDE}", "through the VAE", level, "dB")
 
 
 def rows(context) -> Iterable[Row]:

@@ -18,7 +18,7 @@ from ..motion_cases import COUNTS, cases
 from ..motion_judge import reliable_judge
 from ..rows import Row
 from ._motion_cost import Cost, measured
-from ._motion_world import fast, faithful, load, ready, through_vae, verdict
+from ._motion_world import OUTSIDE, fast, faithful, load, ready, through_vae, verdict
 from .motion import quality_rows
 
 TECHNIQUE = "Motion Guidance, faithful in short"
@@ -49,7 +49,7 @@ def rows(context) -> Iterable[Row]:
     for mode, costs in found.items():
         yield from quality_rows(context, TECHNIQUE, "", mode, costs and [cost.seen for cost in costs])
         lost = statistics.mean(b - cost.seen.background for b, cost in zip(bounds, costs)) if costs else None
-        yield context.row(TECHNIQUE, "background PSNR below the VAE's, outside the edit mask", mode, lost, "dB")
+        yield context.row(TECHNIQUE, f"background PSNR below the VAE's, {OUTSIDE}", mode, lost, "dB")
         seen = [cost.flow for cost in costs or () if cost.flow is not None]
         flows[mode] = statistics.mean(seen) if seen else None
         yield context.row(TECHNIQUE, "flow error", mode, flows[mode], "px")

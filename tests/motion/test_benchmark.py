@@ -1,10 +1,18 @@
 """The benchmark's judge reads drawn pictures rightly, and its motions are what their names say."""
 
+import json
+from types import SimpleNamespace
+
+import comfy.model_management
 import pytest
 import torch
+from palimpsest.benchmarks.context import Context
 from palimpsest.benchmarks.motion_cases import COUNTS, Case, attempt, cases
 from palimpsest.benchmarks.motion_judge import NOTHING, Asked, reliable_judge
+from palimpsest.benchmarks.suites import _motion_cost, _motion_world
 from palimpsest.guidance.flow_warp import land
+from palimpsest.host import optical_flow
+from palimpsest.tools.common import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +55,42 @@ def test_a_thing_that_is_gone_is_at_no_goal_and_two_of_it_are_a_ghost(judge):
 def test_the_same_seed_is_the_same_motion():
     found = [(attempt("turn", seed), attempt("turn", seed)) for seed in range(2_000_000, 2_000_010)]
     assert any(a is not None for a, _ in found) and all(a == b for a, b in found)
+
+
+def test_the_instant_baseline_is_the_workflow_that_ships():
+    nodes = json.loads((ROOT / "example_workflows" / "46_motion_instant.json").read_text(encoding="utf-8"))["nodes"]
+    values = {node["type"]: node["widgets_values"] for node in nodes if node.get("widgets_values")}
+    assert values["PalimpsestFlowWarp"][0] == _motion_world.GROW
+    _, _, steps, cfg, sampler, scheduler, denoise = values["KSampler"]
+    assert (steps, cfg, denoise) == (_motion_world.INSTANT_STEPS, _motion_world.CFG, _motion_world.FILL)
+    assert (sampler, scheduler) == ("euler", "normal")
+
+
+def test_the_flow_error_loads_the_network_again_and_goes_where_it_is(judge, monkeypatch):
+    given, loaded, places = asked(judge.case), [], []
+    network = SimpleNamespace(model=object(), load_device=torch.device("meta"))
+
+    def estimate(model, first, second, **_):
+        places.append((first.device.type, second.device.type))
+        return given.flow + torch.tensor([3.0, 4.0])
+
+    monkeypatch.setattr(optical_flow, "require_optical_flow", lambda one: one.model)
+    monkeypatch.setattr(optical_flow, "estimate_flow", estimate)
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **_: loaded.extend(models))
+    world, item = SimpleNamespace(optical_flow=network), SimpleNamespace(judge=judge, asked=given)
+    assert _motion_cost.flow_error(world, item, judge.truth) == pytest.approx(5.0)
+    assert loaded == [network] and places == [("meta", "meta")]
+
+
+def test_what_is_saved_is_judged_with_the_flow_network_on_both_sides():
+    """Arithmetic 100 beside 4 and 10, flow errors 2 beside 1 and 3, of 80 evaluations."""
+    costs = {"faithful": (100.0, 2.0), "fast": (4.0, 1.0), "fast, flow network": (10.0, 3.0)}
+    record = SimpleNamespace(model_calls=80)
+    cost = {mode: _motion_cost.Cost(record, value, value, None, flow) for mode, (value, flow) in costs.items()}
+    rows = {(row.measure, row.mode): row for row in
+            _motion_cost.beside_faithful(Context(), "a", lambda mode, get: get(cost[mode]))}
+    saved, error = "arithmetic saved beside 80 faithful evaluations", "flow error beside 80 faithful evaluations"
+    assert rows[saved, "fast"].value == 25 and rows[saved, "fast"].target == ""
+    assert rows[saved, "fast, flow network"].value == 10 and rows[saved, "fast, flow network"].met is False
+    assert rows[error, "fast, flow network"].value == 1.5 and rows[error, "fast, flow network"].met is False
+    assert rows["arithmetic saved beside the paper's 5000 evaluations", "fast"].value == 100 / 80 * 5000 / 4

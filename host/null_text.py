@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import comfy.conds
 import torch
 from torch import Tensor
 
-from ..inversion.null_text import NullText, Recipe, optimise
+from ..inversion.null_text import NullText, Recipe, all_at_once, optimise
 from ..inversion.trajectory import Trajectory
 from .checks import require_conditioning, require_latent_of, require_unconditional
 from .cond_rows import pick_rows
-from .denoiser import GRADIENT_BATCHES, Session, with_denoiser
+from .denoiser import Session, with_denoiser
 from .family import latent_format
 from .fits import require_same_model
+from .gradient_memory import RowsInMemory, bytes_kept, rows_that_fit
+from .memory import is_out_of_memory
+from .notice import notice
 
 TECHNIQUE = "NullText Optimize"
 NULL = "negative"
@@ -25,7 +30,6 @@ RANGE_KEYS = (
 )  # fmt: skip
 # More levels at once gain nothing: the network is busy, and the levels have come apart.
 MOST_LEVELS = 10
-MEMORY_MARGIN = 1.5
 
 
 def fit_null_text(
@@ -35,7 +39,8 @@ def fit_null_text(
 
     positive: the prompt of the inversion; negative: the empty prompt, or another. Fast mode starts from the positive's
     entry, the others from the negative's; that must be a single entry without a range of its own.
-    levels_at_once: of fast mode's teacher forcing; 0 takes what memory allows on a GPU, and 1 on a CPU.
+    levels_at_once: of fast mode's teacher forcing; 0 takes what memory allows on a GPU, and 1 on a CPU. Where memory
+    does not hold the rows of a backward pass at once, they go through the network in parts, to the same result.
     Raises ValueError with a sentence for what cannot work, before anything is loaded.
     """
     require_unconditional(model, TECHNIQUE)
@@ -46,15 +51,26 @@ def fit_null_text(
     name = "positive" if fast else "negative"
     base = single_entry(positive if fast else negative, f"The {name} prompt", trajectory.rows)
     base = with_control_of(positive[0][1], base)
+    if trajectory.cfg != 1:
+        notice(
+            f"The trajectory was inverted at CFG {trajectory.cfg:g}: the fit has more to make up for than after an "
+            "inversion at CFG 1, which is what the method is made for."
+        )
     raw = latent_format(model).process_out(trajectory.latents[0])
 
     def body(session: Session) -> NullText:
-        at_once = levels_at_once or levels_that_fit(session)
-        settings = replace(recipe, levels_at_once=at_once) if fast else recipe
-        return optimise(
-            Predictor(session), trajectory.sigmas, trajectory.latents.to(session.device), base[0].to(session.device),
-            settings, flow=trajectory.flow, on_step=lambda step, total, x0: session.report(step, total, x0),
-        )  # fmt: skip
+        predictor, latents = Predictor(session), trajectory.latents.to(session.device)
+        start = base[0].to(session.device)
+        plan = Plan.of(session, predictor, latents, start, levels_at_once if fast else 1)
+        settings = replace(recipe, levels_at_once=plan.levels)
+        chunks = RowsInMemory(session, plan.rows, "The fit") if plan.apart else nullcontext(all_at_once)
+        with chunks as in_chunks:
+            found = optimise(
+                predictor, trajectory.sigmas, latents, start, settings, flow=trajectory.flow,
+                on_step=lambda step, total, x0: session.report(step, total, x0), in_chunks=in_chunks,
+            )  # fmt: skip
+        found.cost.forwards += plan.cost
+        return found
 
     conds = {"positive": positive, NULL: [list(base)]}
     levels = trajectory.sigmas.flip(0)
@@ -125,17 +141,51 @@ def with_control_of(positive: dict, base: tuple[Tensor, dict]) -> tuple[Tensor, 
     return base
 
 
-def levels_that_fit(session: Session) -> int:
-    """How many levels a backward pass has memory for, by the host's own estimate; 1 where there is no accelerator."""
-    if session.device.type == "cpu":
-        return 1
-    free = session.model.current_patcher.get_free_memory(session.device)
-    shape = session.latent.shape
-    for count in range(MOST_LEVELS, 1, -1):
-        needed = session.model.memory_required([count * shape[0] * GRADIENT_BATCHES, *shape[1:]])
-        if needed * MEMORY_MARGIN < free:
-            return count
-    return 1
+class Plan(NamedTuple):
+    """levels: of teacher forcing at once; rows: of a backward pass at once (None: all, 0: one, and that in parts);
+    apart: whether rows may be evaluated without their neighbours; cost: forwards that the planning took."""
+
+    levels: int
+    rows: int | None
+    apart: bool = True
+    cost: int = 0
+
+    @staticmethod
+    def of(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor, levels: int) -> "Plan":
+        """latents: (N + 1, B, C, h, w), embedding: (1 or B, T, D), both on the device; levels: 0 for what fits."""
+        count = latents.shape[1]
+        if not rows_apart(session):
+            return Plan(1, None, apart=False)
+        if session.device.type == "cpu" or (levels == 1 and count == 1):
+            return Plan(levels or 1, None)
+        free = session.model.current_patcher.get_free_memory(session.device)
+        fit = rows_that_fit(free, row_bytes(session, predictor, latents, embedding))
+        return Plan(levels or max(1, min(MOST_LEVELS, fit // count)), fit, cost=1)
+
+
+def row_bytes(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor) -> float:
+    """What the graph of one picture's prediction keeps, infinity where even that is too much; costs a forward."""
+    leaf = embedding[:1].detach().clone().requires_grad_(True)
+    sigma, first = session.sigmas[:1], torch.zeros(1, dtype=torch.int64, device=session.device)
+    ask = lambda: predictor.unconditional(latents[-1, :1], sigma, leaf, first)
+    try:
+        return bytes_kept(ask, session.model.diffusion_model.parameters())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+
+
+def rows_apart(session: Session) -> bool:
+    """Whether rows may be evaluated without their neighbours: a ControlNet with a hint for each picture forbids it."""
+    controls = [entry.get("control") for cond in session.conds for entry in session.entries(cond)]
+    while any(controls):
+        controls = [one for one in controls if one is not None]
+        hints = [getattr(one, "cond_hint_original", None) for one in controls]
+        if any(isinstance(hint, Tensor) and hint.shape[0] > 1 for hint in hints):
+            return False
+        controls = [getattr(one, "previous_controlnet", None) for one in controls]
+    return True
 
 
 def per_level(base: tuple[Tensor, dict], embeddings: Tensor, sigmas: Tensor) -> list:

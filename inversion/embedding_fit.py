@@ -11,7 +11,7 @@ of two, so that a network in half precision loses nothing to underflow and full 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,16 @@ class Fit:
     prediction: Tensor | None
     loss: Tensor
     history: list[list[float]] = field(default_factory=list)
+
+    @staticmethod
+    def joined(parts: Sequence["Fit"]) -> "Fit":
+        """The rows of several in one piece."""
+        predictions = [part.prediction for part in parts]
+        known = all(one is not None for one in predictions)
+        return Fit(
+            torch.cat([part.embedding for part in parts]), torch.cat(predictions) if known else None,
+            torch.cat([part.loss for part in parts]), [losses for part in parts for losses in part.history],
+        )  # fmt: skip
 
 
 class Adam:

@@ -11,7 +11,7 @@ fast: the source prompt's own embedding is already almost right (Negative-prompt
     guidance with it is no guidance at all, so that one evaluation gives both predictions. The needed prediction is
     known in closed form (`guided_step`), the stop is tested before the backward pass, the number of updates decays as
     ceil(10 exp(-0.1 k)) (StyleDiffusion, arXiv 2303.15649). Where memory allows, levels are first fitted many at a
-    time at the trajectory's own latents (teacher forcing) and only corrected on the way down.
+    time at the trajectory's own latents (teacher forcing) and only corrected on the way down: `null_text_fast.py`.
 
 Differs from the official code: k runs from 0 to 50 for any number of levels; weights get no gradient.
 """
@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from .embedding_fit import Adam, Cost, Fit, Task, fit_official, fit_tested, predict, predict_with_graph, pull_back
+from .embedding_fit import Adam, Cost, Fit, Task, fit_official, predict, predict_with_graph, pull_back
 from .guided_step import gain, guide, needed_unconditional, require_guidance, step
+from .null_text_fast import fast
 
 Mode = Literal["fast", "faithful", "global"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -94,6 +95,14 @@ class NullText:
 
 # Called with the step (from 0), the number of steps and a prediction to show; raises where the user interrupts.
 OnStep = Callable[[int, int, Tensor | None], None]
+# Calls a function with slices of so many rows, one after the other, and returns what it returned; how many rows go
+# together is its own business, and changes nothing but the memory that is needed.
+InChunks = Callable[[Callable[[slice], Any], int], list]
+
+
+def all_at_once(fn: Callable[[slice], Any], rows: int) -> list:
+    """The simplest of them."""
+    return [fn(slice(0, rows))]
 
 
 @dataclass
@@ -107,6 +116,7 @@ class Run:
     flow: bool
     on_step: OnStep
     cost: Cost
+    in_chunks: InChunks = all_at_once
 
     @property
     def steps(self) -> int:
@@ -124,17 +134,33 @@ class Run:
         with torch.no_grad():
             return self.predictor.conditional(x, sigma, pictures).to(x)
 
-    def task(self, x: Tensor, levels: Tensor, conditional: Tensor, pictures: Tensor) -> Task:
-        """Rows x (R, C, h, w) at the levels (R,) int64, whose next latents are to be the trajectory's."""
+    def task(
+        self, x: Tensor, levels: Tensor, conditional: Tensor, pictures: Tensor, budget: Tensor | None = None
+    ) -> Task:
+        """Rows x (R, C, h, w) at the levels (R,) int64, whose next latents are to be the trajectory's.
+
+        budget: (R,) updates; None: what the recipe allows a level.
+        """
         sigma, below = self.sigmas[levels], self.sigmas[levels - 1]
         wanted = self.latents[levels - 1, pictures]
         target = needed_unconditional(x, wanted, conditional, sigma, below, self.recipe.cfg)
-        k = [self.recipe.progress(self.steps - i, self.steps) for i in levels.tolist()]
-        official = self.recipe.mode == "faithful"
-        enough = [self.recipe.official_enough(n) if official else self.recipe.enough for n in k]
-        budget = [self.recipe.inner_steps if official else self.recipe.budget(n) for n in k]
+        budget = self.budget(levels) if budget is None else budget
         weight = gain(sigma, below, self.recipe.cfg, x, flow=self.flow)
-        return Task(x, sigma, target, weight, pictures, x.new_tensor(enough), torch.tensor(budget, device=x.device))
+        return Task(x, sigma, target, weight, pictures, x.new_tensor(self.enough(levels)), budget)
+
+    def k(self, level: int) -> float:
+        return self.recipe.progress(self.steps - level, self.steps)
+
+    def enough(self, levels: Tensor) -> list[float]:
+        """The loss at which each of the levels is done."""
+        official = self.recipe.mode == "faithful"
+        return [self.recipe.official_enough(self.k(i)) if official else self.recipe.enough for i in levels.tolist()]
+
+    def budget(self, levels: Tensor) -> Tensor:
+        """(R,) int64, the most updates of each of the levels."""
+        decays = self.recipe.mode != "faithful"
+        most = [self.recipe.budget(self.k(i)) if decays else self.recipe.inner_steps for i in levels.tolist()]
+        return torch.tensor(most, device=self.latents.device)
 
     def down(self, x: Tensor, i: int, conditional: Tensor, unconditional: Tensor) -> Tensor:
         denoised = guide(conditional, unconditional, self.recipe.cfg)
@@ -153,87 +179,47 @@ def optimise(
     *,
     flow: bool = False,
     on_step: OnStep = lambda step, total, shown: None,
+    in_chunks: InChunks = all_at_once,
 ) -> NullText:
     """Fit the unconditional embeddings of a trajectory.
 
     sigmas: (N+1,) rising; latents: (N+1, B, C, h, w), scaled; start: (B, T, D), where the fit begins: the embedding of
     the empty prompt, or in fast mode the source prompt's, whose `unconditional` prediction must be the conditional one.
+    in_chunks: how rows that need a backward pass go through the network, where they are too many for it at once.
     Raises ValueError with a sentence where predictions, losses or gradients are not finite.
     """
     latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
-    run = Run(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost())
+    run = Run(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost(), in_chunks)
     start = start.detach().to(latents).clone()
     if start.shape[0] != latents.shape[1]:
         start = start.expand(latents.shape[1], -1, -1).clone()
-    return {"faithful": _faithful, "fast": _fast, "global": _global}[recipe.mode](run, start)
+    if recipe.mode == "fast":
+        return _result(run, *fast(run, start))
+    return _faithful(run, start) if recipe.mode == "faithful" else _global(run, start)
 
 
 def _faithful(run: Run, embedding: Tensor) -> NullText:
     """Algorithm 1, one level after the other, at the latents that sampling itself arrives at."""
     x, kept = run.latents[-1], {}
     for i in range(run.steps, 0, -1):
-        sigma = run.sigma(i, x)
-        conditional = run.conditional(x, sigma, run.pictures)
-        task = run.task(x, torch.full_like(run.pictures, i), conditional, run.pictures)
-        rate = run.recipe.rate(run.recipe.progress(run.steps - i, run.steps))
-        fit = fit_official(run.predictor.unconditional, task, embedding, rate, run.cost, run.tick(i, conditional))
-        # The official step down asks for both predictions anew.
-        conditional = run.conditional(x, sigma, run.pictures)
-        unconditional = predict(run.predictor.unconditional, task, fit.embedding, run.pictures, run.cost)
-        x, embedding, kept[i] = run.down(x, i, conditional, unconditional), fit.embedding, fit
+        level = lambda rows: _faithful_level(run, i, x[rows], embedding[rows], run.pictures[rows])
+        parts = run.in_chunks(level, len(x))
+        x, kept[i] = torch.cat([below for below, _ in parts]), Fit.joined([fit for _, fit in parts])
+        embedding = kept[i].embedding
     return _result(run, kept, x)
 
 
-def _fast(run: Run, source: Tensor) -> NullText:
-    """One way down from the source prompt's embedding, or from what teacher forcing has made of it."""
-    forced = _teacher_forced(run, source) if run.recipe.levels_at_once > 1 else {}
-    x, kept = run.latents[-1], {}
-    for i in range(run.steps, 0, -1):
-        everyone, sigma = run.pictures, run.sigma(i, x)
-        begin = forced[i].embedding if i in forced else source
-        first = None
-        if torch.equal(begin, source):
-            bare = Task(x, sigma, x, x, everyone, sigma, everyone)
-            first = predict_with_graph(run.predictor.unconditional, bare, source, everyone, run.cost)
-            conditional = first[0].detach().to(x)
-        else:
-            conditional = run.conditional(x, sigma, everyone)
-        task = run.task(x, torch.full_like(everyone, i), conditional, everyone)
-        rate = run.recipe.rate(run.recipe.progress(run.steps - i, run.steps))
-        fit = fit_tested(
-            run.predictor.unconditional, task, begin, rate, run.cost, run.tick(i, conditional), first
-        )
-        x, kept[i] = run.down(x, i, conditional, fit.prediction), fit
-    return _result(run, kept, x, forced)
-
-
-def _teacher_forced(run: Run, source: Tensor) -> dict[int, Fit]:
-    """Every level at the trajectory's own latent: the levels no longer wait for each other, and go in batches."""
-    rows = [(i, b) for i in range(run.steps, 0, -1) for b in run.pictures.tolist()]
-    fits: dict[int, list[Fit]] = {}
-    size = run.recipe.levels_at_once * len(run.pictures)
-    for begin in range(0, len(rows), size):
-        levels, pictures = torch.tensor(rows[begin : begin + size], device=run.latents.device).T
-        x, sigma = run.latents[levels, pictures], run.sigmas[levels]
-        everyone = torch.arange(len(levels), device=x.device)
-        bare = Task(x, sigma, x, x, pictures, sigma, everyone)
-        first = predict_with_graph(run.predictor.unconditional, bare, source[pictures], everyone, run.cost)
-        task = run.task(x, levels, first[0].detach().to(x), pictures)
-        rate = torch.tensor([run.recipe.rate(run.recipe.progress(run.steps - i, run.steps)) for i in levels.tolist()])
-        tick = run.tick(run.steps)
-        fit = fit_tested(
-            run.predictor.unconditional, task, source[pictures], rate.to(x), run.cost, tick, first
-        )
-        for row, i in enumerate(levels.tolist()):
-            one = Fit(fit.embedding[row], None, fit.loss[row], [fit.history[row]])
-            fits.setdefault(i, []).append(one)
-    return {i: _joined(parts) for i, parts in fits.items()}
-
-
-def _joined(parts: list[Fit]) -> Fit:
-    """The pictures of one level in one piece."""
-    embedding = torch.stack([part.embedding for part in parts])
-    return Fit(embedding, None, torch.stack([part.loss for part in parts]), [part.history[0] for part in parts])
+def _faithful_level(run: Run, i: int, x: Tensor, embedding: Tensor, pictures: Tensor) -> tuple[Tensor, Fit]:
+    """Some pictures at one level: their next latents, and the fit."""
+    everyone, sigma = torch.arange(len(x), device=x.device), run.sigma(i, x)
+    conditional = run.conditional(x, sigma, pictures)
+    task = run.task(x, torch.full_like(pictures, i), conditional, pictures)
+    tick = run.tick(i, conditional)
+    fit = fit_official(run.predictor.unconditional, task, embedding, run.recipe.rate(run.k(i)), run.cost, tick)
+    # The official step down asks for both predictions anew.
+    conditional = run.conditional(x, sigma, pictures)
+    unconditional = predict(run.predictor.unconditional, task, fit.embedding, everyone, run.cost)
+    return run.down(x, i, conditional, unconditional), fit
 
 
 def _global(run: Run, embedding: Tensor) -> NullText:
@@ -249,16 +235,22 @@ def _global(run: Run, embedding: Tensor) -> NullText:
             run.on_step(sweep * run.steps + run.steps - i, sweeps * run.steps, targets[i])
             x = run.latents[i]
             task = run.task(x, torch.full_like(everyone, i), targets[i].to(x), everyone)
-            prediction, leaf = predict_with_graph(run.predictor.unconditional, task, embedding, everyone, run.cost)
-            losses[i - 1] = task.loss(prediction, everyone).cpu()
+            slope = lambda rows: _slope(run, task, embedding, everyone[rows])
+            found = [torch.cat(parts) for parts in zip(*run.in_chunks(slope, len(everyone)))]
+            losses[i - 1] = found[0].cpu()
             history.append((i, float(losses[i - 1, 0])))
-            run.cost.backwards += len(everyone)
-            gradient = pull_back(prediction, leaf, task.slope(prediction, everyone))
-            adam.update(embedding, gradient, everyone, run.recipe.rate(OFFICIAL_STEPS * sweep / sweeps))
+            adam.update(embedding, found[1], everyone, run.recipe.rate(OFFICIAL_STEPS * sweep / sweeps))
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("The loss is not a number: run the model in fp32 or bf16 (for example with --force-fp32).")
     embeddings = embedding.cpu().expand(run.steps, *embedding.shape)
     return NullText(embeddings, losses, tuple(history), None, run.cost)
+
+
+def _slope(run: Run, task: Task, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(len(rows),) losses of some rows, and their gradients by the embedding."""
+    prediction, leaf = predict_with_graph(run.predictor.unconditional, task, embedding, rows, run.cost)
+    run.cost.backwards += len(rows)
+    return task.loss(prediction, rows), pull_back(prediction, leaf, task.slope(prediction, rows))
 
 
 def _result(run: Run, kept: dict[int, Fit], x: Tensor, forced: dict[int, Fit] | None = None) -> NullText:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from palimpsest.inversion.embedding_fit import Adam, pull_back
 from palimpsest.inversion.null_text import Recipe, optimise
+from palimpsest.inversion.null_text_fast import LEAST_FORCED
 
 from .toy import Toy, inverted, official_levels, picture
 
@@ -70,6 +71,36 @@ def test_teacher_forcing_serves_levels_in_batches(case):
     forced = [optimise(toy, levels, path, toy.source, Recipe(enough=1e-8, levels_at_once=n)) for n in (3, STEPS)]
     assert torch.allclose(forced[0].embeddings, forced[1].embeddings, atol=1e-5)
     assert error(forced[0], path) < 2 * error(alone, path) + 1e-6
+
+
+@pytest.mark.parametrize("enough", [0.0, 1e-9, 1e-6, 2e-4, float("inf")])
+def test_teacher_forcing_costs_no_more_than_a_look_at_each_forced_level(enough):
+    toy, levels = Toy(), official_levels(50).float()
+    path = inverted(toy, picture(), levels)
+    costs, budget = [], sum(Recipe().budget(k) for k in range(50))
+    for at_once in (1, 2, 10, 50):
+        found = optimise(toy, levels, path, toy.source, Recipe(enough=enough, levels_at_once=at_once)).cost
+        assert found.backwards <= budget and found.forward_equivalents <= 50 + 2 * budget <= 400
+        costs.append(found.forward_equivalents)
+    assert max(costs) <= costs[0] + sum(Recipe().budget(k) >= LEAST_FORCED for k in range(50))
+
+
+@pytest.mark.parametrize("mode", ["fast", "faithful", "global"])
+def test_rows_in_chunks_are_the_same(case, mode):
+    """Whoever is short of memory passes rows on in parts, of any size."""
+    toy, levels, _ = case
+    path = inverted(toy, picture(3), levels)
+    recipe = Recipe(mode=mode, enough=1e-8, levels_at_once=4, inner_steps=4)
+    sizes = []
+
+    def in_twos(fn, rows):
+        sizes.append(rows)
+        return [fn(slice(i, min(i + 2, rows))) for i in range(0, rows, 2)]
+
+    whole = optimise(toy, levels, path, toy.source, recipe)
+    parts = optimise(toy, levels, path, toy.source, recipe, in_chunks=in_twos)
+    assert torch.allclose(whole.embeddings, parts.embeddings, atol=1e-5) and max(sizes) >= 3
+    assert torch.allclose(whole.losses, parts.losses, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("mode, levels_at_once", [("fast", 1), ("fast", 4), ("faithful", 1), ("global", 1)])

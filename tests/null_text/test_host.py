@@ -1,5 +1,7 @@
 """NullText Optimize on the host: its CONDITIONING in the stock sampler does what the fit has promised."""
 
+from dataclasses import replace
+
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -40,8 +42,8 @@ def stock(model, family: str, trajectory: Trajectory, negative: list, positive: 
     return model.model.process_latent_in(out)
 
 
-def fit(model, family, trajectory, mode, **settings):
-    recipe = Recipe(cfg=CFG, mode=mode, inner_steps=2, enough=1e-9)
+def fit(model, family, trajectory, mode, *, inner_steps=2, **settings):
+    recipe = Recipe(cfg=CFG, mode=mode, inner_steps=inner_steps, enough=1e-9)
     with torch.inference_mode():
         return fit_null_text(model, trajectory, tiny_cond(family), tiny_cond(family, seed=3), recipe, **settings)
 
@@ -83,8 +85,15 @@ def test_pictures_of_a_batch_keep_to_themselves(mode):
 
 def test_size_of_the_batches_of_levels_does_not_matter():
     model, _, trajectory = prepared("sd1")
-    one, many = (fit(model, "sd1", trajectory, "fast", levels_at_once=n)[1] for n in (2, 4))
+    one, many = (fit(model, "sd1", trajectory, "fast", levels_at_once=n, inner_steps=12)[1] for n in (2, 4))
     assert torch.allclose(one.latents, many.latents, atol=2e-2)
+
+
+@pytest.mark.parametrize(("cfg", "said"), [(1.0, False), (3.0, True)])
+def test_an_inversion_under_guidance_is_told(caplog, cfg, said):
+    model, _, trajectory = prepared("sd1")
+    fit(model, "sd1", replace(trajectory, cfg=cfg), "fast")
+    assert ("inverted at CFG 3" in caplog.text) == said
 
 
 def test_global_mode_gives_every_level_the_same_embedding():
@@ -112,7 +121,7 @@ def test_ranges_cover_every_level_once():
         (lambda m, t: (m, [[tiny_cond("sd1")[0][0], {"start_percent": 0.2}]], None), "part of the run"),
         (lambda m, t: (m, [], None), "empty"),
         (lambda m, t: (tiny_model("sd1", seed=5), tiny_cond("sd1"), None), "another model"),
-        (lambda m, t: (tiny_model("flux"), tiny_cond("sd1"), None), "."),
+        (lambda m, t: (tiny_model("flux"), tiny_cond("sd1"), None), "distilled to work without"),
     ],
 )
 def test_bad_input_is_a_sentence(change, words):

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ..guidance.proximal import Threshold, changed, proximal
 from ..inversion.trajectory import Trajectory
+from .fits import require_same_kind
+
+TECHNIQUE = "Proximal Guidance"
 
 
 def with_proximal_guidance(
@@ -16,8 +19,12 @@ def with_proximal_guidance(
     """A clone of the MODEL whose guidance leaves out small differences.
 
     trajectory, pull: where source and edit agree, the prediction is drawn to the source picture by the share `pull`,
-    once the run has come past `pull_from` (0..1 of the model's schedule). A quantile of 0 gives the plain clone.
+    once the run has come past `pull_from` (0..1 of the model's schedule). A quantile of 0 gives the plain clone, also
+    without the pull: nothing counts as unchanged then. Raises ValueError where the trajectory is of another kind of
+    model.
     """
+    if trajectory is not None:
+        require_same_kind(trajectory, model, f"The trajectory of {TECHNIQUE}")
     clone = model.clone()
     if quantile <= 0:
         return clone
@@ -49,7 +56,7 @@ class _Proximal:
         source = self.trajectory.latents[0].to(denoised)
         if source.shape[1:] != denoised.shape[1:] or source.shape[0] not in (1, denoised.shape[0]):
             raise ValueError(
-                "The trajectory of Proximal Guidance is of another size than the sampled latent: connect the one that "
+                f"The trajectory of {TECHNIQUE} is of another size than the sampled latent: connect the one that "
                 "was made from the picture that is being edited."
             )
         # The proximal conditional differs from the unconditional one exactly where an edit is.

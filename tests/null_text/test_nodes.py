@@ -8,7 +8,7 @@ from palimpsest.inversion.negative_prompt import between, slerp
 from palimpsest.nodes.null_text import NegativePromptInversion, NullTextOptimize, ProximalGuidance
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
-from .test_host import CFG, STEPS, prepared, stock
+from .test_host import CFG, FAMILIES, STEPS, prepared, stock
 
 
 @pytest.fixture(scope="module")
@@ -112,27 +112,39 @@ def test_rows_have_quantiles_of_their_own():
     assert all(torch.equal(together[i], row_quantile(values[i : i + 1], 0.7)[0]) for i in range(3))
 
 
-def sample(model, latent, cfg=4.0, negative=True):
+def sample(model, latent, cfg=4.0, family="sd1"):
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 3)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas, tiny_cond("sd1"),
-            tiny_cond("sd1", seed=2), latent, disable_pbar=True, seed=0,
+            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas, tiny_cond(family),
+            tiny_cond(family, seed=2), latent, disable_pbar=True, seed=0,
         )  # fmt: skip
 
 
-def test_proximal_guidance_at_its_limits(sd1):
-    model, raw, _ = sd1
+@pytest.mark.parametrize("family", FAMILIES)
+def test_proximal_guidance_at_its_limits(family):
+    model, raw, trajectory = prepared(family)
     latent = torch.zeros_like(raw)
-    plain, unguided = sample(model, latent), sample(model, latent, cfg=0.0)
-    assert torch.equal(sample(ProximalGuidance.execute(model, 0.0).args[0], latent), plain)
-    assert torch.allclose(sample(ProximalGuidance.execute(model, 1.0).args[0], latent), unguided, atol=1e-5)
-    some = sample(ProximalGuidance.execute(model, 0.7).args[0], latent)
-    assert (some - plain).abs().max() > 1e-3
+
+    def made(cfg=4.0, **options):
+        patched = ProximalGuidance.execute(model, **options).args[0] if options else model
+        return sample(patched, latent, cfg, family)
+
+    plain, unguided = made(), made(0.0)
+    assert torch.equal(made(quantile=0.0), plain)
+    assert torch.allclose(made(quantile=1.0), unguided, atol=1e-5)
+    assert (made(quantile=0.7) - plain).abs().max() > 1e-3
     # Without guidance there is no unconditional prediction to differ from.
-    unguided = sample(ProximalGuidance.execute(model, 0.7).args[0], latent, cfg=1.0)
-    assert torch.equal(unguided, sample(model, latent, cfg=1.0))
+    assert torch.equal(made(1.0, quantile=0.7), made(1.0))
+    drawn = made(quantile=1.0, trajectory=trajectory, pull=1.0, pull_from=0.0, grow=0)
+    assert torch.allclose(drawn, raw, atol=1e-3)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.7])
+def test_a_trajectory_of_another_kind_of_model_is_a_sentence(sd1, quantile):
+    with torch.inference_mode(), pytest.raises(ValueError, match="trajectory of Proximal Guidance was made with"):
+        ProximalGuidance.execute(sd1[0], quantile, trajectory=prepared("sdxl")[2])
 
 
 def test_pull_draws_what_does_not_change_to_the_source(sd1):

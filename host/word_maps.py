@@ -45,13 +45,15 @@ def _look(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float
     clone = model.clone()
     blocks = attention_blocks(diffusion_model(model))
     factor = map_factor(blocks.values(), *raw.shape[-2:])
-    found: list[Tensor] = []
+    total, count = torch.zeros(()), 0
 
     def around(attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        nonlocal total, count
         height, width = cells(options)
         if height * width == q.shape[1]:
-            maps = word_maps(q, k, options["n_heads"], len(prompt))
-            found.append(maps.unflatten(-1, (height, width)).cpu())
+            # A running sum: the maps of all layers and levels of a large picture would take gigabytes.
+            maps = word_maps(q, k, options["n_heads"], len(prompt)).cpu()
+            total, count = total + maps.unflatten(-1, (height, width)), count + 1
         return attend(q, k, v)
 
     wrap_attention(clone, "attn2", [block for block, size in blocks.items() if size == factor], around)
@@ -62,7 +64,7 @@ def _look(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float
             session.report(i, len(levels), session.denoise(x, sigma))
 
     with_denoiser(clone, {"positive": positive}, raw, torch.tensor(sorted(levels, reverse=True)), body)
-    return torch.stack(found).mean(0)
+    return total / count
 
 
 def _at(session: Session, latents: Sequence[Tensor] | Tensor, i: int, sigma: float) -> Tensor:

@@ -131,14 +131,18 @@ def early(sigma: float, schedule: Sequence[float], fraction: float) -> bool:
     """Whether a model call at `sigma` lies in the first `fraction` of a run's steps.
 
     schedule: the run's noise levels, falling, with the last one after the last step. Calls between two levels belong
-    to the step that they are part of.
+    to the step that they are part of; see `step_of`.
     """
     steps = len(schedule) - 1
     return step_of(sigma, schedule) < int(steps * fraction + 1e-6)
 
 
 def step_of(sigma: float, schedule: Sequence[float]) -> int:
-    """The step (from 0) that a model call at `sigma` is part of."""
+    """The step (from 0) that a model call at `sigma` is part of.
+
+    A call exactly at a level belongs to the step that begins there. So does the second call of Heun's method, which
+    completes the step before: levels alone do not tell it from the first call of the next step.
+    """
     above = sum(level > sigma * (1 + 1e-5) for level in schedule[:-1])
     at = any(abs(level - sigma) <= 1e-5 * max(level, sigma) for level in schedule[:-1])
     return above if at else max(above - 1, 0)

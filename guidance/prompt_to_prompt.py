@@ -55,6 +55,8 @@ class EditPlan:
         lines = [f"row 0, the source: {self.source.text}"]
         for i, (edit, alignment) in enumerate(zip(self.edits, self.alignments)):
             lines.append(f"row {i + 1}, {alignment.describe(edit)}")
+        if self.cross_steps == 0 and any(bool((alignment.scale != 1).any()) for alignment in self.alignments):
+            lines.append("but weights act in the share of cross_steps alone, and at 0 they do nothing: raise it")
         return "\n".join(lines)
 
     def masks(self, maps: Sequence[Tensor], roles: Roles, size: tuple[int, int]) -> Tensor:

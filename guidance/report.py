@@ -13,6 +13,7 @@ from ..inversion.quality import psnr, ssim
 
 # A pixel counts as changed where a channel differs by more than this: ten of 255 steps, above what a VAE does.
 CHANGED = 10 / 255
+WHOLE, OUTSIDE, INSIDE = "whole picture", "outside the mask", "inside the mask"
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,32 @@ class Region:
     ssim: float
     mse: float
 
+    @property
+    def words(self) -> str:
+        numbers = f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}, MSE {self.mse:.2e}"
+        return f"{self.name} ({100 * self.share:.0f} % of the picture): {numbers}"
+
 
 @dataclass(frozen=True)
 class EditMeasures:
-    """One picture's numbers. changed: share of pixels; structure: distance of the structures, 0 the same; clip: how
-    well source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
+    """One picture's numbers. regions: with a mask also inside and outside of it, where there is anything; changed:
+    share of pixels; masked: whether there was a mask; structure: distance of the structures, 0 the same; clip: how well
+    source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
     """
 
     regions: tuple[Region, ...]
     changed: float
+    masked: bool = False
     structure: float | None = None
     clip: tuple[float, float] | None = None
 
+    def region(self, name: str) -> Region | None:
+        """None where nothing of the picture lies there."""
+        return next((one for one in self.regions if one.name == name), None)
+
     def lines(self) -> list[str]:
-        words = [
-            f"{r.name} ({100 * r.share:.0f} % of the picture): PSNR {r.psnr:.2f} dB, SSIM {r.ssim:.4f}, MSE {r.mse:.2e}"
-            for r in self.regions
-        ]
+        known = {name: self.region(name) for name in ((WHOLE, OUTSIDE, INSIDE) if self.masked else (WHOLE,))}
+        words = [f"{name}: nothing" if one is None else one.words for name, one in known.items()]
         words.append(f"changed: {100 * self.changed:.1f} % of the pixels")
         words += [] if self.structure is None else [f"structure distance: {self.structure:.4f}"]
         words += [] if self.clip is None else [f"CLIP score: source {self.clip[0]:.2f}, edit {self.clip[1]:.2f}"]
@@ -50,16 +60,16 @@ class EditMeasures:
 
 def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[EditMeasures]:
     """source, edit: (B, H, W, 3) in 0..1; mask: (B, H, W), 1 = where the edit is meant to be. One value a row."""
-    masks = {"whole picture": None}
+    masks = {WHOLE: None}
     if mask is not None:
         inside = (mask > 0.5).to(source)
-        masks |= {"outside the mask": 1 - inside, "inside the mask": inside}
+        masks |= {OUTSIDE: 1 - inside, INSIDE: inside}
     columns = {name: _region(source, edit, one) for name, one in masks.items()}
     changed = ((source - edit).abs().amax(-1) > CHANGED).flatten(1).float().mean(1).tolist()
     rows = []
     for i in range(len(source)):
         regions = [Region(name, *values[i]) for name, values in columns.items() if values[i][0] > 0]
-        rows.append(EditMeasures(tuple(regions), changed[i]))
+        rows.append(EditMeasures(tuple(regions), changed[i], masked=mask is not None))
     return rows
 
 

@@ -98,11 +98,12 @@ def cells(options: Mapping) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def conditional_rows(options: Mapping, rows: int) -> tuple[list[int], int]:
+def conditional_rows(options: Mapping, rows: int, positive: int | None = 0) -> tuple[list[int], int]:
     """Where the conditional batches begin among `rows` rows of a model call, and how many rows each batch has.
 
-    The host puts the parts of a call (0: conditional, 1: unconditional) one after the other, in any order.
+    The host puts the parts of a call one after the other, in any order; `positive` is the conditional one's number
+    among the conditionings that the guider asks for (0 with most, 2 with Dual CFG Guider), None where it is not asked.
     """
     parts = options.get("cond_or_uncond") or [0]
     size = rows // len(parts)
-    return [i * size for i, part in enumerate(parts) if part == 0], size
+    return [i * size for i, part in enumerate(parts) if part == positive], size

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import comfy.model_management as management
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..guidance.report import EditMeasures, cosine_score, structure_distance
@@ -25,16 +27,28 @@ def with_scores(
             )
         return list(found)
     before, after = (clip_vision.encode_image(image, crop=False) for image in (source, edit))
-    distance = structure_distance(*(_patches(one) for one in (before, after))).tolist()
+    distance = structure_distance(*(_patches(clip_vision, one) for one in (before, after))).tolist()
     scores = [None] * len(found) if clip is None else _clip_scores(before, after, clip, text, len(found))
     return [replace(one, structure=distance[i], clip=scores[i]) for i, one in enumerate(found)]
 
 
-def _patches(seen) -> Tensor:
-    """(B, N, D): what the vision model makes of each patch, without its token for the whole."""
+def _patches(clip_vision, seen) -> Tensor:
+    """(B, N, D): what the vision model makes of each patch, without the tokens for the whole, which come first.
+
+    CLIP and DINOv2 have one of them, models with registers some more, SigLIP none.
+    """
     before_last = seen["penultimate_hidden_states"]
     hidden = before_last if before_last is not None else seen["last_hidden_state"]
-    return hidden[:, 1:]
+    if str(getattr(clip_vision, "model_type", "")).startswith("siglip"):
+        return hidden
+    patch = clip_vision.config["patch_size"]
+    height, width = (side // patch for side in seen["image_sizes"][0][-2:])
+    if hidden.shape[1] < height * width:
+        raise ValueError(
+            f"The vision model gives {hidden.shape[1]} features for {height} x {width} patches, and which belongs to "
+            "which cannot be told: connect a CLIP vision model, DINOv2 or SigLIP."
+        )
+    return hidden[:, hidden.shape[1] - height * width :]
 
 
 def _clip_scores(before, after, clip, text: str, rows: int) -> list[tuple[float, float]]:
@@ -55,12 +69,50 @@ def _clip_scores(before, after, clip, text: str, rows: int) -> list[tuple[float,
 
 def projected(clip, text: str) -> Tensor:
     """(1, D): the text in the space that it shares with pictures."""
+    require_projection(clip)
     asked = clip.clone()
-    clip_model = asked.cond_stage_model
-    clip_model.reset_clip_options()
-    clip_model.set_clip_options({"projected_pooled": True})
+    encoder = asked.cond_stage_model
+    encoder.reset_clip_options()
     try:
-        asked.load_model()
-        return clip_model.encode_token_weights(asked.tokenize(text))[1]
+        tokens = asked.tokenize(text)
+        asked.load_model(tokens)
+        device = asked.patcher.load_device
+        encoder.set_clip_options({"projected_pooled": True, "execution_device": device})
+        with management.cuda_device_context(device):
+            return encoder.encode_token_weights(tokens)[1]
     finally:
-        clip_model.reset_clip_options()
+        encoder.reset_clip_options()
+
+
+def require_projection(clip) -> None:
+    """A projection of the text into the space of pictures that comes from a file, or a sentence.
+
+    Where a file has none, as checkpoints of Stable Diffusion 1, the host leaves in its place what memory held.
+    """
+    holder = clip.cond_stage_model
+    encoder = getattr(holder, getattr(holder, "clip", "-"), None)
+    # Models whose prompts go through it (Stable Diffusion 2, XL) always come with it.
+    if encoder is None or encoder.options_default[2]:
+        return
+    layer = getattr(encoder.transformer, "text_projection", None)
+    weight = getattr(layer, "weight", None)
+    usable = weight is not None and bool(torch.isfinite(weight).all()) and bool(weight.any())
+    if not usable or not _in_its_files(clip):
+        raise ValueError(
+            "This CLIP comes without the part that joins text and pictures, as in checkpoints of Stable Diffusion 1: "
+            "load it from its own file with Load CLIP, or take clip off Edit Report."
+        )
+
+
+def _in_its_files(clip) -> bool:
+    """Whether the files that the CLIP was loaded from have the projection; True where that cannot be told."""
+    _, (source, *_) = getattr(clip.patcher, "cached_patcher_init", None) or (None, ((),))[:2]
+    if isinstance(source, str):
+        return False  # a checkpoint: the host takes over none from those of this family
+    files = [file for file in source if str(file).endswith((".safetensors", ".sft"))]
+    return len(files) < len(source) or not files or any(map(_has_projection, files))
+
+
+def _has_projection(file: str) -> bool:
+    with safe_open(file, framework="pt") as opened:
+        return any("text_projection" in key for key in opened.keys())

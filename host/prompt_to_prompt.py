@@ -1,7 +1,7 @@
 """Prompt-to-Prompt as a patch of the host's MODEL: row 0 of the batch is the source, the other rows are its edits.
 
-A run's own state lives in the run's options, so that nothing stays on the model but the record of the last run. Edits
-are made in the conditional half alone. The blend takes hold in two places: what the model sees (innermost, where an
+A run's own state lives in the run's options, so that nothing stays on the model but the records of the last runs. Edits
+are made in the conditional part alone. The blend takes hold in two places: what the model sees (innermost, where an
 anchor has put the trajectory in place already) and what the sampler gets (outermost, after the anchor's exact answer).
 """
 
@@ -20,12 +20,12 @@ from ..guidance.attention_control import (
 )  # fmt: skip
 from ..guidance.local_blend import blend, map_factor
 from ..guidance.prompt_to_prompt import EditPlan
-from ..guidance.token_alignment import Prompt
 from .anchor import KEY as ANCHOR
 from .attention import Block, attention_blocks, cells, conditional_rows, plain_attention, wrap_attention
 from .checks import require_unet
 from .cond_rows import pick_rows
 from .family import diffusion_model
+from .run_record import Record, Recording
 
 KEY = "palimpsest_prompt_to_prompt"
 TECHNIQUE = "Prompt-to-Prompt"
@@ -33,32 +33,18 @@ TECHNIQUE = "Prompt-to-Prompt"
 UNCUT = ("control", "hooks", "area", "mask", "gligen", "default")
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What the last finished run looked at. maps: for each row of the batch (K, h, w), where each of its tokens was
-    looked at, the mean over layers and steps, CPU; mask: (B, H, W) of the local blend at its last step, or None."""
-
-    prompts: tuple[Prompt, ...]
-    maps: tuple[Tensor, ...]
-    mask: Tensor | None
-
-
-@dataclass
-class Recording:
-    """Where the record of the last finished run is kept; it goes with the MODEL from node to node."""
-
-    last: Record | None = None
-
-
 @dataclass
 class Run:
-    """One sampling run. step: of the model call under way; sums: maps so far, row by row."""
+    """One sampling run. step: of the model call under way; positive: which of the conditionings asked for in it is the
+    edits' own, None where it is none of them; sums: maps so far, row by row."""
 
     plan: EditPlan
     schedule: list[float]
     size: tuple[int, int]
     factor: int
+    guider: object = None
     step: int = 0
+    positive: int | None = 0
     cross: bool = False
     self_: bool = False
     blends: bool = False
@@ -66,8 +52,9 @@ class Run:
     calls: int = 0
     mask: Tensor | None = None
 
-    def begin(self, sigma: float) -> None:
+    def begin(self, sigma: float, conds: Sequence[list | None]) -> None:
         plan = self.plan
+        self.positive = _place_of_positive(self.guider, conds)
         self.step = step_of(sigma, self.schedule)
         self.cross = early(sigma, self.schedule, plan.cross_steps)
         self.self_ = early(sigma, self.schedule, plan.self_steps)
@@ -122,15 +109,21 @@ class _PromptToPrompt:
         guider = executor.class_obj
         self._check(noise.shape[0], guider.conds.get("positive") or [])
         size = tuple(int(n) for n in noise.shape[-2:])
-        run = Run(self.plan, sigmas.tolist(), size, map_factor(self.blocks.values(), *size))
+        run = Run(self.plan, sigmas.tolist(), size, map_factor(self.blocks.values(), *size), guider)
         # The guider's options are this run's own copy.
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         if run.sums:
-            maps = tuple((total / run.calls).cpu() for total in run.sums)
-            rows = self.plan.prompts * (noise.shape[0] // self.plan.rows)
-            self.recording.last = Record(rows, maps, self._whole_mask(run, noise.shape[0]))
+            self.recording.keep(self._record(run, samples))
         return samples
+
+    def _record(self, run: Run, samples: Tensor) -> Record:
+        rows, plan = samples.shape[0], self.plan
+        maps = tuple((total / run.calls).cpu() for total in run.sums)
+        columns = plan.blend.columns if plan.blend is not None else ((),) * plan.rows
+        groups = rows // plan.rows
+        mask = self._whole_mask(run, rows)
+        return Record(plan.prompts * groups, maps, mask, columns * groups, samples.detach().float().cpu().clone())
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """What the sampler gets: outside the blend's mask an edit is its source."""
@@ -147,11 +140,12 @@ class _PromptToPrompt:
         run = _run(model_options.get("transformer_options", {}))
         if run is None:
             return executor(model, conds, x_in, timestep, model_options)
-        run.begin(float(timestep[0]))
+        run.begin(float(timestep[0]), conds)
         roles = run.roles(x_in.shape[0])
         if run.blends and run.mask is not None:
             x_in = blend(x_in, run.mask, roles.rows, roles.sources)
-        if len(conds) == 2 and conds[1] and _sources_kept(model, x_in, roles) and all(map(_can_cut, conds[1])):
+        two = len(conds) == 2 and run.positive == 0 and conds[1]
+        if two and _sources_kept(model, x_in, roles) and all(map(_can_cut, conds[1])):
             return _without_source_unconditional(executor, model, conds, x_in, timestep, model_options, roles)
         return executor(model, conds, x_in, timestep, model_options)
 
@@ -175,7 +169,7 @@ class _PromptToPrompt:
 
     def _look(self, run: Run, q: Tensor, k: Tensor, options: dict) -> None:
         """Adds this layer's maps to the run's."""
-        starts, size = conditional_rows(options, q.shape[0])
+        starts, size = conditional_rows(options, q.shape[0], run.positive)
         height, width = cells(options)
         if height * width != q.shape[1]:
             return
@@ -188,7 +182,7 @@ class _PromptToPrompt:
 
     def _roles(self, options: dict, rows: int) -> Roles:
         """The edits among the rows of this call; none in a call without the conditional half."""
-        starts, size = conditional_rows(options, rows)
+        starts, size = conditional_rows(options, rows, _run(options).positive)
         if starts and size % self.plan.rows:
             raise ValueError(
                 f"{TECHNIQUE} needs all {self.plan.rows} rows of the batch in one model call, and another node has cut "
@@ -220,6 +214,18 @@ class _PromptToPrompt:
             mask[row] = run.mask[place].cpu()
             mask[source] = torch.maximum(mask[source], mask[row])
         return mask
+
+
+def _place_of_positive(guider, conds: Sequence[list | None]) -> int | None:
+    """Which of the conditionings of a model call is the guider's positive one; guiders ask for them in any order.
+
+    Where the call has none of the guider's own (a node in between may have copied them) it is the first, as usual.
+    """
+    known = getattr(guider, "conds", {})
+    names = [next((name for name, one in known.items() if one is cond), None) for cond in conds]
+    if "positive" in names:
+        return names.index("positive")
+    return None if any(name is not None for name in names) else 0
 
 
 def _run(options: dict) -> Run | None:

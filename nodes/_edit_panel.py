@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
-from ..guidance.report import EditMeasures
+from ..guidance.report import OUTSIDE, WHOLE, EditMeasures
 from ..host.checks import require_picture, require_same_batch, require_same_size
 from ..host.edit_batch import is_crop, middle
 from ..host.notice import notice
-from ._panel import error_map, panel
+from ..inversion.quality import PSNR_EQUAL
+from ._panel import BACKGROUND, error_map, panel
 
 
 def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -37,3 +41,25 @@ def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: Ed
     if mask is not None:
         shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
     return panel(shown, found.lines())
+
+
+def stacked(panels: Sequence[Tensor]) -> Tensor:
+    """(1, H_i, W, 3) of a width, one a picture -> (B, H, W, 3): panels with fewer lines get ground at their foot."""
+    height = max(one.shape[1] for one in panels)
+    ground = torch.tensor(BACKGROUND) / 255
+    rows = []
+    for one in panels:
+        foot = ground.expand(1, height - one.shape[1], one.shape[2], 3)
+        rows.append(torch.cat([one, foot], 1))
+    return torch.cat(rows)
+
+
+def report_means(found: Sequence[EditMeasures]) -> tuple[float, float, float]:
+    """PSNR and SSIM outside the mask (of all, where there is no mask) and the changed share, means of the batch.
+
+    A picture that is masked wholly has no outside, and is left out; where all are, nothing has changed there.
+    """
+    regions = [one.region(OUTSIDE if one.masked else WHOLE) for one in found]
+    kept = [(one.psnr, one.ssim) for one in regions if one is not None] or [(PSNR_EQUAL, 1.0)]
+    psnr, ssim = (sum(values) / len(kept) for values in zip(*kept))
+    return psnr, ssim, sum(one.changed for one in found) / len(found)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from comfy_api.latest import io, ui
-from torch import Tensor
 
-from ..guidance.local_blend import heat, outline
 from ..guidance.prompt_to_prompt import Blend, chosen_columns, plan_edits, uncovered
 from ..guidance.report import fit_mask, measure
 from ..host.checks import require_latent
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
-from ..host.fits import require_same_kind
 from ..host.negative_rows import negative_rows
 from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
-from ..host.word_maps import maps_of_picture, maps_of_trajectory
 from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
-from ._edit_panel import as_encoded, prepared, tiles
-from ._panel import HEAT
+from ._edit_panel import as_encoded, prepared, report_means, stacked, tiles
+from ._word_mask import look, of_run, shown
 from .sockets import Trajectory
 
 CATEGORY = "Palimpsest/editing"
@@ -149,12 +143,14 @@ class WordAttentionMask(io.ComfyNode):
                 ),
                 io.String.Input(
                     "words", default="", dynamic_prompts=False,
-                    tooltip="Words or phrases out of the text, between commas; their places are put together.",
+                    tooltip="Words or phrases out of the text, between commas; their places are put together. Empty, "
+                    "for a run of Prompt-to-Prompt: the very mask that its blend used.",
                 ),
                 Trajectory.Input("trajectory", optional=True, tooltip="The picture to look at, from DDIM Invert."),
                 io.Latent.Input(
                     "samples", optional=True,
-                    tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run looked at.",
+                    tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run looked at, "
+                    "one of its last four.",
                 ),
                 io.Float.Input(
                     "threshold", default=0.3, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
@@ -181,44 +177,17 @@ class WordAttentionMask(io.ComfyNode):
         cls, model, clip, text, words, trajectory=None, samples=None, threshold=0.3, levels=8, seed=0
     ) -> io.NodeOutput:
         chosen = phrases(clip, words)
-        if not chosen:
-            raise ValueError("There are no words to look for: write one or more that the text has.")
-        record = getattr(recording(model), "last", None)
         if trajectory is None and samples is None:
             raise ValueError("There is no picture to look at: connect a trajectory, or samples.")
-        if trajectory is None and record is not None:
-            maps, columns = record.maps, chosen_columns(record.prompts, chosen, name="The words")
-            size = tuple(require_latent(samples, "The samples").shape[-2:])
-        else:
-            maps, columns, size = look(model, clip, text, chosen, trajectory, samples, levels, seed)
-        heats = [heat(rows, places) for rows, places in zip(maps, columns)]
+        raw = None if trajectory is not None else require_latent(samples, "The samples")
+        record = None if raw is None or recording(model) is None else recording(model).of(raw)
         scale = latent_format(model).spacial_downscale_ratio
-        picture = tuple(side * scale for side in size)
-        mask = torch.stack([outline(one, picture, threshold) for one in heats])
-        return io.NodeOutput(mask, coloured(torch.stack(heats), picture))
-
-
-def look(model, clip, text, chosen, trajectory, samples, levels, seed):
-    """Maps of every row, the words' columns in them, and the latent's height and width."""
-    prompt, tokens = read_prompt(clip, text)
-    columns = chosen_columns([prompt], chosen, name="The words")
-    positive = encode_tokens(clip, tokens)
-    if trajectory is not None:
-        require_same_kind(trajectory, model)
-        maps = maps_of_trajectory(model, prompt, positive, trajectory, levels)
-        size = trajectory.latents.shape[-2:]
-    else:
-        raw = require_latent(samples, "The samples", model)
-        maps, size = maps_of_picture(model, prompt, positive, raw, levels, seed), raw.shape[-2:]
-    return maps, columns * len(maps), tuple(size)
-
-
-def coloured(heats: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h, w) in 0..1 -> (B, H, W, 3)."""
-    large = F.interpolate(heats[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    value = large.clamp(0, 1) * (len(HEAT) - 1)
-    low = value.floor().clamp_max(len(HEAT) - 2)
-    return torch.lerp(HEAT[low.long()], HEAT[low.long() + 1], (value - low).unsqueeze(-1))
+        if record is not None:
+            return io.NodeOutput(*of_run(record, chosen, threshold, scale))
+        if not chosen:
+            raise ValueError("There are no words to look for: write one or more that the text has.")
+        maps, columns, size = look(model, clip, text, chosen, trajectory, samples, levels, seed)
+        return io.NodeOutput(*shown(maps, columns, size, threshold, scale))
 
 
 class EditReport(io.ComfyNode):
@@ -267,12 +236,8 @@ class EditReport(io.ComfyNode):
         if where is not None and len(where) != rows:
             raise ValueError(f"The mask is a batch of {len(where)} and the edit of {rows}: connect one, or as many.")
         found = with_scores(measure(before, after, where), before, after, clip_vision, clip, text)
-        made = torch.cat([tiles(before[i], after[i], where, i, found[i]) for i in range(rows)])
-        key = 1 if where is not None and len(found[0].regions) > 1 else 0
-        regions = [one.regions[min(key, len(one.regions) - 1)] for one in found]
-        means = [sum(values) / rows for values in (
-            [r.psnr for r in regions], [r.ssim for r in regions], [one.changed for one in found],
-        )]  # fmt: skip
+        made = stacked([tiles(before[i], after[i], where, i, found[i]) for i in range(rows)])
+        means = report_means(found)
         report = "\n\n".join("\n".join(one.lines()) for one in found)
         return io.NodeOutput(made, *means, report, ui=ui.PreviewImage(made, cls=cls))
 

@@ -5,6 +5,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.prompt_to_prompt import Blend, plan_edits
 from palimpsest.host.anchor import anchored
@@ -115,13 +116,64 @@ def test_uncond_and_cond_in_calls_of_their_own(parts, monkeypatch):
     assert torch.allclose(run(patched, rows_of(clip), 3), whole, atol=1e-3)
 
 
-def test_prompts_of_several_chunks(parts):
+def with_explicit_maps(model, plan):
+    """Prompt-to-Prompt at cross_steps 1 with every map built in full: M' = (M_source take + M_edit new) scale."""
+
+    def attn2(q, k, v, options):
+        heads = options["n_heads"]
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        maps = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        out, parts = maps @ v, options["cond_or_uncond"]
+        if 0 not in parts:
+            return out.transpose(1, 2).flatten(2)
+        begin = parts.index(0) * (len(q) // len(parts))
+
+        def own(row):
+            """A prompt is repeated up to the length of the longest: its map is the sum of its copies'."""
+            return maps[begin + row].unflatten(-1, (-1, len(plan.prompts[row]))).sum(-2)
+
+        for row, alignment in enumerate(plan.alignments, 1):
+            edited = (own(0) @ alignment.take + own(row) * alignment.new) * alignment.scale
+            out[begin + row] = edited @ v[begin + row][:, : len(plan.prompts[row])]
+        return out.transpose(1, 2).flatten(2)
+
+    clone = model.clone()
+    for block in attention_blocks(model.model.diffusion_model):
+        clone.set_model_attn2_replace(attn2, *block)
+    return clone
+
+
+def test_prompts_of_several_chunks_are_edited_as_with_maps_built_in_full(parts):
     model, clip = parts
     long = "a red heart on grey, " + "with more and more paper around it, " * 10
-    texts = [long, long.replace("red", "blue"), "a blue heart"]
-    plan = plan_of(clip, texts, cross_steps=1.0)
-    out = run(with_prompt_to_prompt(model, plan), rows_of(clip, texts), 3)
-    assert torch.isfinite(out).all() and len(plan.source) > 77 == len(plan.edits[1])
+    texts = [long, long.replace("red", "blue"), "a blue (heart:2)"]
+    plan = plan_of(clip, texts, cross_steps=1.0, self_steps=0.0)
+    assert len(plan.source) > 77 == len(plan.edits[1])
+    # The same words in the same places: column to column, in every chunk.
+    assert torch.equal(plan.alignments[0].take, torch.eye(len(plan.source)))
+    positive = rows_of(clip, texts)
+    out, wanted = (run(make(model, plan), positive, 3) for make in (with_prompt_to_prompt, with_explicit_maps))
+    assert torch.allclose(out, wanted, atol=1e-3)
+    assert (wanted - run(model, positive, 3)).abs().max() > 1e-2
+
+
+def test_the_edit_is_made_in_the_positive_part_wherever_a_guider_puts_it(parts):
+    """With one negative prompt for both of its others, Dual CFG Guider is CFG Guider."""
+    model, clip = parts
+    texts = TEXTS[:2]
+    patched = with_prompt_to_prompt(model, plan_of(clip, texts, cross_steps=1.0, self_steps=1.0))
+    positive, noise = rows_of(clip, texts), start(2)
+    # One chunk shorter than the host's prompts, as the empty prompt of other nodes may be.
+    negative = tiny_cond("sd1", seed=2)
+    wanted = run(patched, positive, 2, negative=negative)
+    with torch.inference_mode():
+        guider = Guider_DualCFG(patched)
+        guider.set_conds(positive, negative, negative)
+        guider.set_cfg(4.0, 4.0)
+        sampler = comfy.samplers.sampler_object("euler")
+        out = guider.sample(noise, torch.zeros_like(noise), sampler, schedule(model), disable_pbar=True, seed=1)
+    assert torch.allclose(out, wanted, atol=1e-3)
+    assert (out[1] - run(model, positive, 2, negative=negative)[1]).abs().max() > 1e-2
 
 
 def test_what_stood_in_the_slot_still_runs(parts):

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from palimpsest.guidance.local_blend import heat, outline
 from palimpsest.guidance.report import structure_distance
+from palimpsest.host.edit_scores import projected
+from palimpsest.host.prompt_to_prompt import recording
 from palimpsest.nodes.prompt_to_prompt import EditReport, PromptToPrompt, WordAttentionMask
 
 from ..tiny_models import tiny_latent
-from .test_host import SIZE, parts, run, trajectory_for  # noqa: F401
+from .tiny_clip import tiny_clip
+from .test_host import SIZE, parts, run, start, trajectory_for  # noqa: F401
 
 
 def edited(parts, source, edits, **options):
@@ -28,6 +33,12 @@ def test_emphasis_of_an_edit_is_not_in_its_embedding(parts):
     rows = edited(parts, "a (red:1.5) heart", "a (red:1.5) star")[1][0][0]
     plain = edited(parts, "a red heart", "a red star")[1][0][0]
     assert (rows - plain)[:, 2].abs().amax(-1).min() > 1e-3 and torch.allclose(rows[:, 1], plain[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("cross", "edit", "told"), [(0.0, "a (red:3) heart", True), (0.1, "a (red:3) heart", False),
+                                                     (0.0, "a blue heart", False)])  # fmt: skip
+def test_weights_that_no_step_listens_to_are_told(parts, cross, edit, told):
+    assert ("at 0 they do nothing" in edited(parts, "a red heart", edit, cross_steps=cross)[2]) == told
 
 
 def test_weight_of_a_word_changes_the_picture(parts):
@@ -80,20 +91,53 @@ def test_rows_of_a_mask_do_not_depend_on_their_batch(parts):
 
 def test_mask_of_a_run_is_what_the_run_saw(parts):
     model, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.5)
-    samples = {"samples": torch.zeros(2, 4, *SIZE)}
     with pytest.raises(ValueError, match="none of the texts"):
-        masked(parts, model, text="", words="heart", samples=samples)
-    run(model, positive, 2)
-    mask, _ = masked(parts, model, text="", words="heart, star", samples=samples)
-    assert mask.shape == (2, SIZE[0] * 8, SIZE[1] * 8)
+        masked(parts, model, text="", words="heart", samples={"samples": torch.zeros(2, 4, *SIZE)})
+    samples = {"samples": run(model, positive, 2)}
+    mask, _ = masked(parts, model, text="", words="heart, star", samples=samples, threshold=0.5)
+    record, picture = recording(model).last, (SIZE[0] * 8, SIZE[1] * 8)
+    # "a red heart", "a red star": the start, and three words.
+    wanted = [outline(heat(maps, [3]), picture, 0.5) for maps in record.maps]
+    assert torch.equal(mask, torch.stack(wanted)) and mask.shape == (2, *picture)
     with pytest.raises(ValueError, match="'moon'"):
         masked(parts, model, text="", words="moon", samples=samples)
+
+
+@pytest.mark.parametrize("options", [{"blend_words": "heart, star", "blend_threshold": 0.8}, {"keep_words": "red"}])
+def test_without_words_the_mask_is_the_one_that_the_blend_used(parts, options):
+    model, positive, _, _ = edited(parts, "a red heart", "a red star", **options)
+    samples = {"samples": run(model, positive, 2)}
+    mask, picture = masked(parts, model, text="", words="", samples=samples)
+    used = recording(model).last.mask
+    assert used is not None and 0 < used[1].mean() < 1 and picture.shape == (*mask.shape, 3)
+    cells = mask.unfold(1, 8, 8).unfold(2, 8, 8).flatten(-2)
+    assert torch.equal(cells.amin(-1), used) and torch.equal(cells.amax(-1), used)
+
+
+def test_runs_of_one_model_are_told_apart_by_what_they_made(parts):
+    model, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.8)
+    made = [run(model, positive, 2, noise=start(2, seed=seed)) for seed in (3, 77)]
+    seen = [masked(parts, model, text="", words="", samples={"samples": one})[0] for one in made]
+    assert not torch.equal(*seen)
+    alone, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.8)
+    assert torch.equal(seen[0], masked(parts, alone, text="", words="", samples={
+        "samples": run(alone, positive, 2, noise=start(2, seed=3))
+    })[0])  # fmt: skip
+    for other in (torch.zeros(5, 4, *SIZE), made[0] * 1.1):
+        with pytest.raises(ValueError, match="not of one of the last"):
+            masked(parts, model, text="", words="heart", samples={"samples": other})
+
+
+def test_a_run_without_a_blend_has_no_mask_to_show(parts):
+    model, positive, _, _ = edited(parts, "a red heart", "a red star")
+    with pytest.raises(ValueError, match="no blend"):
+        masked(parts, model, text="", words="", samples={"samples": run(model, positive, 2)})
 
 
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"words": ""}, "no words"), ({}, "no picture"),
+        ({"words": "", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "no words"), ({}, "no picture"),
         ({"words": "moon", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "moon"),
     ],
 )
@@ -133,6 +177,31 @@ def test_report_of_nothing_and_of_masks_at_their_limits():
         assert (psnr, changed) == (100.0, 0.0) and ssim == pytest.approx(1.0) and panel.shape[0] == 2
 
 
+def test_pictures_without_an_outside_or_an_inside_are_left_out():
+    source, mask = pictures(2), torch.ones(2, 32, 48)
+    edit = (source + 0.3) % 1.0
+    edit[0, :, 24:] = source[0, :, 24:]
+    mask[0, :, 24:] = 0.0
+    panel, psnr, ssim, _, report = EditReport.execute(source, edit, mask).args
+    assert panel.shape[0] == 2 and "outside the mask: nothing" in report
+    one = EditReport.execute(source[:1], edit[:1], mask[:1]).args
+    assert (psnr, ssim) == one[1:3] == (100.0, one[2]) and torch.equal(panel[:1, : one[0].shape[1]], one[0])
+    assert EditReport.execute(source, edit, torch.ones(2, 32, 48)).args[1:3] == (100.0, 1.0)
+    mask[0] = 0.0
+    none = EditReport.execute(source, edit, mask).args
+    assert none[1] == pytest.approx(EditReport.execute(source[:1], edit[:1]).args[1])
+    assert "inside the mask: nothing" in none[4]
+
+
+def test_a_mask_of_a_word_that_only_the_edit_has_makes_a_report(parts):
+    model, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star")
+    samples = {"samples": run(model, positive, 2)}
+    mask = masked(parts, model, text="", words="star", samples=samples, threshold=0.9)[0]
+    assert not mask[0].any() and mask[1].any()
+    picture = torch.rand(2, SIZE[0] * 8, SIZE[1] * 8, 3)
+    assert EditReport.execute(picture[:1], picture, mask).args[0].shape[0] == 2
+
+
 def test_a_source_that_the_vae_cropped_is_measured_in_its_middle():
     source, mask = torch.rand(1, 35, 53, 3), torch.rand(1, 35, 53).round()
     middle = (slice(None), slice(1, 33), slice(2, 50))
@@ -170,13 +239,54 @@ def test_structure_distance_knows_no_colour_but_relations():
 
 
 class Vision:
-    """The part of a CLIP vision model that the report asks for, on pictures of any size."""
+    """The part of a vision model that the report asks for, on any picture. extra: tokens before the patches."""
+
+    config = {"patch_size": 8}
+
+    def __init__(self, extra=1, model_type="clip_vision_model"):
+        self.extra, self.model_type = extra, model_type
 
     def encode_image(self, image, crop=True):
         assert crop is False
         patches = image.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2).flatten(2)
-        hidden = torch.cat([patches.mean(1, keepdim=True), patches], 1)
-        return {"penultimate_hidden_states": hidden, "last_hidden_state": hidden, "image_embeds": hidden[:, 0, :32]}
+        extra = patches.mean(1, keepdim=True).repeat(1, self.extra, 1) * 3
+        hidden = torch.cat([extra, patches], 1)
+        return {"penultimate_hidden_states": hidden, "last_hidden_state": hidden, "image_embeds": hidden[:, 0, :32],
+                "image_sizes": [(3, *image.shape[1:3])] * len(image)}  # fmt: skip
+
+
+@pytest.mark.parametrize("vision", [Vision(1), Vision(5), Vision(0), Vision(0, "siglip2_vision_model")])
+def test_structure_is_that_of_the_patches_whatever_tokens_a_model_has_beside_them(vision):
+    source, edit = pictures(1), pictures(1).flip(2)
+    patches = [image.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2).flatten(2) for image in (source, edit)]
+    report = EditReport.execute(source, edit, clip_vision=vision).args[4]
+    assert f"structure distance: {structure_distance(*patches).item():.4f}" in report
+
+
+@pytest.mark.parametrize("fault", ["from a checkpoint", "not in its file", "empty", "not a number"])
+def test_a_clip_without_its_projection_is_a_sentence(tmp_path, fault):
+    """The host leaves in its place whatever memory held."""
+    with torch.inference_mode():
+        clip = tiny_clip()
+        weight = clip.cond_stage_model.clip_l.transformer.text_projection.weight
+        good = projected(clip, "a heart")
+        assert torch.isfinite(good).all() and good.shape == (1, 32)
+        file = str(tmp_path / "clip.safetensors")
+        save_file({"text_projection.weight" if fault == "empty" else "other": torch.ones(1)}, file)
+        weight.fill_(torch.nan) if fault == "not a number" else weight.zero_() if fault == "empty" else None
+        source = "model.safetensors" if fault == "from a checkpoint" else [file]
+        clip.patcher.cached_patcher_init = (None, (source, None))
+        with pytest.raises(ValueError, match="Load CLIP"):
+            projected(clip, "a heart")
+
+
+def test_a_clip_with_its_projection_is_taken(tmp_path):
+    with torch.inference_mode():
+        clip, file = tiny_clip(), str(tmp_path / "clip.safetensors")
+        good = projected(clip, "a heart")
+        save_file({"text_projection.weight": torch.ones(1)}, file)
+        clip.patcher.cached_patcher_init = (None, ([file], None))
+        assert torch.equal(projected(clip, "a heart"), good)
 
 
 def test_scores_where_models_are_connected(parts):

@@ -102,6 +102,7 @@ class Guide:
 
     close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
     source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1. departed: what is not to be seen.
+    cheap: whether the decoder is small enough to look at a result for the plot alone.
     """
 
     objective: Objective
@@ -113,6 +114,7 @@ class Guide:
     moved: Tensor | None = None
     settled: Tensor | None = None
     departed: Departed | None = None
+    cheap: bool = True
 
     def counted_by(self, record: Record) -> Guide:
         """The same guide, whose decoder and flow network tell a record of every call."""
@@ -226,7 +228,8 @@ def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, g
 def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide: Guide, recipe: Recipe,
                  damper: Damper, record: Record, *, last: bool) -> tuple[Terms | None, Tensor]:
     """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved, and the
-    last step of all is taken only where it does not worsen. Without updates only the result itself is looked at."""
+    last step of all is taken only where it does not worsen. Without updates the result alone is looked at, if that is
+    cheap."""
     asks, pull = _asks_flow(step, guide, recipe), strength * recipe.guidance / 300.0
     limit = scaled_clip(recipe.clip, clean[0].numel()) * strength
     best = start = clean.detach().clone()
@@ -234,7 +237,7 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
     change = clipped((start - guide.followed(start, recipe.follow * firmness, firmness)) / sigma, limit)
     if recipe.inner == 0:
         with torch.no_grad():
-            return guide.terms(start - sigma * change, None) if last else None, change
+            return guide.terms(start - sigma * change, None) if last and guide.cheap else None, change
     first, length, lowest, slope = None, None, None, None
     for update in range(recipe.inner):
         network = guide.flow_net if asks and update == 0 else None

@@ -33,7 +33,7 @@ from .family import latent_format, prediction
 from .fits import require_same_kind
 from .gradients import gradients_through, plain
 from .memory import is_out_of_memory
-from .motion_tools import Tools
+from .motion_tools import Tools, is_small
 from .notice import notice
 from .optical_flow import SourceFlow
 from .progress import check_interrupt
@@ -200,7 +200,8 @@ class FlowGuidanceSampler(BodySampler):
             window = close_up(goal, self.tools.decoder.spacial_compression_decode())
         moved = plain(self._moved(session, world)).clone()
         left = departed(plain(world.kept(0.0, session.latent)), moved, goal.landing, self.motion.grow)
-        return replace(guide, floor=floor, close=window, moved=moved, settled=settled, departed=left)
+        cheap = is_small(self.tools.decoder)
+        return replace(guide, floor=floor, close=window, moved=moved, settled=settled, departed=left, cheap=cheap)
 
     def _start(self, session: Session, world: "_World") -> Tensor:
         """Fast: the moved picture at the first noise level. Faithful: the source's trajectory, or the source there."""

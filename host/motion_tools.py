@@ -34,13 +34,19 @@ def decoder_name(form) -> str | None:
 
 
 def preview_decoder(form):
-    """A VAE that only decodes, from the preview decoder's file of a latent format; None where the file is missing."""
+    """A VAE that only decodes, from the preview decoder's file of a latent format; None where the file is missing, or
+    (said on the node) holds another network."""
     name = decoder_name(form)
     files = [file for file in folder_paths.get_filename_list(FOLDER) if name and file.startswith(f"{name}.")]
     if not files:
         return None
     channels = form.latent_channels
-    network = TAESD(None, folder_paths.get_full_path_or_raise(FOLDER, files[0]), latent_channels=channels)
+    try:
+        network = TAESD(None, folder_paths.get_full_path_or_raise(FOLDER, files[0]), latent_channels=channels)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        notice(f"The file {files[0]} in models/vae_approx is no preview decoder of this model "
+               f"({type(error).__name__}): download it again.")
+        return None
     with torch.no_grad():
         network.vae_scale.fill_(form.scale_factor)
         network.vae_shift.fill_(getattr(form, "shift_factor", 0.0) or 0.0)

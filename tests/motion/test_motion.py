@@ -235,6 +235,8 @@ def test_what_is_not_pulled_is_not_decoded_but_for_the_result():
         assert (record.decodes, record.decoder_gradients) == (decodes, gradients)
         looked = [step.colour is not None for step in record.steps]
         assert looked == [False, False] + 2 * [recipe is not DRAFT] + [True]
+    _, record = run(world, replace(guide, flow_net=None, cheap=False), DRAFT)
+    assert record.decodes == 0 and len(record.steps) == 5
 
 
 def test_the_damper_halves_recovers_and_keeps_rows_apart():

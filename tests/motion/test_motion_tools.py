@@ -71,11 +71,23 @@ def test_a_vae_that_is_small_itself_drafts_and_faithful_runs_look_for_no_decoder
 
 
 @torch.inference_mode()
-def test_a_preview_decoder_reads_the_latents_of_its_own_family(approx):
+def test_a_draft_with_a_full_vae_decodes_nothing(models):
+    model, vae = models
+    for decoder, decodes in ((vae, 0), (taesd(), 1)):
+        sampler = FlowGuidanceSampler(motion(), Tools(decoder), DRAFT)
+        sample(model, sampler, tiny_latent("sd1"))
+        assert sampler.record.decodes == decodes and sampler.record.model_calls == 3
+
+
+@torch.inference_mode()
+def test_a_preview_decoder_reads_the_latents_of_its_own_family(approx, caplog):
     decoder_file(approx, "taesdxl_decoder")
     form = comfy.latent_formats.SDXL()
     network = preview_decoder(form).first_stage_model
     assert float(network.vae_scale) == pytest.approx(form.scale_factor) and float(network.vae_shift) == 0
+    save_file({"1.weight": torch.zeros(3)}, approx / "taesd3_decoder.safetensors")
+    folder_paths.filename_list_cache.clear()
+    assert preview_decoder(comfy.latent_formats.SD3()) is None and "is no preview decoder of this model" in caplog.text
     # Another file, latents with a scale for each channel, and a decoder that is not there.
     for other in ("SD15", "SDXL_Playground_2_5", "SD_X4"):
         assert preview_decoder(getattr(comfy.latent_formats, other)()) is None

@@ -156,7 +156,7 @@ class Plan(NamedTuple):
         count = latents.shape[1]
         if not rows_apart(session):
             return Plan(1, None, apart=False)
-        if session.device.type == "cpu" or (levels == 1 and count == 1):
+        if session.device.type == "cpu":
             return Plan(levels or 1, None)
         free = session.model.current_patcher.get_free_memory(session.device)
         fit = rows_that_fit(free, row_bytes(session, predictor, latents, embedding))

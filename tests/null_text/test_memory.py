@@ -78,7 +78,7 @@ def test_a_single_row_that_fits_nowhere_is_a_sentence(monkeypatch):
     ("free", "batch", "levels", "plan"),
     [
         (100.0, 1, 0, (10, 70)), (10.0, 1, 0, (7, 7)), (10.0, 2, 0, (3, 7)), (10.0, 2, 5, (5, 7)), (2.0, 4, 0, (1, 1)),
-        (1.0, 1, 0, (1, 0)), (100.0, 1, 1, (1, None)),
+        (1.0, 1, 0, (1, 0)), (100.0, 1, 1, (1, 70)), (1.0, 1, 1, (1, 0)),
     ],
 )  # fmt: skip
 def test_levels_and_rows_that_are_planned(monkeypatch, free, batch, levels, plan):
@@ -89,7 +89,7 @@ def test_levels_and_rows_that_are_planned(monkeypatch, free, batch, levels, plan
     )
     monkeypatch.setattr(null_text, "row_bytes", lambda *_: 1e6)
     found = Plan.of(accelerator, None, torch.zeros(3, batch, 4, 2, 2), torch.zeros(1, 7, 3), levels)
-    assert (found.levels, found.rows) == plan and found.cost == (plan[1] is not None)
+    assert (found.levels, found.rows) == plan and found.cost == 1
 
 
 def test_a_row_is_measured_on_the_model_itself(monkeypatch):

@@ -65,7 +65,8 @@ def _lpips_network():
         import lpips
     except ImportError as error:
         raise ValueError(
-            f"The measure `lpips` needs the Python package lpips, which this ComfyUI does not have: install it, {others}"
+            "The measure `lpips` needs the Python package lpips, which this ComfyUI does not have: install it, "
+            f"{others}"
         ) from error
     url = AlexNet_Weights.IMAGENET1K_V1.url
     file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)

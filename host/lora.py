@@ -14,6 +14,7 @@ from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
 from ..morphing.lora import LowRank
+from .notice import notice
 
 NETWORK = "diffusion_model."
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_encoders", "clip", "conditioner", "cond_stage_model")
@@ -63,7 +64,7 @@ def _joined(one, other):
 
 
 def _require_match(lora: Mapping[str, Tensor], names: Mapping[str, str], patches: Mapping, name: str) -> None:
-    """The layers that the LoRA names are layers of this model, but for a text encoder's."""
+    """The layers that the LoRA names are this model's, but for a text encoder's; says how many weights are not."""
     endings = (".alpha", ".diff", ".diff_b", ".w_norm", ".b_norm", ".set_weight", ".dora_scale", ".reshape_weight")
     used = {f"{one}{ending}" for one in names for ending in endings}
     for patch in patches.values():
@@ -75,6 +76,8 @@ def _require_match(lora: Mapping[str, Tensor], names: Mapping[str, str], patches
             f"{name} was made for another model: {len(strange)} of its {len(wanted)} weights have no layer here. Use "
             "a LoRA of this model's family, or fit one with LoRA Fit."
         )
+    if strange:
+        notice(f"{name}: {len(strange)} of its {len(wanted)} weights have no layer in this model and are left out.")
 
 
 def _change(patch, weight: Tensor, offset, kind: str, name: str) -> tuple[str, LowRank | Tensor]:

@@ -59,6 +59,11 @@ def interpolated(
             f"The morph has {alphas.keyframes} key pictures, but {len(loras)} LoRAs came in: connect one LoRA a key "
             "picture, in their order."
         )
+    if fixed is not None and not 0.0 <= fixed <= alphas.top:
+        raise ValueError(
+            f"`fixed_alpha` is {fixed:g}, but the {len(loras)} LoRAs lie at 0 to {alphas.top:g}: set it to a number of "
+            "that range."
+        )
     read = [read_lora(model, lora, f"LoRA {place}") for place, lora in enumerate(loras)]
     layers = _mixtures(model, read, mixing, strength)
     clone = model.clone()

@@ -183,7 +183,7 @@ class AttentionBlend(io.ComfyNode):
                 io.Float.Input(
                     "until", default=0.6, min=0.0, max=1.0, step=0.05,
                     tooltip="For which share of the steps, from the first (the paper's lambda). More is smoother and "
-                    "blurrier. Sane: 0.4 to 0.7.",
+                    "blurrier. Sane: 0.4 to 0.6.",
                 ),
                 io.Combo.Input(
                     "blend", options=list(BLENDS), default=BLENDS[0], optional=True, advanced=True,

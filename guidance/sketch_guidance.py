@@ -12,8 +12,11 @@ The step is written as a shift of the prediction x0, so that any sampler can tak
 next noise level it is the paper's formula exactly. Samplers that call the model between two levels, and ancestral ones,
 get the same shift; the displacement is the deterministic one, without the noise that they add.
 
-Differs from the paper: strokes have weights, blank paper may count less (one-sided), the target may be blurred early
-and sharpen later, a mask may hold the loss and the step to a region, and a slope may serve for more than one step.
+Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
+their place before they are held to the line (a sharp line pulls on what is near it alone, from whichever side); a row's
+step grows while its slope keeps its way, and shrinks where it swings to and fro. Off unless asked for: strokes have
+weights, blank paper may count less (one-sided), a mask may hold the loss and the step to a region, and a slope may
+serve for more than one step. `SketchRecipe.faithful()` is the paper's law.
 """
 
 from __future__ import annotations
@@ -34,8 +37,13 @@ PROBABILITY_FLOOR = 1e-3
 
 RENEW = 0.045
 """The share of a run for which a slope serves in the fast mode: from 25 steps on, every second step looks anew."""
+EARLY = 0.1
+"""In the first share of a run each guided step looks anew in any case: there things find their place."""
 OLD_SLOPE = 0.5
 """How much of the step's length is gone along a slope that was taken at an earlier step."""
+
+LEAST_GAIN, MOST_GAIN = 0.2, 2.0
+"""Limits of what the adaption makes of the paper's step length."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,9 @@ class SketchRecipe:
     strength: the paper's beta (1.6). start, end: shares of the run (the host's percent: 0 = pure noise, 1 = picture).
     every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: deviation of the
     target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
-    of a run for which a slope serves: guided steps within it follow the last slope, by OLD_SLOPE of their length and at
-    no cost (0: anew at each step, as in the paper).
+    of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by OLD_SLOPE
+    of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step length follows
+    its slopes, see `next_gain` (0: the paper's length always).
     """
 
     strength: float = 1.6
@@ -54,8 +63,14 @@ class SketchRecipe:
     end: float = 0.5
     every: int = 1
     one_sided: float = 0.0
-    blur: float = 0.0
+    blur: float = 3.0
     renew: float = 0.0
+    adapt: float = 0.5
+
+    @staticmethod
+    def faithful(**changes) -> "SketchRecipe":
+        """The paper's law, with any of the above on top."""
+        return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, **changes})
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +130,35 @@ def _entropy(e: Tensor) -> Tensor:
 
 
 def blur_at(recipe: SketchRecipe, share: float) -> float:
-    """The blur of the target at a share of the run (0..1): falling evenly over the window."""
+    """The blur of the target at a share of the run (0..1): falling with the square of what is left of the window."""
     length = max(recipe.end - recipe.start, 1e-6)
-    return recipe.blur * min(1.0, max(0.0, (recipe.end - share) / length))
+    return recipe.blur * min(1.0, max(0.0, (recipe.end - share) / length)) ** 2
+
+
+def next_gain(
+    gain: Tensor | float, gradient: Tensor, before: Tensor | None, adapt: float, region: Tensor | None = None
+) -> Tensor | float:
+    """What to multiply each row's step by, (B, 1, 1, 1): the last gain, more where the slope kept its way since
+    `before`, less where it turned round.
+
+        gain_k = gain_{k-1} exp(adapt cos(g_k, g_{k-1})),   within LEAST_GAIN and MOST_GAIN
+
+    This is hypergradient descent (Baydin et al. 2018, arXiv 1703.04782) in its multiplicative form. gradient, before:
+    (B, C, h, w); region: (B or 1, 1, h, w), where they count.
+    """
+    if before is None or adapt == 0:
+        return gain
+    if region is not None:
+        gradient, before = gradient * region, before * region
+    cosine = (direction(gradient) * direction(before)).sum((1, 2, 3), keepdim=True)
+    return (gain * torch.exp(adapt * cosine)).clamp(LEAST_GAIN, MOST_GAIN)
 
 
 def renewed(shares: Sequence[float], renew: float) -> list[bool]:
     """Which guided steps take a slope of their own. shares: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
     for share in shares:
-        out.append(share - last >= renew - 1e-6)
+        out.append(share - last >= renew - 1e-6 or share - shares[0] < EARLY)
         last = share if out[-1] else last
     if out[-2:] == [False, True]:
         out[-1] = False  # a slope at the very end would serve that step alone
@@ -142,24 +176,28 @@ def next_level(sigma: float, schedule: Tensor) -> tuple[int, float] | None:
 
 
 def guided_shift(
-    x: Tensor, x0: Tensor, gradient: Tensor, sigma: Tensor, sigma_next: float, strength: float,
+    x: Tensor, x0: Tensor, gradient: Tensor, sigma: Tensor, sigma_next: float, strength: Tensor | float,
     region: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """What to subtract from the prediction x0 so that the step to sigma_next obeys the paper's law, row by row.
 
     x, x0, gradient: (B, C, h, w) in the host's variance-exploding form, gradient = dL/dx (its length does not matter);
-    sigma: (B,); region: (B or 1, 1, h, w) in 0..1: loss, displacement and step count there alone.
-    A row without a gradient is left as it is.
+    sigma: (B,); strength: the paper's beta, for all or (B, 1, 1, 1); region: (B or 1, 1, h, w) in 0..1: loss,
+    displacement and step count there alone. A row without a gradient is left as it is.
     """
     s = sigma.float().view(-1, *[1] * (x.ndim - 1))
     after = x + (sigma_next - s) * (x - x0) / s
     moved = x / (1 + s * s).sqrt() - after / (1 + sigma_next**2) ** 0.5
     if region is not None:
         moved, gradient = moved * region, gradient * region
-    size = row_norm(gradient)
-    direction = torch.where(size > 0, gradient / size.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
-    step = strength * row_norm(moved) * direction * (1 + sigma_next**2) ** 0.5
+    step = strength * row_norm(moved) * direction(gradient) * (1 + sigma_next**2) ** 0.5
     return step / (1 - sigma_next / s)
+
+
+def direction(gradient: Tensor) -> Tensor:
+    """(B, ...) with each row at length 1, or 0 where it is 0."""
+    size = row_norm(gradient)
+    return torch.where(size > 0, gradient / size.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
 
 def row_norm(x: Tensor) -> Tensor:

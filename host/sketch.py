@@ -22,6 +22,7 @@ from ..guidance.sketch_guidance import (
     SketchTarget,
     blur_at,
     guided_shift,
+    next_gain,
     next_level,
     renewed,
     sketch_loss,
@@ -185,6 +186,7 @@ class _Run:
         self.schedule, self.steps = sigmas.detach().cpu().float(), steps
         self.device, self.sparing, self.whole_shift = None, False, False
         self.gradient: Tensor | None = None
+        self.gain: Tensor | float = 1.0
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """A model call: plain, or with its prediction moved towards the sketch."""
@@ -198,7 +200,7 @@ class _Run:
             x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
         else:
             x0, strength = executor(x, timestep, model_options, seed), strength * OLD_SLOPE
-        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength, self.region)
+        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength * self.gain, self.region)
         return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
@@ -208,7 +210,8 @@ class _Run:
         slope = Slope(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, deviation=deviation))
         slope.sparing = self.sparing
         x0 = executor(x, timestep, slope_taken(slope, model_options), seed)
-        self.gradient, self.sparing = slope.result(), slope.sparing
+        before, self.gradient, self.sparing = self.gradient, slope.result(), slope.sparing
+        self.gain = next_gain(self.gain, self.gradient, before, self.recipe.adapt, self.region)
         if self.on_loss is not None:
             self.on_loss(step, slope.loss)
         return x0

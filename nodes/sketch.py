@@ -103,14 +103,19 @@ class EdgePredictorGuidance(io.ComfyNode):
                 advanced(io.Int, "every", "Guide each n-th step: 2 halves the cost, and weakens the guidance as much.",
                           default=1, min=1, max=20),
                 advanced(io.Float, "soften", "Blur of the sketch at the start of the guidance, in pixels of the latent "
-                          "(8 pixels of the picture); it sharpens towards the end. 0 to 3: more lets shapes find their "
-                          "place before they are held to the line.", default=0.0, min=0.0, max=8.0, step=0.25),
+                          "(8 pixels of the picture); it sharpens towards the end, so that things find their place "
+                          "before they are held to the line. 0 = sharp from the start, as in the paper: things end up "
+                          "half outside their outline more often.", default=3.0, min=0.0, max=8.0, step=0.25),
                 advanced(io.Boolean, "stroke_weights", "On: faint strokes (their grey level, or alpha) count less. "
                           "Off: all strokes count alike.", default=True),
-                advanced(io.Float, "renew", "0 = each guided step looks at the edges, as in the paper. Above, one look "
-                          "serves for this share of the run and the steps within it follow it by half, at no cost: "
-                          "0.045 looks at every second of 30 steps, in half of the time and less exactly.",
+                advanced(io.Float, "renew", "0 = each guided step looks at the edges, as in the paper. Above, after "
+                          "the first tenth, one look serves for this share of the run and the steps within it follow "
+                          "it by half, at no cost: 0.045 looks at every second of 30 steps, in half of the time and "
+                          "less exactly.",
                           default=0.0, min=0.0, max=0.5, step=0.005, round=0.001),
+                advanced(io.Float, "adapt", "How fast the step's length follows what is seen: longer where the way to "
+                          "the sketch stays the same, shorter where the picture swings to and fro across a line. 0 = "
+                          "the same share in all steps, as in the paper.", default=0.5, min=0.0, max=2.0, step=0.05),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),
@@ -120,14 +125,15 @@ class EdgePredictorGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, edge_predictor, sketch, strength=1.6, end_percent=0.5, mask=None, vae=None, unfinished=0.0,
-                start_percent=0.0, every=1, soften=0.0, stroke_weights=True, renew=0.0) -> io.NodeOutput:  # fmt: skip
+                start_percent=0.0, every=1, soften=3.0, stroke_weights=True, renew=0.0,
+                adapt=0.5) -> io.NodeOutput:  # fmt: skip
         require_predictor_of(model, edge_predictor.spec, "Edge Predictor Guidance")
         if edge_predictor.spec.target == "latent":
             require_vae(model, vae)
         if end_percent <= start_percent and strength:
             raise ValueError("end_percent lies before start_percent, so no step would be guided: raise end_percent.")
         strokes = strokes_of(sketch, stroke_weights)
-        recipe = SketchRecipe(strength, start_percent, end_percent, every, unfinished, soften, renew)
+        recipe = SketchRecipe(strength, start_percent, end_percent, every, unfinished, soften, renew, adapt)
         guided = sketch_guided(model, edge_predictor, Sketch(strokes, _region(mask), encoder(vae)), recipe)
         return io.NodeOutput(guided, shown(strokes.weight))
 

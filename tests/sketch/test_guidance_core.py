@@ -12,6 +12,7 @@ from palimpsest.guidance.sketch_guidance import (
     SketchTarget,
     blur_at,
     guided_shift,
+    next_gain,
     next_level,
     renewed,
     row_norm,
@@ -70,11 +71,34 @@ def test_no_slope_no_shift():
 
 @pytest.mark.parametrize(
     "steps,renew,anew",
-    [(30, 0.045, [True, False, True, False, False]), (12, 0.045, [True] * 5), (50, 0.0, [True] * 5),
-     (50, 0.045, [True, False, False, True, False])],
-)  # fmt: skip
+    [(30, 0.045, "111010101010100"), (12, 0.045, "11111"), (50, 0.0, "11111"), (50, 0.045, "1111100100")],
+)
 def test_a_slope_serves_for_a_share_of_the_run(steps, renew, anew):
-    assert renewed([i / (steps - 1) for i in range(5)], renew) == anew
+    found = renewed([i / (steps - 1) for i in range(len(anew))], renew)
+    assert "".join(str(int(one)) for one in found) == anew
+
+
+def test_a_row_goes_farther_along_a_slope_that_lasts_and_less_along_one_that_turns():
+    before, gain = draw(2, 4, 4, 8, 8), torch.tensor([1.0, 1.0, 1.9, 0.21]).view(4, 1, 1, 1)
+    ways = torch.tensor([3.0, -0.1, 1.0, -1e5]).view(4, 1, 1, 1)
+    found = next_gain(gain, before * ways, before, 0.5).flatten()
+    assert found.tolist() == pytest.approx([math.exp(0.5), math.exp(-0.5), 2.0, 0.2])
+    across = torch.cat((-before[:1, 1:2], before[:1, :1], torch.zeros(1, 2, 8, 8)), 1)
+    assert float(next_gain(1.0, across, before[:1], 0.5)) == pytest.approx(1.0)
+    assert float(next_gain(0.7, torch.zeros(1, 4, 8, 8), before[:1], 0.5)) == pytest.approx(0.7)
+    left = torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    assert float(next_gain(1.0, before[:1] * (2 * left - 1), before[:1], 0.5, left)) == pytest.approx(math.exp(0.5))
+
+
+def test_without_adaption_and_without_a_slope_before_the_gain_stays():
+    slope = draw(2, 2, 4, 8, 8)
+    assert next_gain(1.0, slope, None, 0.5) == 1.0 and next_gain(1.0, slope, slope, 0.0) == 1.0
+
+
+def test_the_papers_law_is_one_word():
+    paper = SketchRecipe.faithful(strength=2.0)
+    assert (paper.strength, paper.blur, paper.adapt, paper.renew, paper.one_sided) == (2.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def test_a_region_holds_the_step_inside_and_measures_there():
@@ -181,7 +205,7 @@ def test_only_the_region_counts():
 
 def test_the_blur_falls_to_nothing_at_the_end_of_the_window():
     recipe = SketchRecipe(start=0.2, end=0.6, blur=2.0)
-    assert [blur_at(recipe, share) for share in (0.0, 0.2, 0.4, 0.6, 0.9)] == pytest.approx([2, 2, 1, 0, 0])
+    assert [blur_at(recipe, share) for share in (0.0, 0.2, 0.4, 0.6, 0.9)] == pytest.approx([2, 2, 0.5, 0, 0])
 
 
 # The targets

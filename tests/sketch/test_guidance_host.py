@@ -99,6 +99,22 @@ def test_the_papers_step_length_holds_for_each_row_of_a_run(models):
     assert torch.allclose(row_norm(bent - after), 0.7 * row_norm(z - after), rtol=1e-3)
 
 
+def test_the_adaption_changes_the_length_of_later_steps_row_by_row(models):
+    """From the second guided step on; its length there is the paper's, times what the two slopes' agreement makes."""
+    model, slopes, seen = models["sd1"], [], {}
+    taken = sketch_slope.Slope.result
+    for adapt in (0.0, 0.5):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sketch_slope.Slope, "result", lambda self: slopes.append(taken(self)) or slopes[-1])
+            seen[adapt] = steps_of(guided(model, strength=0.7, blur=0.0, adapt=adapt), "sd1")[0]
+    assert torch.equal(seen[0.0][1][0], seen[0.5][1][0])
+    assert len(slopes) == 4 and all(torch.equal(a, b) for a, b in zip(slopes[:2], slopes[2:]))
+    plain_x0 = steps_of(guided(model, strength=0.7, blur=0.0, end=0.2), "sd1")[0][1][1]
+    steps = [row_norm(plain_x0 - seen[adapt][1][1]) for adapt in (0.0, 0.5)]
+    cosine = torch.nn.functional.cosine_similarity(slopes[0].flatten(1), slopes[1].flatten(1))
+    assert torch.allclose((steps[1] / steps[0]).flatten(), torch.exp(0.5 * cosine).clamp(0.2, 2.0), rtol=2e-2)
+
+
 def test_a_step_of_the_paper_goes_down_the_slope(models):
     """With a small step the loss at the next level is lower than without it."""
     model, losses = models["sd1"], {}

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...guidance.sketch_guidance import RENEW
+from ...guidance.sketch_guidance import RENEW, SketchRecipe
 from ..rows import Row
 from ._sketch_world import Tests, World, guided, noises, sampled, schedule
 from .inversion import stable_diffusion_1
 
-STEPS, TURNS = 30, 2
-PART_STEPS, PART_TURNS = 2, 1
+STEPS, TURNS = 30, 3
+PART_STEPS, PART_TURNS = 2, 2
 TRAINING_STEPS = 12
 PREDICTED = 12
-RENEWALS = {"fast": RENEW, "faithful": 0.0}
-"""For how much of a run a slope serves, by mode; the target is the fast one's."""
-TARGETS = {"fast": "<= 1.3", "faithful": ""}
+RECIPES = {"fast": SketchRecipe(renew=RENEW), "default": SketchRecipe(), "faithful": SketchRecipe.faithful()}
+"""By mode; the target is the fast one's."""
+TARGETS = {"fast": "<= 1.3"}
+STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
@@ -39,7 +42,7 @@ def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[s
 
 
 def papercut_rows(context, technique: str, measure: str, world: World | None, t: Tests | None) -> Iterator[Row]:
-    for batch, modes in ((1, ("fast", "faithful")), (4, ("fast",))):
+    for batch, modes in ((1, ("fast", "default", "faithful")), (4, ("fast",))):
         seconds = None
         if world is not None:
             some = t.first(batch)
@@ -47,13 +50,13 @@ def papercut_rows(context, technique: str, measure: str, world: World | None, t:
                 sampled, world, captions=some.captions, noise=noises(some.seeds), sigmas=schedule(world, STEPS)
             )
             models = {"plain": world.model}
-            models |= {mode: guided(world, some.edges, renew=RENEWALS[mode]) for mode in modes}
+            models |= {mode: guided(world, some.edges, RECIPES[mode]) for mode in modes}
             runs = {name: partial(run, model) for name, model in models.items()}
             seconds = seconds_each(runs, TURNS if batch == 1 else 1)
         name = f"{measure}, Papercut, {batch} picture{'s' if batch > 1 else ''}"
         for mode in modes:
             ratio = None if seconds is None else seconds[mode] / seconds["plain"]
-            yield context.row(technique, name, mode, ratio, "times", TARGETS[mode])
+            yield context.row(technique, name, mode, ratio, "times", TARGETS.get(mode, ""))
 
 
 class Large:
@@ -73,30 +76,24 @@ class Large:
         draw = lambda seed: torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(seed))
         self.conds = [[draw(0), {}]], [[draw(1), {}]]
 
-    def recipe(self, end: float, renew: float):
-        from ...guidance.sketch_guidance import SketchRecipe
-
-        return SketchRecipe(end=end, renew=renew)
-
-    def guided(self, end: float, renew: float = 0.0):
+    def guided(self, recipe: SketchRecipe):
         from ...guidance.sketch_prepare import Strokes
         from ...host.sketch import Sketch, sketch_guided
 
         lines = torch.zeros(1, 8 * self.side, 8 * self.side, dtype=torch.bool)
         lines[:, 4 * self.side, 20:-20] = True
-        return sketch_guided(self.model, self.predictor, Sketch(Strokes(lines, lines.float())), self.recipe(end, renew))
+        return sketch_guided(self.model, self.predictor, Sketch(Strokes(lines, lines.float())), recipe)
 
     def levels(self, steps: int) -> Tensor:
         import comfy.samplers
 
         return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps)
 
-    def slopes(self, renew: float) -> int:
+    def slopes(self, recipe: SketchRecipe) -> int:
         """How many slopes a run of STEPS steps takes, the first half of it guided."""
         from ...host.sketch import guided_steps
 
-        recipe, levels = self.recipe(0.5, renew), self.levels(STEPS).tolist()
-        return sum(guided_steps(self.model, self.predictor, recipe, levels).values())
+        return sum(guided_steps(self.model, self.predictor, recipe, self.levels(STEPS).tolist()).values())
 
     def run(self, model, sigmas: Tensor) -> Tensor:
         import comfy.sample
@@ -113,25 +110,28 @@ def size_ratios(large: Large, gpu: bool) -> dict[str, float]:
     it: all of them are guided and take a slope each, and the whole run has as many slopes as it has."""
     if gpu:
         sigmas = large.levels(STEPS)
-        models = {"plain": large.model} | {mode: large.guided(0.5, renew) for mode, renew in RENEWALS.items()}
+        models = {"plain": large.model} | {mode: large.guided(recipe) for mode, recipe in RECIPES.items()}
         seconds = seconds_each({name: partial(large.run, model, sigmas) for name, model in models.items()}, 5)
-        return {mode: seconds[mode] / seconds["plain"] for mode in RENEWALS}
+        return {mode: seconds[mode] / seconds["plain"] for mode in RECIPES}
     part = large.levels(STEPS)[: PART_STEPS + 1]
-    models = {"plain": large.model, "guided": large.guided(1.0)}
+    models = {"plain": large.model, "guided": large.guided(SketchRecipe(end=1.0))}
     seconds = seconds_each({name: partial(large.run, model, part) for name, model in models.items()}, PART_TURNS)
     slope = seconds["guided"] / seconds["plain"] - 1
-    return {mode: 1 + slope * large.slopes(renew) / STEPS for mode, renew in RENEWALS.items()}
+    return {mode: 1 + slope * large.slopes(recipe) / STEPS for mode, recipe in RECIPES.items()}
 
 
 def size_rows(context, technique: str, measure: str) -> Iterator[Row]:
     """Time, and the memory that the graph of a guided step holds on to."""
     large = Large(context.gpu)
     for mode, ratio in size_ratios(large, context.gpu).items():
-        yield context.row(technique, f"{measure}, SD1 size", mode, ratio, "times", TARGETS[mode])
-    name = f"activations kept for backward at {8 * large.side} x {8 * large.side}, SD1 size"
-    yield context.row(technique, name, "fast", kept_for_backward(large) / 2**20, "MiB")
-    peak = lambda: peak_memory(large) / 2**20
-    yield context.gpu_row(technique, "peak memory added by guidance at 512 x 512, SD1 size", "fast", peak, "MiB")
+        yield context.row(technique, f"{measure}, SD1 size", mode, ratio, "times", TARGETS.get(mode, ""))
+    size = f"at {8 * large.side} x {8 * large.side}, SD1 size"
+    kept = kept_for_backward(large) / 2**20
+    yield context.row(technique, f"activations kept for backward {size}", "fast", kept, "MiB")
+    peaks = {"no guidance": peak_memory(large, large.model, context.gpu)}
+    peaks["fast"] = peak_memory(large, large.guided(SketchRecipe(end=1.0)), context.gpu)
+    for mode, peak in peaks.items():
+        yield context.row(technique, f"peak memory of a step beside the weights {size}", mode, peak, "MiB")
 
 
 def kept_for_backward(large: Large) -> int:
@@ -146,18 +146,38 @@ def kept_for_backward(large: Large) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        large.run(large.guided(1.0), large.levels(1))
+        large.run(large.guided(SketchRecipe(end=1.0)), large.levels(1))
     return sum(seen.values())
 
 
-def peak_memory(large: Large) -> int:
-    """Bytes by which the peak of a guided run lies above that of the plain one."""
-    peaks = []
-    for model in (large.model, large.guided(1.0)):
+def peak_memory(large: Large, model, gpu: bool) -> float | None:
+    """MiB by which the memory in use rises in one step: on a GPU what torch holds, on a CPU what the process does."""
+    run = partial(large.run, model, large.levels(2)[:2])
+    run()
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
-        large.run(model, large.levels(2))
-        peaks.append(torch.cuda.max_memory_allocated())
-    return peaks[1] - peaks[0]
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return resident_peak(run)
+
+
+def resident_peak(run: Callable[[], object]) -> float | None:
+    """MiB by which resident memory rises while `run` runs; None where the system is not Linux, which tells it."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
+        REFERENCES.write_text("5", encoding="ascii")  # proc(5): the high-water mark starts anew
+    except (OSError, AttributeError, TypeError):
+        return None
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    """A line of the process's status, in KiB."""
+    lines = STATUS.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def training_rows(context, technique: str, world: World | None) -> Iterator[Row]:

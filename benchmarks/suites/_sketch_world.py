@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...guidance.sketch_guidance import SketchRecipe
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 100 in all.
-COUNT, FEW = 36, 16
+# Outlines, and sketches of each of four further kinds: 124 in all.
+COUNT, FEW = 60, 16
 AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 18, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 
@@ -44,12 +45,14 @@ class Tests(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser."""
+    """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser;
+    sureness: the probability that it gives to that shape and that colour."""
 
     precision: float
     recall: float
     f1: float
     caption: float
+    sureness: float = 0.0
 
 
 def load() -> World:
@@ -112,14 +115,13 @@ def paint(world: World, model, captions: list[str], noise: Tensor, *, sigmas: Te
         return world.vae.decode(made).float().movedim(-1, 1).clamp(0, 1)
 
 
-def guided(world: World, lines: Tensor, **recipe):
+def guided(world: World, lines: Tensor, recipe: SketchRecipe = SketchRecipe()):
     """The MODEL guided by lines (B, 256, 256) bool."""
-    from ...guidance.sketch_guidance import SketchRecipe
     from ...guidance.sketch_prepare import Strokes
     from ...host.sketch import Sketch, sketch_guided
 
     sketch = Sketch(Strokes(lines, lines.float()))
-    return sketch_guided(world.model, world.predictor, sketch, SketchRecipe(**recipe))
+    return sketch_guided(world.model, world.predictor, sketch, recipe)
 
 
 def in_parts(count: int, paint_part: Callable[[slice], Tensor]) -> Tensor:
@@ -134,11 +136,12 @@ def without_guidance(world: World, t: Tests, *, steps: int = STEPS) -> Tensor:
 
 
 def with_guidance(
-    world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, *, steps: int = STEPS, **recipe
-) -> Tensor:
+    world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, *, steps: int = STEPS,
+    recipe: SketchRecipe = SketchRecipe(),
+) -> Tensor:  # fmt: skip
     """lines: (B, 256, 256) bool, a sketch a picture."""
     seeds, sigmas = t.seeds if seeds is None else seeds, schedule(world, steps)
-    part = lambda s: paint(world, guided(world, lines[s], **recipe), t.captions[s], noises(seeds[s]), sigmas=sigmas)
+    part = lambda s: paint(world, guided(world, lines[s], recipe), t.captions[s], noises(seeds[s]), sigmas=sigmas)
     return in_parts(len(lines), part)
 
 
@@ -179,4 +182,17 @@ def judged(world: World, pictures: Tensor, wanted: Tensor, scenes: list) -> Judg
     score = outlines_score(pictures, wanted)
     readings = world.judge.read(pictures)
     right = sum(reading.agrees(scene, "shape", "colour") for reading, scene in zip(readings, scenes)) / len(scenes)
-    return Judged(*(float(value.mean()) for value in (score.precision, score.recall, score.f1)), right)
+    edges = (float(value.mean()) for value in (score.precision, score.recall, score.f1))
+    return Judged(*edges, right, sureness(world.judge(pictures), scenes))
+
+
+@torch.no_grad()
+def sureness(answers: Mapping[str, Tensor], scenes: list) -> float:
+    """answers: the recogniser's, (B, words) each before the softmax; of the right shape and colour, the mean."""
+    from ...papercut.recogniser import ANSWERS, truth
+
+    sure = torch.ones(len(scenes))
+    for name in ("shape", "colour"):
+        right = torch.tensor([ANSWERS[name].index(truth(scene)[name]) for scene in scenes])
+        sure = sure * answers[name].softmax(1).gather(1, right[:, None])[:, 0]
+    return float(sure.mean())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from palimpsest.benchmarks.rows import Row
-from palimpsest.benchmarks.suites import _sketch_plot, sketch
+from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch
 from palimpsest.benchmarks.suites._sketch_world import Judged, Tests
 from palimpsest.guidance.edge_score import edge_score
 from palimpsest.papercut.edge_quality import lines
@@ -87,3 +87,23 @@ def test_the_trade_off_is_drawn(tmp_path, monkeypatch):
     found = {0.8: Judged(0.5, 0.5, 0.5, 0.9), 1.6: Judged(0.7, 0.7, 0.7, 0.8)}
     text = _sketch_plot.draw([_sketch_plot.Curve("guided", found)], Judged(0.1, 0.1, 0.1, 0.9)).read_text()
     assert ">guided<" in text and ">1.6<" in text and text.count("<circle") == 3 + 2
+
+
+def test_the_judges_sureness_is_the_probability_of_the_right_shape_and_colour(scenes):
+    from palimpsest.benchmarks.suites._sketch_world import sureness
+    from palimpsest.papercut.recogniser import ANSWERS, truth
+
+    some = scenes[:2]
+    answers = {name: torch.zeros(2, len(words)) for name, words in ANSWERS.items()}
+    chance = 1 / (len(ANSWERS["shape"]) * len(ANSWERS["colour"]))
+    assert sureness(answers, some) == pytest.approx(chance)
+    for name in ("shape", "colour"):
+        answers[name][0, ANSWERS[name].index(truth(some[0])[name])] = 50.0
+    assert sureness(answers, some) == pytest.approx((1 + chance) / 2)
+
+
+def test_the_resident_peak_is_what_a_run_takes_and_gives_back():
+    if _sketch_cost.resident_peak(lambda: None) is None:
+        pytest.skip("the peak of resident memory is told by Linux alone")
+    peak = _sketch_cost.resident_peak(lambda: torch.ones(48, 2**20).sum())
+    assert 180 < peak < 230

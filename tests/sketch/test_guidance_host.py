@@ -204,7 +204,9 @@ def test_each_row_has_its_own_sketch_and_does_not_know_its_batch(models):
     one = drawing(rows=2)
     first = Strokes(one.lines[:1], one.weight[:1])
     alone = run(guided(model, strokes=first), "sd1", rows=2)
-    assert torch.allclose(both[0], alone[0], atol=1e-4) and not torch.allclose(both[1], alone[1], atol=1e-3)
+    # Random weights make values of hundreds; sketches for two rows are blurred with roundings of their own.
+    assert (both[0] - alone[0]).abs().max() < 5e-6 * alone[0].abs().max()
+    assert not torch.allclose(both[1], alone[1], atol=1e-3)
 
 
 def test_every_other_step(models):

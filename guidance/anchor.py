@@ -68,6 +68,12 @@ class Anchor:
 
         like: (B, C, h, w) what will be sampled; top: its first noise level. Raises ValueError with a sentence.
         """
+        self.check_reach(like, top)
+        self._owners(like.shape[0])
+        self.weight(like)
+
+    def check_reach(self, like: Tensor, top: float) -> None:
+        """The part of `check` that does not ask which picture a row is held to."""
         shape = self.trajectory.latents.shape
         if tuple(shape[2:]) != tuple(like.shape[1:]):
             raise ValueError(
@@ -80,8 +86,6 @@ class Anchor:
                 f"The sampler starts at noise level {top:.3f}, above the trajectory's noisiest level {highest:.3f}: "
                 "invert with the same scheduler and to the same depth, or lower the sampler's denoise."
             )
-        self._owners(like.shape[0])
-        self.weight(like)
 
     def source(self, like: Tensor) -> Tensor:
         """The clean source (B, C, h, w) for a batch `like`."""
@@ -91,8 +95,8 @@ class Anchor:
         """The trajectory (B, C, h, w) at the noise level(s) `sigma`, a number or (B,)."""
         levels = sigma.detach().flatten().tolist() if isinstance(sigma, Tensor) else [float(sigma)]
         if len(set(levels)) == 1:
-            return self._rows_of(self._level(levels[0]), like)
-        rows = [self._rows_of(self._level(level), like)[i] for i, level in enumerate(levels)]
+            return self._rows_of(self.level(levels[0]), like)
+        rows = [self._rows_of(self.level(level), like)[i] for i, level in enumerate(levels)]
         return torch.stack(rows)
 
     def enter(self, x: Tensor, sigma: Tensor | float, weight: Tensor | None = None) -> Tensor:
@@ -103,7 +107,7 @@ class Anchor:
         """What the sampler is to see in place of the prediction `denoised` (B, C, h, w); a new tensor."""
         return blend(self.source(denoised), denoised, self.weight(denoised) if weight is None else weight)
 
-    def _level(self, sigma: float) -> Tensor:
+    def level(self, sigma: float) -> Tensor:
         """(T, C, h, w) at `sigma`; past either end along the straight line through the clean end and that end."""
         sigmas, latents = self.trajectory.sigmas, self.trajectory.latents
         low, high = float(sigmas[0]), float(sigmas[-1])

@@ -38,7 +38,7 @@ def reschedule(alphas: Alphas, distances: Tensor, *, frames: int | None = None, 
     distances: between neighbours, >= 0, (N-1,), or (N,) for a cyclic morph.
     frames: of the new alphas, at least two; None keeps their number.
     hold_keys: key pictures between the ends keep a frame of their own, as far as there are frames; each gap between
-        two gets the number of frames that fits its length best.
+        two gets the number of frames that makes the steps of the whole morph the most even.
     Where nothing differs at all (or there is one frame) the alphas are spread evenly. Raises ValueError for alphas
     that fall or stop short, and for distances that are no such numbers.
     """
@@ -133,13 +133,14 @@ def _slope(knot: int, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _apportion(marks: Sequence[float], gaps: int) -> list[int]:
-    """Whole numbers, at least 1 each and `gaps` together, nearest to the lengths between the marks.
+    """Whole numbers, at least 1 each and `gaps` together, that cut the lengths between the marks most evenly.
 
-    One after another goes where a part of the length would otherwise be cut into the fewest, longest steps.
+    Steps of n_i equal parts of the length L_i have the least deviation where sum L_i^2 / n_i is least, and one after
+    another goes where that falls most.
     """
     lengths = [end - start for start, end in zip(marks, marks[1:])]
     counts = [1] * len(lengths)
     for _ in range(gaps - len(counts)):
-        longest = max(range(len(lengths)), key=lambda part: lengths[part] / counts[part])
-        counts[longest] += 1
+        best = max(range(len(lengths)), key=lambda part: lengths[part] ** 2 / (counts[part] * (counts[part] + 1)))
+        counts[best] += 1
     return counts

@@ -6,7 +6,9 @@ from comfy_api.latest import io
 
 from ..guidance.anchor import Anchor, parse_rows
 from ..host.anchor import anchored, require_fit
-from .sockets import Trajectory
+from ..host.morph_anchor import held_morph
+from ..morphing.schedule import as_alphas
+from .sockets import Alphas, Trajectory
 
 
 class TrajectoryAnchor(io.ComfyNode):
@@ -64,15 +66,31 @@ class TrajectoryAnchor(io.ComfyNode):
                     "level, whatever noise is connected; then any sampler node and any part of a schedule will do. "
                     "Off: it starts from the sampler's noise.",
                 ),
+                Alphas.Input(
+                    "alphas",
+                    optional=True,
+                    tooltip="For a morph, with `keys` of Morph Latents as the trajectory: the frames that are key "
+                    "pictures are kept, wherever they are, and those between are corrected with them, so that no jump "
+                    "is left. `rows` stays empty.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, anchored; for any stock sampler or guider.")],
         )
 
     @classmethod
-    def execute(cls, model, trajectory, mask=None, rows="", strength=1.0, start_from_source=False) -> io.NodeOutput:
+    def execute(
+        cls, model, trajectory, mask=None, rows="", strength=1.0, start_from_source=False, alphas=None
+    ) -> io.NodeOutput:
         require_fit(trajectory, model)
         anchor = Anchor(trajectory, mask, parse_rows(rows), strength)
-        return io.NodeOutput(anchored(model, anchor, start_from_source=start_from_source))
+        if alphas is None:
+            return io.NodeOutput(anchored(model, anchor, start_from_source=start_from_source))
+        if anchor.rows is not None or start_from_source:
+            raise ValueError(
+                "With `alphas`, Trajectory Anchor finds the key pictures among the frames by itself, and they start "
+                "where Morph Latents puts them: leave `rows` empty and `start_from_source` off."
+            )
+        return io.NodeOutput(held_morph(model, anchor, as_alphas(alphas)))
 
 
 NODES = (TrajectoryAnchor,)

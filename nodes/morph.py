@@ -53,7 +53,10 @@ class KeyPictures(io.ComfyNode):
                 size("width"),
                 size("height"),
             ],
-            outputs=[io.Image.Output("pictures", tooltip="All pictures in one batch; for VAE Encode.")],
+            outputs=[
+                io.Image.Output("pictures", tooltip="All pictures in one batch; for VAE Encode."),
+                io.Int.Output("count", tooltip="How many pictures these are; for `keyframes` of Morph Schedule."),
+            ],
         )
 
     @classmethod
@@ -61,7 +64,7 @@ class KeyPictures(io.ComfyNode):
         batch, notes = same_size(in_order(pictures), width, height)
         for sentence in notes:
             notice(sentence)
-        return io.NodeOutput(batch)
+        return io.NodeOutput(batch, len(batch))
 
 
 class MorphSchedule(io.ComfyNode):
@@ -162,7 +165,7 @@ class MorphLatents(io.ComfyNode):
                 TrajectorySocket.Output(
                     "keys",
                     tooltip="All inverted key pictures in one, for Attention Blend, and for Trajectory Anchor, which "
-                    "holds the frames that are key pictures where its `rows` names them.",
+                    "with the same ALPHAS holds the frames that are key pictures.",
                 ),
             ],
         )  # fmt: skip

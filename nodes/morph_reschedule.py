@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..host.checks import require_latent
 from ..host.perceptual import MEASURES, frame_distances
+from ..morphing.looks import Look, looks_of, remembering, together
 from ..morphing.reschedule import predicted, reschedule, variation
 from ..morphing.schedule import Alphas, as_alphas
 from ._panel import BACKGROUND, QUIET, TEXT
@@ -69,6 +70,12 @@ class Reschedule(io.ComfyNode):
                     "count", default=0, min=0, max=4096, optional=True, advanced=True,
                     tooltip="How many frames to make from there. 0: all that follow.",
                 ),
+                io.Boolean.Input(
+                    "remember", default=True, optional=True, advanced=True,
+                    tooltip="On: if these frames were themselves made by a Reschedule, the frames that it looked at "
+                    "count as well, which finds the leaps of the morph sooner. Off: these frames alone, for a first "
+                    "look of another make (other noise levels, another model).",
+                ),
             ],
             outputs=[
                 AlphasSocket.Output("alphas", tooltip="The new schedule, for the final run."),
@@ -84,17 +91,24 @@ class Reschedule(io.ComfyNode):
     @classmethod
     def execute(
         cls, alphas, measure=MEASURES[0], frames=0, hold_keys=True, latent=None, images=None, vae=None,
-        clip_vision=None, start=0, count=0,
+        clip_vision=None, start=0, count=0, remember=True,
     ) -> io.NodeOutput:  # fmt: skip
         before = as_alphas(alphas)
         latents = None if latent is None else require_latent(latent, "The latent of the frames")
         _require_frames(before, latents, images)
-        steps = frame_distances(
-            measure, cyclic=before.cyclic, images=images, latents=latents, vae=vae, clip=clip_vision
-        )
-        after = reschedule(before, steps, frames=frames or None, hold_keys=hold_keys)
-        picture = _plot(before, steps, after)
-        part = after.part(start, count)
+        looks = (*(looks_of(before) if remember else ()), Look(before, latents, images))
+
+        def steps_of(look: Look) -> Tensor:
+            return frame_distances(
+                measure, cyclic=before.cyclic, images=look.images, latents=look.latents, vae=vae, clip=clip_vision
+            )
+
+        steps = steps_of(looks[-1])
+        seen = together(looks)
+        known = steps if len(looks) == 1 else steps_of(seen)
+        after = reschedule(seen.alphas, known, frames=frames or len(before), hold_keys=hold_keys)
+        picture = _plot(before, steps, after, predicted(seen.alphas, known, after))
+        part = remembering(after, looks).part(start, count)
         return io.NodeOutput(part, picture, variation(steps), ui=ui.PreviewImage(picture, cls=cls))
 
 
@@ -109,12 +123,11 @@ def _require_frames(alphas: Alphas, *given: Tensor | None) -> None:
         raise ValueError("Reschedule needs the frames of a first run: connect `latent` or `images`.")
 
 
-def _plot(before: Alphas, steps: Tensor, after: Alphas) -> Tensor:
+def _plot(before: Alphas, steps: Tensor, after: Alphas, expected: Tensor) -> Tensor:
     """Two panels: the distances of neighbours before and as expected after; the alphas of the frames."""
     canvas = Image.new("RGB", (WIDTH, 2 * HEIGHT), BACKGROUND)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     if len(steps):
-        expected = predicted(before, steps, after)
         words = f"steps between frames: variation {variation(steps):.2f}, expected {variation(expected):.2f}"
         _lines(draw, font, 0, words, (steps.tolist(), expected.tolist()))
     _lines(draw, font, HEIGHT, "alphas (grey before, orange after)", (before.values, after.values))

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...guidance.anchor import Anchor
 from ...morphing.distances import plain_steps
 from ...morphing.fit import Recipe
+from ...morphing.looks import Look, together
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas, schedule
 from ...papercut.data import autocast
@@ -164,9 +165,10 @@ class Run:
     def rescheduled(self, stage: Stage) -> Alphas:
         """Even steps, from looks that are never decoded."""
         settings = self.settings
-        alphas = schedule(settings.looks[0], self.keyframes)
+        alphas, looks = schedule(settings.looks[0], self.keyframes), []
         for frames in (*settings.looks[1:], settings.frames):
-            alphas = reschedule(alphas, plain_steps(self.sampled(alphas, stage, settings.steps)), frames=frames)
+            looks.append(Look(alphas, self.sampled(alphas, stage, settings.steps)))
+            alphas = evened(looks, frames)
         return alphas
 
     def sampled(self, alphas: Alphas, stage: Stage, steps: int) -> Tensor:
@@ -174,8 +176,8 @@ class Run:
         import comfy.samplers
         from comfy_extras.nodes_custom_sampler import Guider_Basic, SamplerCustomAdvanced
 
-        from ...host.anchor import anchored
         from ...host.attention_blend import blended
+        from ...host.morph_anchor import held_morph
         from ...host.morph_conditioning import morphed
         from ...host.row_lora import interpolated
         from ...nodes.morph import MorphLatents
@@ -187,7 +189,7 @@ class Run:
         if stage.attention:
             model = blended(model, alphas, keys=way)
         if stage.held:
-            model = anchored(model, Anchor(way, rows=tuple(alphas.frame_of(key) for key in range(self.keyframes))))
+            model = held_morph(model, Anchor(way), alphas)
         guider = Guider_Basic(model)
         guider.set_conds(morphed([self.keys.prompts[place] for place in self.places], alphas))
         sampler = comfy.samplers.sampler_object("euler")
@@ -218,17 +220,18 @@ class Ring:
         """Alphas at an even pace."""
         return self._around([schedule(self.per + 1)] * len(self.pairs))
 
-    def evened(self, pairs: Sequence[SimpleNamespace]) -> Alphas:
-        """Alphas rescheduled, each pair by itself."""
-        return self._around([reschedule(pair.alphas, plain_steps(pair.latents)) for pair in pairs])
+    def evened(self, looks: Sequence[Sequence[SimpleNamespace]]) -> Alphas:
+        """Alphas rescheduled, each pair by itself, from all looks at the pairs, the latest last."""
+        return self._around([evened(seen) for seen in zip(*([_look(pair) for pair in pairs] for pairs in looks))])
 
     def chain(self, pairs: Sequence[SimpleNamespace]) -> SimpleNamespace:
         """The morph from the first to the last key picture: the frames of the pairs on the way, one after another."""
         way = pairs[:-1]
-        join = lambda name: torch.cat([*(getattr(pair, name)[:-1] for pair in way), getattr(way[-1], name)[-1:]])
+        joined = lambda parts: torch.cat([*(part[:-1] for part in parts), parts[-1][-1:]])
         values = [place + value for place, pair in enumerate(way) for value in pair.alphas.values[:-1]]
         alphas = Alphas((*values, float(len(way))), len(pairs))
-        return SimpleNamespace(pictures=join("pictures"), latents=join("latents"), alphas=alphas)
+        pictures = None if way[0].pictures is None else joined([pair.pictures for pair in way])
+        return SimpleNamespace(pictures=pictures, latents=joined([pair.latents for pair in way]), alphas=alphas)
 
     def _part(self, made: SimpleNamespace, place: int) -> SimpleNamespace:
         """The frames of one pair out of those around the ring."""
@@ -240,6 +243,16 @@ class Ring:
     def _around(self, pairs: Sequence[Alphas]) -> Alphas:
         values = [place + value for place, pair in enumerate(pairs) for value in pair.values[:-1]]
         return Alphas(tuple(values), len(pairs), True)
+
+
+def _look(made: SimpleNamespace) -> Look:
+    return Look(made.alphas, made.latents)
+
+
+def evened(looks: Sequence[Look], frames: int | None = None) -> Alphas:
+    """Alphas rescheduled from all that was seen; None keeps the number of frames of the last look."""
+    seen = together(looks)
+    return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(looks[-1].alphas))
 
 
 class Counter:

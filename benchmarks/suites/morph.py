@@ -2,8 +2,8 @@
 
 Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
 inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them. The
-last stage is the whole method as the examples have it: key pictures are held by Trajectory Anchor as well, since few
-steps do not bring every picture back from its noise.
+last stage is the whole method as the examples have it: Trajectory Anchor holds the key pictures as well, since few
+steps do not bring every picture back from its noise, and Reschedule remembers all frames that it looked at.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from ...morphing.distances import plain_steps
-from ...morphing.reschedule import reschedule, variation
+from ...morphing.looks import Look
+from ...morphing.reschedule import variation
 from ...morphing.schedule import schedule
 from ...papercut.export import FILE
 from ...papercut.recogniser import OBJECT, load_recogniser
 from ..context import every_core
 from ..rows import Row
 from . import _morph_faithful
-from ._morph_run import STAGES, Counter, Keys, Ring, Run, Settings, Stage, World, host_interpolation
+from ._morph_run import STAGES, Counter, Keys, Ring, Run, Settings, Stage, World, evened, host_interpolation
 from ._morph_world import chains, frechet, perceived, psnr, things_in
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-STEPS_OF_A_PAIR, CHAIN_FRAMES, CHAIN_LOOKS = 4, 13, 3
+STEPS_OF_A_PAIR, PAIR_LOOKS, CHAIN_FRAMES, CHAIN_LOOKS = 4, 2, 13, 3
 INTERPOLATED = "the host's frame interpolation"
 PAIR_STAGES = (*STAGES, INTERPOLATED)
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
@@ -80,23 +81,25 @@ def morphs(world: World, count: int = 10, split: str = "test") -> tuple[dict[str
     wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
     for scenes in chains(count, split=split):
         ring = Ring(Keys(world, scenes, Settings()), STEPS_OF_A_PAIR)
-        found = around(ring)
+        found, looks = around(ring)
         for name, made in found.items():
             pairs[name] += [judged(run, pair, recogniser) for run, pair in zip(ring.pairs, made)]
-        for name, made in through(ring, found).items():
+        for name, made in through(ring, found, looks).items():
             wholes[name].append(judged(ring.whole, made, recogniser))
     return pairs, wholes
 
 
-def around(ring: Ring) -> dict[str, list[SimpleNamespace]]:
-    """The pairs of a ring at every stage. The reschedule looks at the frames of the stage before, as in the paper, and
-    at those that it makes of them.
+def around(ring: Ring) -> tuple[dict[str, list[SimpleNamespace]], list[list[SimpleNamespace]]]:
+    """The pairs of a ring at every stage; and what Reschedule looked at: frames of the whole method at an even pace, at
+    the pace that it made of them, and the last ones.
     """
     found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
-    look = ring.at(ring.evened(found["+ AdaIN"]), FULL, pictures=False)
-    found["+ reschedule"] = ring.at(ring.evened(look), FULL)
+    looks = [ring.at(ring.even(), FULL, pictures=False)]
+    for _ in range(PAIR_LOOKS - 1):
+        looks.append(ring.at(ring.evened(looks), FULL, pictures=False))
+    found["+ reschedule"] = ring.at(ring.evened(looks), FULL)
     found[INTERPOLATED] = interpolated(ring)
-    return found
+    return found, [*looks, found["+ reschedule"]]
 
 
 def interpolated(ring: Ring) -> list[SimpleNamespace]:
@@ -109,15 +112,17 @@ def interpolated(ring: Ring) -> list[SimpleNamespace]:
     return [SimpleNamespace(pictures=one, latents=ring.whole.world.encode(one), alphas=alphas) for one in made]
 
 
-def through(ring: Ring, found: dict[str, list[SimpleNamespace]]) -> dict[str, SimpleNamespace]:
-    """The morph through all key pictures of a ring, not back to the first. The reschedule looks at its pairs' frames,
-    and then CHAIN_LOOKS times at those that it makes of them.
+def through(
+    ring: Ring, found: dict[str, list[SimpleNamespace]], seen: list[list[SimpleNamespace]]
+) -> dict[str, SimpleNamespace]:
+    """The morph through all key pictures of a ring, not back to the first. The reschedule goes by what was seen of its
+    pairs, and looks CHAIN_LOOKS times at what it makes of that.
     """
-    look = ring.chain(found["+ reschedule"])
+    looks = [Look(whole.alphas, whole.latents) for whole in map(ring.chain, seen)]
     for _ in range(CHAIN_LOOKS):
-        alphas = reschedule(look.alphas, plain_steps(look.latents), frames=CHAIN_FRAMES)
-        look = ring.whole.at(alphas, FULL, pictures=False)
-    alphas = reschedule(look.alphas, plain_steps(look.latents))
+        alphas = evened(looks, CHAIN_FRAMES)
+        looks.append(Look(alphas, ring.whole.at(alphas, FULL, pictures=False).latents))
+    alphas = evened(looks, CHAIN_FRAMES)
     return {"+ AdaIN": ring.chain(found["+ AdaIN"]), "+ reschedule": ring.whole.at(alphas, FULL)}
 
 

@@ -86,6 +86,17 @@ def test_key_pictures_keep_frames_of_their_own():
     assert variation(measure(free)) < 1e-3 < variation(measure(after)) < 0.5
 
 
+def test_gaps_get_the_frames_that_make_the_whole_most_even():
+    """Against all ways to share twelve steps among three gaps."""
+    for seed in range(20):
+        lengths = 0.2 + torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        spread = lambda counts: variation(torch.cat([length.div(n).expand(n) for length, n in zip(lengths, counts)]))
+        best = min(spread((a, b, 12 - a - b)) for a in range(1, 11) for b in range(1, 12 - a))
+        after = reschedule(schedule(4, 4), lengths, frames=13)
+        ours = [sum(key <= value < key + 1 for value in after.values[:-1]) for key in range(3)]
+        assert spread(ours) < best + 1e-9
+
+
 def test_too_few_frames_for_all_key_pictures_still_work():
     after = reschedule(schedule(3, 8), torch.tensor([1.0, 3.0]))
     assert len(after) == 3 and after.values[-1] == 7.0

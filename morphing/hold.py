@@ -1,0 +1,35 @@
+"""Holding the key pictures of a morph, and with them the frames between.
+
+Few steps do not bring every picture back from its noise. Held frames that are key pictures alone would leave a jump to
+their neighbours, which still come back as the noise has it: no pace of the frames can spread a jump. So each frame is
+moved by the error of its key pictures, in its shares of them,
+
+    x_i <- x_i + sum_k W_ik (z_k - x_k),
+
+with x_k where the sampler has taken key picture k by itself and z_k where its inversion was at this noise level. For a
+key picture that is the exact source branch of direct inversion (arXiv 2310.01506); between two the correction goes
+evenly from one's to the other's, so that a morph without jumps has none after it. In a deterministic sampler that is
+linear in x and its predictions (euler, ddim, the multistep ones) it does not matter that its own x is never changed:
+the errors of its steps add up in x_k, and are taken back as a whole at each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def hold(x: Tensor, keys: Tensor, weights: Tensor, key_rows: Sequence[int], share: Tensor) -> Tensor:
+    """Frames moved by the errors of their key pictures; a new tensor.
+
+    x: (N, C, h, w) the frames as the sampler has them; keys: (K, C, h, w) where the key pictures are to be;
+    weights: (N, K) how much of each is in each frame; key_rows: which frame each of them is;
+    share: (N, 1, h, w) in [0, 1], how firmly. Where it is 1 the key pictures come out to the bit.
+    """
+    rows = list(key_rows)
+    keys = keys.to(x)
+    moved = x + share * torch.einsum("nk,kchw->nchw", weights.to(x), keys - x[rows])
+    moved[rows] = torch.where(share[rows] >= 1, keys, moved[rows])
+    return moved

@@ -1,0 +1,69 @@
+"""What several looks at a morph know together.
+
+A frame is a matter of its own alpha: with the same model, noise and prompts it looks the same in every run. So the
+frames of earlier looks stay true, and a reschedule that goes by all of them knows where a morph leaps far more exactly
+than one that goes by the last look alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .schedule import Alphas
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Frames that were looked at: alphas of N, with their latents (N, C, h, w), pictures (N, H, W, C), or both."""
+
+    alphas: Alphas
+    latents: Tensor | None = None
+    images: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SeenAlphas(Alphas):
+    """Alphas that remember the looks they were found by, the latest last."""
+
+    looks: tuple[Look, ...] = field(default=(), compare=False, repr=False)
+
+
+def remembering(alphas: Alphas, looks: Sequence[Look]) -> SeenAlphas:
+    """The same alphas, with what they were found by."""
+    return SeenAlphas(alphas.values, alphas.keyframes, alphas.cyclic, tuple(looks))
+
+
+def looks_of(alphas: Alphas) -> tuple[Look, ...]:
+    """The looks that alphas were found by, the latest last; none where they remember none."""
+    return alphas.looks if isinstance(alphas, SeenAlphas) else ()
+
+
+def together(looks: Sequence[Look]) -> Look:
+    """The frames of all looks in the order of their alphas; of frames at one alpha the latest.
+
+    Only what the last look has is kept, and only of looks that have it alike: of the same morph, in the same size.
+    """
+    last = looks[-1]
+    alike = [look for look in looks if _fits(look, last)]
+    places = {value: (number, row) for number, look in enumerate(alike) for row, value in enumerate(look.alphas.values)}
+    values = sorted(places)
+
+    def gathered(batches: list[Tensor | None]) -> Tensor | None:
+        if batches[-1] is None:
+            return None
+        return torch.stack([batches[number][row].to(batches[-1]) for number, row in map(places.get, values)])
+
+    alphas = Alphas(tuple(values), last.alphas.keyframes, last.alphas.cyclic)
+    return Look(alphas, gathered([look.latents for look in alike]), gathered([look.images for look in alike]))
+
+
+def _fits(look: Look, last: Look) -> bool:
+    """Whether its frames can stand among those of the last look."""
+    kind = lambda one: (one.alphas.keyframes, one.alphas.cyclic)
+    shape = lambda batch: None if batch is None else batch.shape[1:]
+    batches = ((look.latents, last.latents), (look.images, last.images))
+    return kind(look) == kind(last) and all(b is None or shape(a) == shape(b) for a, b in batches)

@@ -1,16 +1,13 @@
-"""Pictures of flows: the standard colour wheel (Baker et al., 2011) and arrows."""
+"""Pictures of flows: the standard colour wheel (Baker et al., 2011), and where arrows stand."""
 
 from __future__ import annotations
 
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from .flow_fields import moving
-
-OUTLINE = "#18181b"
 
 
 def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
@@ -32,32 +29,11 @@ def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
     return torch.stack(pictures)
 
 
-def arrows(picture: Tensor, flow: Tensor, *, every: int = 24, colour: str = "#ff5a2e") -> Tensor:
-    """Arrows on a picture (B, H, W, 3) in 0..1, one every `every` pixels where the flow (B, H, W, 2) moves anything.
+def arrow_points(flow: Tensor, every: int) -> Tensor:
+    """(N, 4, 2): tail, head and the two barbs of each arrow of a flow (H, W, 2).
 
-    Light lines on a dark outline, to be seen on anything.
+    One stands every `every` pixels where the flow moves anything; a small region keeps one.
     """
-    drawn = []
-    for image, item in zip(picture.float().cpu(), flow.float().cpu(), strict=True):
-        canvas = Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy())
-        _draw(ImageDraw.Draw(canvas), _arrow_points(item, every).tolist(), colour, every // 12 | 1)
-        pixels = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
-        drawn.append(pixels.reshape(image.shape).float() / 255)
-    return torch.stack(drawn)
-
-
-def _draw(draw: ImageDraw.ImageDraw, items: list, colour: str, width: int) -> None:
-    """Each arrow whole before the next, its outline first; a dot marks where it begins."""
-    for tail, head, *barbs in items:
-        for more, fill in ((2, OUTLINE), (0, colour)):
-            for line in ((tail, head), *((head, barb) for barb in barbs)):
-                draw.line([tuple(point) for point in line], fill, width + more, joint="curve")
-            reach = (width + 1 + more) / 2
-            draw.ellipse([tail[0] - reach, tail[1] - reach, tail[0] + reach, tail[1] + reach], fill)
-
-
-def _arrow_points(flow: Tensor, every: int) -> Tensor:
-    """(N, 4, 2): tail, head and the two barbs of each arrow; every region keeps at least one."""
     seen = moving(flow[None])[0]
     lattice = torch.zeros_like(seen)
     lattice[every // 2::every, every // 2::every] = True

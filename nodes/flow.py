@@ -9,13 +9,14 @@ from ..guidance.flow_fields import (
     Transform, check_flow, compose_flows, expand_batch, moving, region_of, resize_flow, resize_layers, transform_flow,
 )
 from ..guidance.flow_points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
-from ..guidance.flow_view import arrows, colour_wheel
+from ..guidance.flow_view import colour_wheel
 from ..guidance.flow_warp import forward_warp, land
 from ..host.checks import require_finite, require_picture, require_same_size
 from ..host.gradients import plain
 from ..host.motion_sampler import as_image, as_pictures
 from ..host.notice import notice
 from ..host.optical_flow import LARGEST, estimate_each, require_optical_flow
+from ._arrows import arrows
 from .sockets import Flow as FlowSocket
 
 CATEGORY = "Palimpsest/motion"

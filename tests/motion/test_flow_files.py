@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from palimpsest.guidance.flow_files import load_flow, save_flow
-from palimpsest.guidance.flow_view import arrows, colour_wheel
+from palimpsest.guidance.flow_view import colour_wheel
+from palimpsest.nodes._arrows import arrows
 
 
 @pytest.fixture

@@ -162,6 +162,15 @@ def gains(context, pairs: dict[str, list]) -> Iterator[Row]:
         values = [mean(pairs[stage], key) for stage in (before, name)]
         gain = None if None in values else sign * (values[1] - values[0])
         yield context.row(TECHNIQUE, f"{measure}, 40 pairs", f"{name} over {before}", gain, "", "> 0")
+        if key in ("sure", "felt", "variation"):
+            error = standard_error(pairs[before], pairs[name], key) if pairs[name] else None
+            yield context.row(TECHNIQUE, f"{measure}, 40 pairs: standard error", f"{name} over {before}", error, "")
+
+
+def standard_error(before: Sequence[dict], after: Sequence[dict], name: str) -> float:
+    """Of the mean difference of two stages, pair by pair: what a gain is to be held against."""
+    differences = torch.tensor([b[name] - a[name] for a, b in zip(before, after)], dtype=torch.float64)
+    return float(differences.std() / len(differences) ** 0.5)
 
 
 def timed(make: Callable[[], object]) -> tuple[float, object]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..guidance.diffedit import SLIGHT, STEADY, heat_map, steadiness, strongest
+from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, steadiness, strongest
 from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, soften, to_size
 from ..papercut.data import autocast
 from ..papercut.scenes import SIZE, Scene
@@ -20,8 +20,9 @@ from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
 from .edits import Edit, edits, pictures
 
 BATCH, NOISES, STRENGTH, CFG = 5, 10, 0.5, 5.0
-STEPS, DEPTH, GROW = 20, 0.65, 8  # the blueprint's
+STEPS, DEPTH, GROW = 20, 0.65, 6  # the blueprint's
 OURS = MaskRecipe()
+ROOMY = MaskRecipe(room=0.15)  # the blueprint's: for edits, which need room where masks are to be exact
 FRAME = Frame(SIZE, SIZE)
 
 
@@ -101,18 +102,25 @@ def scored(masks: Tensor, world: World) -> Scores:
 
 
 def our_maps(world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None) -> Tensor:
-    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none.
+    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none."""
+    return our_search(world, strength, noises, queries)[0]
+
+
+def our_search(
+    world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The maps of single noises (n, B, 32, 32) and the changes (B, 4, 32, 32) that are found with them.
 
     What the references predict is remembered by the node's own store, as in an artist's session.
     """
-    from ..host.diffedit import MapRecipe, Prompts, single_maps
+    from ..host.diffedit import MapRecipe, Prompts, compare
 
     queries, found = world.asked if queries is None else queries, []
     for rows, part in world.batches():
         prompts = Prompts([[part.before, {}]], [[queries[rows], {}]])
         items = list(range(rows.start, rows.stop))
-        found.append(single_maps(part.model, prompts, part.latents, MapRecipe(noises, strength), items)[0])
-    return torch.cat(found, 1)
+        found.append(compare(part.model, prompts, part.latents, MapRecipe(noises, strength), items))
+    return torch.cat([one.maps for one in found], 1), torch.cat([one.change for one in found])
 
 
 def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, complement: bool = True) -> Tensor:
@@ -120,6 +128,12 @@ def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, compleme
     small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
     turned = (world.grounds & complement)[:, None, None]
     return finish(small ^ turned, FRAME, recipe)[0].bool()
+
+
+def our_changes(world: World, maps: Tensor, changes: Tensor) -> Tensor:
+    """(B, 4, 32, 32) as the node gives them: where something was found, and none for a new ground."""
+    small, _ = find(heat_map(maps, trim=ROOMY.trims), ROOMY)
+    return changes * (small & ~world.grounds[:, None, None])[:, None]
 
 
 def peer_masks(world: World) -> Tensor:
@@ -162,16 +176,21 @@ def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
 
 
 def anchored_edit(
-    world: World, masks: Tensor, trajectory, depth: float = DEPTH, *, fresh: bool = False, wider: int = GROW
-) -> Edited:
+    world: World, masks: Tensor, changes: Tensor | None, trajectory, depth: float = DEPTH, *, fresh: bool = False,
+    wider: int = GROW,
+) -> Edited:  # fmt: skip
     """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
-    pixels. fresh: within the mask sampling starts from the picture under fresh noise, and not from the inverted one."""
+    pixels. changes: (B, 4, 32, 32), along which the edit gets its head start; None: none, as in the paper. fresh:
+    within the mask sampling starts from the picture under fresh noise, and not from the inverted one."""
     from ..guidance.anchor import Anchor
     from ..host.anchor import anchored
+    from ..host.head_start import with_head_start
 
     hard = grow(masks.float(), wider)
     soft = soften(hard, OURS.soft_edge)
     held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
+    if changes is not None:
+        held = with_head_start(held, changes, HEAD_START)
     decoded = world.vae.decode(_sample(held, world, depth))
     return Edited(torch.lerp(world.pictures, decoded, soft[..., None]), soft)
 
@@ -179,15 +198,16 @@ def anchored_edit(
 def whole_edit(world: World) -> Edited:
     """All of the blueprint, from picture to picture: encoding, map, mask, inversion, anchored sampling, pasting."""
     world = world._replace(latents=world.vae.encode(world.pictures))
-    return anchored_edit(world, fresh_mask(world), inverted(world))
+    return anchored_edit(world, *fresh_mask(world), inverted(world))
 
 
-def fresh_mask(world: World) -> Tensor:
-    """(B, 256, 256) bool, with nothing remembered from before."""
+def fresh_mask(world: World) -> tuple[Tensor, Tensor]:
+    """Masks (B, 256, 256) bool and changes (B, 4, 32, 32), with nothing remembered from before."""
     from ..host.diffedit import REFERENCES
 
     REFERENCES.clear()
-    return our_masks(world, our_maps(world))
+    maps, changes = our_search(world)
+    return our_masks(world, maps, ROOMY), our_changes(world, maps, changes)
 
 
 def sdedit(world: World, depth: float = DEPTH) -> Edited:

@@ -7,7 +7,8 @@ pixel for the measure of the object; Otsu's looks for the two levels that the ma
 
 An object that changes its shape lights up along its outline alone, and brightly only here and there: the adaptive rule
 marks what such a fence encloses, by a second and lower threshold (two thresholds as in Canny's edge detector, IEEE PAMI
-8(6), 1986; the height of the fence by grey-scale reconstruction, Vincent, IEEE TIP 2(2), 1993).
+8(6), 1986; the height of the fence by grey-scale reconstruction, Vincent, IEEE TIP 2(2), 1993). Outlines
+with gaps that nothing closes are left to `outlines.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+from .outlines import fill_outlines, widen
 
 CORNERS = 2**0.5 - 1
 
@@ -34,7 +37,8 @@ class MaskRecipe:
     level: of the "fixed" threshold, in the map rescaled to 0..1. gap: cells of the latent that an outline may lack
     and still be closed. parts: how many connected parts to keep, the largest first; 0 = all. complement: edit what was
     *not* found. grow: pixels by which the edited part is widened (below 0: narrowed). soft_edge: width in pixels of
-    the ramp round the mask.
+    the ramp round the mask. room: where the "adaptive" map shows an outline, so that another shape is to come, the
+    share of its own side by which the mask is widened.
     """
 
     outliers: Outliers = "drop the extreme noises"
@@ -46,6 +50,7 @@ class MaskRecipe:
     complement: bool = False
     grow: int = 0
     soft_edge: int = 8
+    room: float = 0.0
 
     @property
     def trims(self) -> bool:
@@ -139,6 +144,9 @@ def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
         mask = close_gaps(mask, recipe.gap)
     if recipe.fill_holes:
         mask = fill_holes(mask)
+    if recipe.threshold == "adaptive" and recipe.fill_holes:
+        mask, outlined = fill_outlines(clipped, mask)
+        mask = torch.where(outlined[:, None, None], widen(mask, recipe.room), mask)
     if recipe.parts > 0:
         mask = keep_largest(mask, recipe.parts)
     if recipe.complement:

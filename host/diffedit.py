@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import comfy.model_management as management
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..guidance.diffedit import differences, flow_level, guided, heat_map, item_noises, noised
+from ..guidance.diffedit import change, differences, flow_level, guided, heat_map, item_noises, noised
 from .checks import prediction
 from .content import TensorStore, content_key, model_key
 from .denoiser import Session, with_denoiser
@@ -82,7 +83,22 @@ def heat(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list
 
 
 def single_maps(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> tuple[Tensor, int]:
-    """The maps of the single noises (n, B, h, w) float32 on the CPU, and the cost in samples of the network.
+    """The maps of the single noises (n, B, h, w), and the cost; see `compare`."""
+    found = compare(model, prompts, latent, recipe, items)
+    return found.maps, found.cost
+
+
+class Compared(NamedTuple):
+    """maps: of the single noises (n, B, h, w); change: (B, C, h, w), as noise; both float32 on the CPU. cost: in
+    samples of the network."""
+
+    maps: Tensor
+    change: Tensor
+    cost: int
+
+
+def compare(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> Compared:
+    """What the two texts predict, and how that differs.
 
     latent: (B, C, h, w) raw; items: the B pictures' numbers, which choose their noises.
     """
@@ -103,8 +119,10 @@ def single_maps(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, item
     if known is None:
         known = _combine(found, "reference", recipe.cfg)
         REFERENCES.put(key, known)
-    maps = differences(_combine(found, "query", recipe.cfg), known, sigma)
-    return maps, len(conds) * maps.shape[0] * maps.shape[1]
+    query = _combine(found, "query", recipe.cfg)
+    maps = differences(query, known, sigma)
+    cost = len(conds) * maps.shape[0] * maps.shape[1]
+    return Compared(maps, change(query, known, sigma / (1 - sigma) if flow else sigma), cost)
 
 
 def _combine(found: Mapping[str, Tensor], name: str, cfg: float) -> Tensor:

@@ -7,11 +7,12 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.diffedit import SLIGHT, STEADY, heat_map, is_noise, steadiness, strongest
+from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, is_noise, steadiness, strongest
 from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, to_size
 from ..host.checks import require_conditioning, require_finite, require_latent
-from ..host.diffedit import MapRecipe, Prompts, same_content, single_maps
+from ..host.diffedit import MapRecipe, Prompts, compare, same_content
 from ..host.edit_batch import batch_items, picture_frame
+from ..host.head_start import with_head_start
 from ..host.notice import notice
 
 SAME_TEXTS = (
@@ -57,6 +58,10 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Mask.Output("soft_mask", tooltip="The mask with the soft edge round it, for pasting and blending."),
                 io.String.Output("note", tooltip="What was found, in words: area, threshold, cost, warnings."),
+                io.Latent.Output(
+                    "change", tooltip="Which way the picture has to change where the mask is, for DiffEdit Head Start; "
+                    "found with the mask, at no cost. With 'complement' it is nothing."
+                ),
             ],
         )
 
@@ -64,14 +69,15 @@ class DiffEditMask(io.ComfyNode):
     def execute(
         cls, model, reference, query, latent, seed, noises, strength, threshold, level, outliers, gap, fill_holes,
         parts, complement, grow, soft_edge, reference_negative=None, query_negative=None, cfg=7.5, picture=None,
+        room=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         samples = require_latent(latent, model=model)
         prompts = _prompts(reference, query, reference_negative, query_negative)
         _require_strength(strength)
         samples, items = batch_items(latent, samples, [reference, query, reference_negative, query_negative])
         frame = picture_frame(model, samples, picture)
-        recipe = MaskRecipe(outliers, threshold, level, gap, fill_holes, parts, complement, grow, soft_edge)
-        maps, cost = single_maps(model, prompts, samples, MapRecipe(noises, strength, seed, cfg), items)
+        recipe = MaskRecipe(outliers, threshold, level, gap, fill_holes, parts, complement, grow, soft_edge, room)
+        maps, change, cost = compare(model, prompts, samples, MapRecipe(noises, strength, seed, cfg), items)
         raw = heat_map(maps, trim=recipe.trims)
         require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
         silent = is_noise(raw)
@@ -81,7 +87,8 @@ class DiffEditMask(io.ComfyNode):
         mask[silent] = False
         hard, soft = finish(mask, frame, recipe)
         image = to_size(rescaled, frame)[..., None].repeat(1, 1, 1, 3)
-        return io.NodeOutput(hard, image, soft, _note(hard, silent, cost, _doubts(maps, raw, silent)))
+        note = _note(hard, silent, cost, _doubts(maps, raw, silent))
+        return io.NodeOutput(hard, image, soft, note, {"samples": change * (mask[:, None] & (not complement))})
 
 
 def _require_strength(strength: float) -> None:
@@ -223,7 +230,48 @@ def _rare_inputs() -> list:
             tooltip="The picture itself, only for its size: sides that are no multiple of 8 were cropped by VAE "
             "Encode, and the mask is then set back into the whole picture.",
         ),
+        io.Float.Input(
+            "room", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
+            tooltip="Where the map shows an outline, so that another shape is to come: widens the mask by this share "
+            "of its own side (with the adaptive threshold and fill_holes). 0.1 to 0.25 for edits, 0 for exact masks.",
+        ),
     ]  # fmt: skip
 
 
-NODES = (DiffEditMask,)
+class DiffEditHeadStart(io.ComfyNode):
+    """Let an edit begin some way along the change that DiffEdit Mask has found."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestDiffEditHeadStart",
+            display_name="DiffEdit Head Start",
+            category="Palimpsest/editing",
+            description=(
+                "Lets an edit begin some way along the change that DiffEdit Mask has found: old colours and patterns "
+                "go more surely, the more so in shallow edits, and small objects stay where they are in deep ones. It "
+                "costs nothing."
+            ),
+            search_aliases=["diffedit", "edit direction", "delta"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model to sample with, after Trajectory Anchor where there is one; it is not "
+                    "changed, the output is a copy.",
+                ),
+                io.Latent.Input("change", tooltip="From DiffEdit Mask, for the same picture."),
+                io.Float.Input(
+                    "head_start", default=HEAD_START, min=0.0, max=20.0, step=0.1,
+                    tooltip="How far along: 0 is the paper's edit, 3 to 5 help at every depth, with 10 colours "
+                    "overshoot.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model, for any sampler and guider that samples this picture.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, change, head_start) -> io.NodeOutput:
+        found = require_latent(change, "The change", model)
+        return io.NodeOutput(with_head_start(model, found, head_start))
+
+
+NODES = (DiffEditMask, DiffEditHeadStart)

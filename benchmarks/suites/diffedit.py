@@ -24,6 +24,7 @@ from ..diffedit_ways import (
     DEPTH,
     NOISES,
     OURS,
+    ROOMY,
     World,
     anchored_edit,
     doubted,
@@ -31,8 +32,10 @@ from ..diffedit_ways import (
     fresh_mask,
     in_batches,
     inverted,
+    our_changes,
     our_maps,
     our_masks,
+    our_search,
     papercut,
     peer_edit,
     peer_masks,
@@ -60,21 +63,24 @@ SIZES = {"below 8 %": (0.0, 0.08), "8 to 25 %": (0.08, 0.25), "above 25 %": (0.2
 
 
 class Found(NamedTuple):
-    """maps: (10, B, 32, 32) of single noises. masks: (B, 256, 256) by mode. peer: diffusers' for SOME, (B, 32, 32)."""
+    """maps: (10, B, 32, 32) of single noises. changes: (B, 4, 32, 32). masks: (B, 256, 256) by mode. peer: diffusers'
+    for SOME, (B, 32, 32)."""
 
     maps: Tensor
+    changes: Tensor
     masks: dict[str, Tensor]
     peer: Tensor
 
 
 def search(world: World) -> Found:
-    maps, grounds = our_maps(world), world.part(world.grounds.nonzero()[:, 0].tolist())
+    (maps, changes), grounds = our_search(world), world.part(world.grounds.nonzero()[:, 0].tolist())
     named = maps.clone()
     named[:, world.grounds] = our_maps(grounds, queries=grounds.after)
     masks = {"adaptive": our_masks(world, maps), "adaptive, grounds by name": our_masks(world, named, complement=False)}
+    masks["adaptive, with room"] = our_masks(world, maps, ROOMY)
     masks |= {name: our_masks(world, maps, recipe) for name, recipe in RULES.items()}
     masks["diffusers' rule"] = our_masks(world, named, BARE, complement=False)
-    return Found(maps, masks, peer_masks(world.part(SOME)))
+    return Found(maps, our_changes(world, maps, changes), masks, peer_masks(world.part(SOME)))
 
 
 # Masks
@@ -154,8 +160,8 @@ def _draw_sweep(world: World, found: Found) -> None:
 
 def edit_rows(context, world: World, found: Found) -> Iterator[Row]:
     """Success, background, and what must not change at all; then by depth, threshold and number of noises."""
-    masks = found.masks["adaptive"]
-    made = in_batches(world, lambda part, rows: anchored_edit(part, masks[rows], inverted(part)))
+    masks, changes = found.masks["adaptive, with room"], found.changes
+    made = in_batches(world, lambda part, rows: anchored_edit(part, masks[rows], changes[rows], inverted(part)))
     yield from _quality(context, "", "fast", made.pictures, world)
     moved = (made.pictures - world.pictures).abs().amax(-1)[made.soft == 0]
     yield context.row(EDITS, "largest change outside the feather", "fast", float(moved.max()), "", "== 0")
@@ -163,15 +169,27 @@ def edit_rows(context, world: World, found: Found) -> Iterator[Row]:
     for kind in KINDS:
         rows = torch.tensor([one == kind for one in kinds])
         yield context.row(EDITS, f"success, {kind}", "fast", float(right[rows].mean()), "")
-    beside = world.part(slice(BESIDE))
-    noisy = in_batches(beside, lambda part, _: sdedit(part)).pictures
-    yield from _beside(context, DEPTH, made.pictures[:BESIDE], noisy, beside)
+    yield from _depths(context, world.part(slice(BESIDE)), found, made.pictures[:BESIDE])
     theirs, label = world.part(THEIRS), f", {len(THEIRS)} edits"
     with autocast():
         peer = peer_edit(theirs, found.peer[[SOME.index(i) for i in THEIRS]]).pictures
     for mode, pictures in {"diffusers": peer, "fast": made.pictures[THEIRS]}.items():
         yield from _quality(context, label, mode, pictures, theirs)
     yield from _variations(context, world.part(SOME), found, made.pictures[SOME])
+
+
+def _depths(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
+    """The first edits at three depths, and SDEdit's. usual: ours of the usual depth."""
+    masks, changes = found.masks["adaptive, with room"], found.changes
+
+    def ours(depth: float) -> Tensor:
+        return in_batches(
+            world, lambda part, at: anchored_edit(part, masks[at], changes[at], inverted(part, depth), depth)
+        ).pictures
+
+    for depth in (DEPTH, *OTHER_DEPTHS):
+        noisy = in_batches(world, lambda part, _, depth=depth: sdedit(part, depth)).pictures
+        yield from _beside(context, depth, usual if depth == DEPTH else ours(depth), noisy, world)
 
 
 def _beside(context, depth: float, ours: Tensor, noisy: Tensor, world: World) -> Iterator[Row]:
@@ -184,27 +202,26 @@ def _beside(context, depth: float, ours: Tensor, noisy: Tensor, world: World) ->
 
 
 def _variations(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
-    """Some edits again: with other masks, another inversion, fresh noise, other depths. usual: as they were made."""
-    adaptive, mean = (found.masks[name][SOME] for name in ("adaptive", "1.5 x mean"))
-    single = our_masks(world, found.maps[:1, SOME])
+    """Some edits again: with other masks, no head start, fresh noise, another inversion. usual: as they were made."""
+    adaptive, mean = (found.masks[name][SOME] for name in ("adaptive, with room", "1.5 x mean"))
+    single, changes = our_masks(world, found.maps[:1, SOME], ROOMY), found.changes[SOME]
     paths = [inverted(part) for _, part in world.batches()]
+    named = [inverted(part, named=True) for _, part in world.batches()]
 
-    def ours(masks: Tensor, **changes) -> Tensor:
+    def ours(masks: Tensor, paths: list = paths, start: bool = True, **changed) -> Tensor:
         known = iter(paths)
-        return in_batches(world, lambda part, at: anchored_edit(part, masks[at], next(known), **changes)).pictures
 
-    def again(depth: float = DEPTH, named: bool = False) -> Tensor:
-        return in_batches(
-            world, lambda part, at: anchored_edit(part, adaptive[at], inverted(part, depth, named=named), depth)
-        ).pictures
+        def way(part: World, at: slice):
+            return anchored_edit(part, masks[at], changes[at] if start else None, next(known), **changed)
 
-    made = {"fast": usual, "1.5 x mean": ours(mean), "1 noise": ours(single), "mask not grown": ours(adaptive, wider=0)}
-    made |= {"fresh noise": ours(adaptive, fresh=True), "inverted with the old caption": again(named=True)}
+        return in_batches(world, way).pictures
+
+    made = {"fast": usual, "1.5 x mean": ours(mean), "mask of 1 noise": ours(single)}
+    made |= {"mask not grown": ours(adaptive, wider=0), "no head start": ours(adaptive, start=False)}
+    made["fresh noise"] = ours(adaptive, fresh=True)
+    made["inverted with the old caption"] = ours(adaptive, named)
     for mode, pictures in made.items():
         yield from _quality(context, f", {len(world.edits)} edits", mode, pictures, world)
-    for depth in OTHER_DEPTHS:
-        noisy = in_batches(world, lambda part, _: sdedit(part, depth)).pictures
-        yield from _beside(context, depth, again(depth), noisy, world)
 
 
 def _quality(context, label: str, mode: str, made: Tensor, world: World) -> Iterator[Row]:

@@ -82,14 +82,16 @@ def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(monkeypatch):
     monkeypatch.setattr(diffedit_ways, "BATCH", 2)
     with torch.inference_mode():
         world = diffedit_ways.papercut(4)
-        maps = diffedit_ways.our_maps(world, noises=2)
+        maps, changes = diffedit_ways.our_search(world, noises=2)
+        changes = diffedit_ways.our_changes(world, maps, changes)
         masks = diffedit_ways.our_masks(world, maps)
         scores = diffedit_ways.scored(masks, world)
         one = world.part([1])
-        made = diffedit_ways.anchored_edit(one, masks[1:2], diffedit_ways.inverted(one))
+        made = diffedit_ways.anchored_edit(one, masks[1:2], changes[1:2], diffedit_ways.inverted(one))
         noisy = diffedit_ways.sdedit(one)
     assert masks.shape == (4, 256, 256) and maps.shape == (2, 4, 32, 32)
     assert world.grounds.tolist() == [False, False, False, True]
+    assert changes[:3].any() and not changes[3].any()
     assert ((0 <= scores.iou) & (scores.iou <= scores.recall) & (scores.recall <= 1)).all()
     untouched = made.soft == 0
     assert torch.equal(made.pictures[untouched], one.pictures[untouched]) and untouched.any()

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from palimpsest.host.diffedit import REFERENCES
+from palimpsest.host.diffedit import REFERENCES, Compared
 from palimpsest.nodes.diffedit import DiffEditMask
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
@@ -31,7 +31,7 @@ def found(model, *, reference=None, query=None, latent=None, **changes):
     reference = tiny_cond("sd1", seed=1) if reference is None else reference
     query = tiny_cond("sd1", seed=2) if query is None else query
     latent = {"samples": tiny_latent("sd1")} if latent is None else latent
-    return DiffEditMask.execute(model, reference, query, latent, **{**PLAIN, **changes}).args
+    return DiffEditMask.execute(model, reference, query, latent, **{**PLAIN, **changes}).args[:4]
 
 
 def test_what_comes_out(model):
@@ -122,7 +122,8 @@ def test_texts_that_hardly_differ_are_doubted(model, caplog):
 
 def test_a_map_that_other_noises_would_not_give_is_doubted(model, monkeypatch):
     maps = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr("palimpsest.nodes.diffedit.single_maps", lambda *_: (maps, 8))
+    found_ = Compared(maps, torch.zeros(1, 4, 8, 8), 8)
+    monkeypatch.setattr("palimpsest.nodes.diffedit.compare", lambda *_: found_)
     assert "The map of picture 0 depends on the noises" in found(model, noises=4)[3]
 
 

@@ -179,4 +179,5 @@ def test_the_subgraph_is_served_and_runs(host_client):
     blueprint = read(ROOT / "subgraphs" / "DiffEdit.json")
     prompt = to_prompt(blueprint, host_client.object_info())
     kinds = {node["class_type"] for node in prompt.values()}
-    assert {"PalimpsestDiffEditMask", "PalimpsestDDIMInvert", "PalimpsestTrajectoryAnchor"} <= kinds
+    ours = {"DiffEditMask", "DDIMInvert", "TrajectoryAnchor", "DiffEditHeadStart"}
+    assert {f"Palimpsest{name}" for name in ours} <= kinds

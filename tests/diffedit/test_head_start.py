@@ -1,0 +1,122 @@
+"""The change that is found with the mask, and sampling runs that start some way along it."""
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from palimpsest.guidance.anchor import Anchor
+from palimpsest.guidance.diffedit import change, differences
+from palimpsest.host.anchor import anchored
+from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, compare, single_maps
+from palimpsest.host.head_start import with_head_start
+from palimpsest.inversion.trajectory import Trajectory
+from palimpsest.nodes.diffedit import DiffEditHeadStart, DiffEditMask
+
+from ..tiny_models import tiny_cond, tiny_latent, tiny_model
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    REFERENCES.clear()
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: tiny_model(family) for family in ("sd1", "sd3")}
+
+
+def run(model, family, noise, latent, steps=3):
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2 * steps)[steps:]
+    euler, conds = comfy.samplers.sampler_object("euler"), (tiny_cond(family, seed=1), tiny_cond(family, seed=2))
+    return comfy.sample.sample_custom(model, noise, 2.0, euler, sigmas, *conds, latent, disable_pbar=True, seed=0)
+
+
+def test_the_change_is_the_mean_of_the_signed_differences():
+    """Predictions of one noise minus those of another, known to the last bit; its size is that of the map."""
+    generator = torch.Generator().manual_seed(0)
+    eps_query, eps_reference = torch.randn(2, 5, 2, 4, 6, 6, generator=generator)
+    x, sigma = torch.randn(5, 2, 4, 6, 6, generator=generator), 1.7
+    found = change(x - sigma * eps_query, x - sigma * eps_reference, sigma)
+    torch.testing.assert_close(found, (eps_reference - eps_query).mean(0), atol=1e-5, rtol=1e-4)
+    one = slice(0, 1)
+    map_ = differences(x[one] - sigma * eps_query[one], x[one] - sigma * eps_reference[one], sigma)[0]
+    single = change(x[one] - sigma * eps_query[one], x[one] - sigma * eps_reference[one], sigma)
+    torch.testing.assert_close(single.abs().mean(1), map_, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_a_start_along_the_change_is_a_start_from_a_moved_picture(models, family):
+    """k changes in the noise move the picture by k times the noise-to-picture ratio, in either kind of model."""
+    model, latent = models[family], tiny_latent(family)
+    noise, moved = torch.randn(2, *latent.shape, generator=torch.Generator().manual_seed(4))
+    seen = []
+
+    def spy(executor, x, t, *args, **kwargs):
+        seen.append((x.clone(), float(t[0])))
+        return executor(x, t, *args, **kwargs)
+
+    spied = model.clone()
+    spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
+    run(spied, family, noise, latent)
+    plain, sigma = seen[0]
+    seen.clear()
+    run(with_head_start(spied, moved, 3.0), family, noise, latent)
+    started = seen[0][0]
+    expected = (plain + 3.0 * sigma * moved)[: started.shape[0]]
+    torch.testing.assert_close(started, expected.expand_as(started), atol=1e-4, rtol=1e-4)
+
+
+def test_none_is_the_plain_model_to_the_last_bit_and_nothing_is_changed(models):
+    model, latent = models["sd1"], tiny_latent("sd1")
+    noise, moved = torch.randn(2, *latent.shape, generator=torch.Generator().manual_seed(4))
+    kept = noise.clone()
+    plain = run(model, "sd1", noise, latent)
+    none = DiffEditHeadStart.execute(model, {"samples": moved}, 0.0).args[0]
+    assert torch.equal(run(none, "sd1", noise, latent), plain)
+    assert not torch.allclose(run(with_head_start(model, moved, 4.0), "sd1", noise, latent), plain, atol=1e-3)
+    assert torch.equal(noise, kept) and not model.wrappers
+
+
+@pytest.mark.parametrize("first", ["anchor", "head start"])
+@pytest.mark.parametrize("start_from_source", [False, True])
+def test_what_is_anchored_stays_exact(models, first, start_from_source):
+    model, latent = models["sd1"], tiny_latent("sd1")
+    source = model.model.process_latent_in(latent)
+    noise, moved = torch.randn(2, *latent.shape, generator=torch.Generator().manual_seed(4))
+    levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
+    path = Trajectory(levels, torch.stack([source + s * noise for s in levels]), "", 1.0, "", "eps", "SD15")
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :4] = 1
+    both = [lambda m: anchored(m, Anchor(path, mask), start_from_source=start_from_source)]
+    both.insert(0 if first == "head start" else 1, lambda m: with_head_start(m, moved, 4.0))
+    made = run(both[1](both[0](model)), "sd1", noise, latent)
+    assert torch.equal(made[..., 4:], latent[..., 4:]) and not torch.equal(made[..., :4], latent[..., :4])
+
+
+def test_the_node_gives_the_change_where_the_mask_is(models):
+    model, latent = models["sd1"], {"samples": tiny_latent("sd1", batch=2)}
+    plain = dict(
+        seed=0, noises=2, strength=0.5, threshold="adaptive", level=0.5, outliers="none", gap=0, fill_holes=False,
+        parts=0, complement=False, grow=0, soft_edge=0,
+    )  # fmt: skip
+    texts = tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2)
+    found = DiffEditMask.execute(model, *texts, latent, **plain).args[4]["samples"]
+    whole = compare(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])
+    marked = found.abs().amax(1) > 0
+    assert marked.any() and not marked.all() and torch.equal(found, whole.change * marked[:, None])
+    assert torch.equal(whole.maps, single_maps(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])[0])
+    assert not DiffEditMask.execute(model, *texts, latent, **{**plain, "complement": True}).args[4]["samples"].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((1, 4, 6, 8), "4x6x8 .* 4x8x8 is"), ((2, 4, 8, 8), "that of 2 pictures, but 3"), ((1, 16, 8, 8), "channels")],
+)
+def test_a_change_of_another_picture_gets_a_sentence(models, shape, words):
+    model, latent = models["sd1"], tiny_latent("sd1", batch=3)
+    with pytest.raises(ValueError, match=words):
+        held = DiffEditHeadStart.execute(model, {"samples": torch.ones(shape)}, 4.0).args[0]
+        run(held, "sd1", torch.randn(latent.shape), latent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,15 +13,20 @@ from torch import Tensor
 from ...papercut.export import FILE
 from ..held import Held
 from ..rows import Row
+from ._null_text_cost import kept_for_backward
 from .inversion import Papercut, inverted, papercut, stable_diffusion_1
 
 TECHNIQUE = "NullText Optimize"
 TECHNIQUES = (TECHNIQUE,)
-CFG, LEVELS, PICTURES = 7.5, 50, 6
+CFG, LEVELS, PICTURES = 7.5, 50, 8
+# Rounds of the paper's global variant over all levels.
+ROUNDS = 20
+WHOLE = "fast, whole budget"
 WAYS = ("plain DDIM", "negative-prompt", "anchored", "faithful", "fast")
 FITS = ("faithful", "fast")
-# The random network of Stable Diffusion 1's size: on a CPU a small picture, and a stretch of its levels for both modes.
+# The random network of Stable Diffusion 1's size: on a CPU a small picture, and a stretch of its levels for all modes.
 GPU_SIZE, CPU_SIZE, STRETCH = 64, 8, 5
+AT_ONCE = 10
 
 
 class Fitted(NamedTuple):
@@ -32,12 +37,22 @@ class Fitted(NamedTuple):
     seconds: float
 
 
-def fitted(context, model, trajectory, positive: list, negative: list, mode: str) -> Fitted:
-    from ...host.null_text import fit_null_text
+def recipe(mode: str):
+    """faithful, fast or global; `WHOLE`: fast without its stop, so that every level takes all its updates."""
     from ...inversion.null_text import Recipe
 
+    if mode == "global":
+        return Recipe(CFG, mode, inner_steps=ROUNDS)
+    return Recipe(CFG, "fast", enough=0.0) if mode == WHOLE else Recipe(CFG, mode)
+
+
+def fitted(context, model, trajectory, positive: list, negative: list, mode: str, at_once: int = 0) -> Fitted:
+    from ...host.null_text import fit_null_text
+
     begin = now(context)
-    conditioning, fit = fit_null_text(model, trajectory, positive, negative, Recipe(CFG, mode))
+    conditioning, fit = fit_null_text(
+        model, trajectory, positive, negative, recipe(mode), levels_at_once=at_once
+    )
     count = trajectory.rows
     return Fitted(conditioning, fit.cost.forward_equivalents / count, (now(context) - begin) / count)
 
@@ -71,12 +86,15 @@ def likeness(world: Papercut, latents: Tensor) -> float:
     return float(psnr(world.vae.decode(latents)[..., :3].float().cpu(), world.pictures).mean())
 
 
-def came_back(context, world: Papercut) -> tuple[dict[str, float], dict[str, Fitted]]:
-    """PSNR of every way and of the VAE alone, and the two fits."""
+Found = tuple[dict[str, float], dict[str, Fitted]]
+
+
+def came_back(context, world: Papercut, modes: Sequence[str], pairing: str = "extrapolated") -> Found:
+    """PSNR of the ways without a fit, of the VAE alone and of the fits; and the fits."""
     from ...guidance.anchor import Anchor
     from ...host.anchor import anchored
 
-    trajectory = inverted(world, "extrapolated", 0)
+    trajectory = inverted(world, pairing, 0)
     kept = anchored(world.model, Anchor(trajectory))
     found = {
         "VAE alone": likeness(world, world.latents),
@@ -84,42 +102,44 @@ def came_back(context, world: Papercut) -> tuple[dict[str, float], dict[str, Fit
         "negative-prompt": sampled_back(world, trajectory, world.positive),
         "anchored": sampled_back(world, trajectory, world.negative, model=kept),
     }
-    fits = {
-        mode: fitted(context, world.model, trajectory, world.positive, world.negative, mode) for mode in FITS
-    }
+    fits = {mode: fitted(context, world.model, trajectory, world.positive, world.negative, mode) for mode in modes}
     return found | {mode: sampled_back(world, trajectory, fit.conditioning) for mode, fit in fits.items()}, fits
 
 
-def reconstruction(context, world: Papercut | None) -> Iterator[Row]:
-    """PSNR at CFG 7.5, beside the bound of the VAE, and the cost of the two fits side by side."""
-    found, fits = came_back(context, world) if world is not None else ({}, {})
+def reconstruction(context, known: bool) -> Iterator[Row]:
+    """PSNR at CFG 7.5, beside the bound of the VAE, and the cost of the fits side by side."""
+    found, fits = came_back(context, papercut(PICTURES, LEVELS), FITS) if known else ({}, {})
     for way in WAYS:
-        yield context.row(TECHNIQUE, f"reconstruction at CFG {CFG}, {LEVELS} levels", way, found.get(way), "dB")
+        measure = f"reconstruction at CFG {CFG}, {LEVELS} levels, {PICTURES} pictures"
+        yield context.row(TECHNIQUE, measure, way, found.get(way), "dB")
     yield context.row(TECHNIQUE, "reconstruction, the bound", "VAE alone", found.get("VAE alone"), "dB")
-
-    def behind(one: str, other: str) -> float | None:
-        return found[one] - found[other] if found else None
-
     measure = "behind the VAE's bound"
-    yield context.row(TECHNIQUE, measure, "faithful", behind("VAE alone", "faithful"), "dB", "<= 1")
-    yield context.row(TECHNIQUE, measure, "anchored", behind("VAE alone", "anchored"), "dB", "<= 0.01")
-    yield context.row(TECHNIQUE, "behind faithful", "fast", behind("faithful", "fast"), "dB", "<= 0.5")
-    yield from costs(context, f"{LEVELS} levels, Papercut", fits, {"faithful": "<= 1700", "fast": "<= 400"})
+    yield context.row(TECHNIQUE, measure, "faithful", behind(found, "VAE alone", "faithful"), "dB", "<= 1")
+    yield context.row(TECHNIQUE, measure, "anchored", behind(found, "VAE alone", "anchored"), "dB", "<= 0.01")
+    yield context.row(TECHNIQUE, "behind faithful", "fast", behind(found, "faithful", "fast"), "dB", "<= 0.5")
+    for row in costs(f"{LEVELS} levels, Papercut", fits, {"faithful": "<= 1700", "fast": "<= 400"}):
+        yield context.row(TECHNIQUE, *row)
 
 
-def costs(context, what: str, fits: dict[str, Fitted], most: dict[str, str], share: float = 1.0) -> Iterator[Row]:
-    """Forward-equivalents and seconds of both modes, and how many times longer the faithful one takes.
+def behind(found: dict[str, float], one: str, other: str) -> float | None:
+    return found[one] - found[other] if found else None
 
-    share: of all levels, those that were fitted; forward-equivalents are told for all.
+
+def costs(what: str, fits: dict[str, Fitted], most: dict[str, str], share: float = 1.0) -> Iterator[tuple]:
+    """Rows but for their technique: forward-equivalents and seconds of the modes, and how many times longer the
+    faithful one takes.
+
+    most: the modes, and the forward-equivalents that each may cost. share: of all levels, those that were fitted;
+    forward-equivalents are told for all.
     """
-    for mode in FITS:
-        measure, value = f"forward-equivalents a picture, {what}", fits[mode].forwards / share if fits else None
-        yield context.row(TECHNIQUE, measure, mode, value, "forwards", most.get(mode, ""))
-    for mode in FITS:
-        value = fits[mode].seconds if fits else None
-        yield context.row(TECHNIQUE, f"time a picture, {what}", mode, value, "s")
-    ratio = fits["faithful"].seconds / fits["fast"].seconds if fits else None
-    yield context.row(TECHNIQUE, f"faithful's time over fast's, {what}", "fast", ratio, "times", ">= 4")
+    for mode, target in most.items():
+        value = fits[mode].forwards / share if fits else None
+        yield f"forward-equivalents a picture, {what}", mode, value, "forwards", target
+        yield f"time a picture, {what}", mode, fits[mode].seconds if fits else None, "s"
+    for mode in [one for one in most if one != "faithful"]:
+        ratio = fits["faithful"].seconds / fits[mode].seconds if fits else None
+        target = ">= 4" if mode == "fast" else ""
+        yield f"faithful's time over fast's, {what}", mode, ratio, "times", target
 
 
 # Stable Diffusion 1's size
@@ -136,14 +156,16 @@ def large(context) -> Iterator[Row]:
     positive, negative = ([[text(seed), {}]] for seed in (1, 2))
     trajectory = stretch(random_trajectory(model, positive, size, LEVELS), levels)
     fits, memory = {}, {}
-    for mode in FITS:
+    for mode in (*FITS, WHOLE):
         with Held(model.model) as held:
             fits[mode] = fitted(context, model, trajectory, positive, negative, mode)
         memory[mode] = held.peak / 2**20
     what = f"{LEVELS} levels, SD1 size, random weights, {8 * size}x{8 * size}"
     what += "" if levels == LEVELS else f" (measured on {levels})"
-    yield from costs(context, what, fits, {"faithful": "<= 1700", "fast": "<= 400"}, levels / LEVELS)
-    for mode in FITS:
+    targets = {"faithful": "<= 1700", "fast": "<= 400", WHOLE: "<= 400"}
+    for row in costs(what, fits, targets, levels / LEVELS):
+        yield context.row(TECHNIQUE, *row)
+    for mode in memory:
         yield context.row(TECHNIQUE, f"peak memory: weights, activations, gradients; {what}", mode, memory[mode], "MB")
     measure = f"time for {LEVELS} levels at 512x512 in half precision, SD1 size"
     yield context.gpu_row(TECHNIQUE, measure, "fast", lambda: fits["fast"].seconds, "s", "<= 8")
@@ -171,7 +193,19 @@ def random_trajectory(model, positive: list, size: int, levels: int):
     return DDIMInvert.execute(model, {"samples": latent}, sigmas, refinement=0, positive=positive).args[0]
 
 
+def activations(context) -> Iterator[Row]:
+    """What a backward pass keeps at 512x512, the weights left out: of one picture in faithful mode and in fast mode
+    level by level, of a row a level where fast mode fits levels side by side."""
+    sizes = {"faithful": 1, "fast": 1, f"fast, {AT_ONCE} levels at once": AT_ONCE}
+    kept = {rows: kept_for_backward(rows) for rows in set(sizes.values())}
+    measure = "activations kept for a backward pass, 512x512 in half precision, SD1 size"
+    for mode, rows in sizes.items():
+        yield context.row(TECHNIQUE, measure, mode, kept[rows], "MB")
+
+
 def rows(context) -> Iterable[Row]:
+    known = FILE.exists()
     with torch.inference_mode():
-        yield from reconstruction(context, papercut(PICTURES, LEVELS) if FILE.exists() else None)
+        yield from reconstruction(context, known)
         yield from large(context)
+        yield from activations(context)

@@ -33,11 +33,17 @@ class World(NamedTuple):
 
 
 class Negative(NamedTuple):
-    """What stands in the negative prompt's place. kind: "" (the empty prompt), "source" or "null text", which bring the
-    source back; every_row: given to the edits as well, as the papers have it, and not to the source's row alone."""
+    """What stands in the negative prompt's place. kind: "" (the empty prompt), "source", "null text" or "faithful null
+    text", which bring the source back; every_row: given to the edits as well, as the papers have it, and not to the
+    source's row alone; proximal: with Proximal Guidance, at its defaults.
+
+    self_steps: the share of the steps in which the edits keep shapes, with it.
+    """
 
     kind: str = ""
     every_row: bool = False
+    proximal: bool = False
+    self_steps: float = SHARES[1]
 
 
 class Case(NamedTuple):
@@ -103,36 +109,42 @@ def through_vae(world: World, case: Case) -> Tensor:
 
 
 def sampled(world: World, model, case: Case, positive: list, negative: list, rows: int, cfg: float = CFG) -> Tensor:
-    """All rows but the source's (one row: that one), of a stock Euler run from the inverted noise."""
+    """(rows, 4, h, w) LATENT samples of a stock Euler run from the inverted noise."""
     import comfy.sample
     import comfy.samplers
 
     start = world.model.model.process_latent_out(case.trajectory.latents[-1]).expand(rows, -1, -1, -1).contiguous()
     # For the network alone: levels, anchors and the fit stay in float32.
     with autocast():
-        latents = comfy.sample.sample_custom(
+        return comfy.sample.sample_custom(
             model, torch.zeros_like(start), cfg, comfy.samplers.sampler_object("euler"), world.sigmas, positive,
             negative, start, disable_pbar=True, seed=0,
         )  # fmt: skip
-    return decoded(world, latents[min(1, rows - 1) :])
 
 
 def by_prompt(world: World, case: Case) -> Tensor:
     """The new caption and nothing else, (1, 256, 256, 3)."""
-    return sampled(world, world.model, case, encode(world, case.edit.edited), encode(world, ""), 1)
+    return decoded(world, sampled(world, world.model, case, encode(world, case.edit.edited), encode(world, ""), 1))
+
+
+def edits_of(world: World, latents: Tensor) -> Tensor:
+    """The pictures (B, 256, 256, 3) of all rows but the source's."""
+    return decoded(world, latents[1:])
 
 
 def by_words(
     world: World, case: Case, *, negative: Negative = Negative(), anchor: bool = True,
     masks: Sequence[Tensor | None] = (None,), blend: bool = False, cfg: float = CFG, texts: Sequence[str] = (),
 ) -> Tensor:  # fmt: skip
-    """Prompt-to-Prompt; a picture (256, 256, 3) for each of the masks, or of the texts where there are any.
+    """The LATENT samples of Prompt-to-Prompt: the source's row, and one for each of the masks, or of the texts where
+    there are any.
 
     anchor: whether the source's row is held to its trajectory, and an edit's row outside of its mask (256, 256), if it
     has one; blend: by the edit's words.
     """
     from ...guidance.anchor import Anchor
     from ...host.anchor import anchored
+    from ...nodes.null_text import ProximalGuidance
     from ...nodes.prompt_to_prompt import PromptToPrompt
 
     edit = case.edit
@@ -141,8 +153,11 @@ def by_words(
     lines = "\n".join(texts or [edit.edited] * len(masks))
     of_source = negative_for(world, case, negative.kind, cfg)
     model, positive, _, by_row = PromptToPrompt.execute(
-        world.model, world.clip, edit.caption, lines, *SHARES, **words, source_negative=of_source
+        world.model, world.clip, edit.caption, lines, SHARES[0], negative.self_steps, **words,
+        source_negative=of_source,
     ).args  # fmt: skip
+    if negative.proximal:
+        (model,) = ProximalGuidance.execute(model, trajectory=case.trajectory).args
     if anchor:
         everywhere = torch.ones_like(case.picture[..., 0])
         free = torch.stack([everywhere] + [everywhere if mask is None else mask for mask in masks])
@@ -158,9 +173,20 @@ def negative_for(world: World, case: Case, kind: str, cfg: float) -> list:
     if kind == "source":
         return case.positive
     empty = encode(world, "")
-    if kind != "null text":
+    if not kind:
         return empty
-    return fit_null_text(world.model, case.trajectory, case.positive, empty, Recipe(cfg))[0]
+    recipe = Recipe(cfg, "faithful" if kind.startswith("faithful") else "fast")
+    return fit_null_text(world.model, case.trajectory, case.positive, empty, recipe)[0]
+
+
+def departed(world: World, case: Case, latent: Tensor, mask: Tensor) -> float:
+    """The largest difference of a latent (4, h, w) to the source in the cells that an anchor outside `mask` (256, 256)
+    keeps wholly."""
+    from ...guidance.anchor import shrink_mask
+
+    source = world.model.model.process_latent_out(case.trajectory.latents[0])[0].cpu()
+    kept = shrink_mask(mask[None], *latent.shape[-2:])[0] <= 0
+    return float(torch.where(kept, (latent.cpu() - source).abs(), 0.0).max())
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:

@@ -13,8 +13,8 @@ from ..context import every_core
 from ..rows import Row
 from ..word_edits import KINDS, WEIGHTS, word_edits, word_weights
 from ._words_world import (
-    CFG, GROWN, Case, Found, World, background, by_prompt, by_words, cases, judged, known, load_world, mean, painted,
-    sureness, through_vae,
+    CFG, GROWN, Case, Found, World, background, by_prompt, by_words, cases, departed, edits_of, judged,
+    known, load_world, mean, painted, sureness, through_vae,
 )  # fmt: skip
 
 TECHNIQUE = "Prompt-to-Prompt"
@@ -29,27 +29,32 @@ ANCHORED, BLEND, MASK = "anchored source", "anchored source, local blend", "anch
 EDITORS = (PROMPT, ANCHORED, BLEND, MASK)
 
 
-def pictures(world: World, case: Case) -> Iterator[tuple[str, Tensor]]:
-    """Every editor's picture (256, 256, 3), and that of the VAE alone."""
+def pictures(world: World, case: Case, kept: list[float]) -> Iterator[tuple[str, Tensor]]:
+    """Every editor's picture (256, 256, 3), and that of the VAE alone; kept: gets how far kept cells of the latent have
+    departed from the source."""
     yield VAE, through_vae(world, case)
     yield PROMPT, by_prompt(world, case)[0]
     # Two edits of one source in one batch: rows keep to themselves.
-    yield from zip((ANCHORED, MASK), by_words(world, case, masks=(None, painted(case.edit))))
-    yield BLEND, by_words(world, case, blend=True)[0]
+    mask = painted(case.edit)
+    latents = by_words(world, case, masks=(None, mask))
+    kept.append(departed(world, case, latents[2], mask))
+    yield from zip((ANCHORED, MASK), edits_of(world, latents))
+    yield BLEND, edits_of(world, by_words(world, case, blend=True))[0]
 
 
-def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
-    """Every editor's pictures, judged; and those of the VAE alone."""
+def measured(count: int, split: str = "test") -> tuple[dict[str, list[Found]], list[float]]:
+    """Every editor's pictures, judged, and those of the VAE alone; and each edit's departure in the latent."""
     found: dict[str, list[Found]] = {name: [] for name in (*EDITORS, VAE)}
+    kept: list[float] = []
     with torch.inference_mode(), every_core():
         world = load_world()
         for case in cases(world, word_edits(count, split)):
-            for name, made in pictures(world, case):
+            for name, made in pictures(world, case, kept):
                 found[name].append(judged(world, case, made, GROWN + REACH))
-    return found
+    return found, kept
 
 
-def edits(context, found: dict[str, list[Found]]) -> Iterator[Row]:
+def edits(context, found: dict[str, list[Found]], kept: list[float]) -> Iterator[Row]:
     for name in EDITORS:
         target = "" if name == PROMPT else SUCCESS
         value = mean(one.success for one in found[name])
@@ -62,15 +67,19 @@ def edits(context, found: dict[str, list[Found]]) -> Iterator[Row]:
         target = BACKGROUND if name not in (PROMPT, VAE) else ""
         value = mean(one.background for one in judgements)
         yield context.row(TECHNIQUE, "background outside the true mask", name, value, "dB", target)
-    away = {name: mean(one.away for one in found[name]) for name in (MASK, VAE)}
-    behind = away[VAE] - away[MASK] if away[MASK] is not None else None
-    measure = f"background behind the VAE's bound, {REACH} pixels from the mask"
-    yield context.row(TECHNIQUE, measure, MASK, behind, "dB", "<= 0.05")
+    measure = f"largest difference to the source in the latent, kept cells, {EDITS} edits"
+    yield context.row(TECHNIQUE, measure, MASK, max(kept, default=None), "", "== 0")
+    # Close to an edit the decoder mixes in what has changed; where an edit's ground is all close to it, none is left.
+    far = {name: [one.away for one in found[name] if one.away is not None] for name in (MASK, VAE)}
+    where = f"{REACH} pixels from the painted mask, {GROWN + REACH} from the true one"
+    yield context.row(TECHNIQUE, f"edits with a background {where}", MASK, len(far[MASK]) or None, "edits")
+    behind = mean(far[VAE]) - mean(far[MASK]) if far[MASK] else None
+    yield context.row(TECHNIQUE, f"background behind the VAE's bound, {where}", MASK, behind, "dB", "<= 0.05")
 
 
 def followed(world: World, case: Case) -> tuple[bool, float | None]:
     """Whether the judge is less sure of a phrase the less it weighs, and the background."""
-    less, more = by_words(world, case, texts=case.edit.texts, blend=True)
+    less, more = edits_of(world, by_words(world, case, texts=case.edit.texts, blend=True))
     surer = sureness(world, more, case.edit) > sureness(world, less, case.edit)
     return surer, mean(background(made, case) for made in (less, more))
 
@@ -89,5 +98,5 @@ def weights(context, split: str = "test") -> Iterator[Row]:
 
 
 def rows(context) -> Iterable[Row]:
-    yield from edits(context, measured(EDITS) if known() else {name: [] for name in (*EDITORS, VAE)})
+    yield from edits(context, *(measured(EDITS) if known() else ({name: [] for name in (*EDITORS, VAE)}, [])))
     yield from weights(context)

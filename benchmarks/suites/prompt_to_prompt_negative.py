@@ -14,19 +14,21 @@ import torch
 from ..context import every_core
 from ..rows import Row
 from ..word_edits import KINDS, word_edits
-from ._words_world import CFG, Found, Negative, by_words, cases, judged, known, load_world, mean
+from ._words_world import Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor"
 TECHNIQUES = (TECHNIQUE,)
 EDITS, SUCCESS, BACKGROUND = 105, ">= 80", ">= 30"
+# Where the blend keeps what lies beside an edit, shapes may be let go earlier than where nothing else keeps it.
+SELF_STEPS, CFG = 0.4, 5.0
 # Against the source prompt a step of guidance goes further than against the empty one.
 CFG_EVERY_ROW = 2.0
 NULL_TEXT, SOURCE, EVERY_ROW = (
     "null text, local blend", "negative-prompt, local blend", "negative-prompt in every row, local blend"
 )  # fmt: skip
 EDITORS = {
-    NULL_TEXT: (Negative("null text"), CFG),
-    SOURCE: (Negative("source"), CFG),
+    NULL_TEXT: (Negative("null text", self_steps=SELF_STEPS), CFG),
+    SOURCE: (Negative("source", self_steps=SELF_STEPS), CFG),
     EVERY_ROW: (Negative("source", every_row=True), CFG_EVERY_ROW),
 }
 
@@ -38,7 +40,8 @@ def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
         world = load_world()
         for case in cases(world, word_edits(count, split)):
             for name, (negative, cfg) in EDITORS.items():
-                (made,) = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
+                latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
+                (made,) = edits_of(world, latents)
                 found[name].append(judged(world, case, made))
     return found
 
@@ -46,7 +49,8 @@ def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
 def rows(context) -> Iterable[Row]:
     found = measured(EDITS) if known() else {name: [] for name in EDITORS}
     for name, judgements in found.items():
-        measure, target = f"edit success, {EDITS} edits, CFG {EDITORS[name][1]:g}", SUCCESS if name != EVERY_ROW else ""
+        (negative, cfg), target = EDITORS[name], SUCCESS if name != EVERY_ROW else ""
+        measure = f"edit success, {EDITS} edits, CFG {cfg:g}, self_steps {negative.self_steps:g}"
         yield context.row(TECHNIQUE, measure, name, mean(one.success for one in judgements), "%", target)
     for name in (NULL_TEXT, SOURCE):
         for kind in KINDS:

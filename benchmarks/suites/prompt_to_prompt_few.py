@@ -1,0 +1,48 @@
+"""Prompt-to-Prompt without an anchor, editors that are too slow, or too weak, for all edits: two edits of each kind.
+
+Faithful null text, to see whether fast mode costs an edit anything; and Proximal Guidance with the source's prompt as
+the negative of every row, as its paper has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from ..context import every_core
+from ..rows import Row
+from ..word_edits import KINDS, word_edits
+from ._words_world import CFG, Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
+
+TECHNIQUE = "Prompt-to-Prompt without an anchor, a few edits"
+TECHNIQUES = (TECHNIQUE,)
+EDITS = 2 * len(KINDS)
+# As the example workflow of Proximal Guidance has it.
+CFG_PROXIMAL = 3.0
+EDITORS = {
+    "null text, local blend": (Negative("null text"), CFG),
+    "faithful null text, local blend": (Negative("faithful null text"), CFG),
+    "negative-prompt in every row, proximal, local blend": (Negative("source", True, True), CFG_PROXIMAL),
+}
+
+
+def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
+    """Every editor's pictures, judged."""
+    found: dict[str, list[Found]] = {name: [] for name in EDITORS}
+    with torch.inference_mode(), every_core():
+        world = load_world()
+        for case in cases(world, word_edits(count, split)):
+            for name, (negative, cfg) in EDITORS.items():
+                latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
+                (made,) = edits_of(world, latents)
+                found[name].append(judged(world, case, made))
+    return found
+
+
+def rows(context) -> Iterable[Row]:
+    found = measured(EDITS) if known() else {name: [] for name in EDITORS}
+    for name, judgements in found.items():
+        measure = f"edit success, {EDITS} edits, CFG {EDITORS[name][1]:g}"
+        yield context.row(TECHNIQUE, measure, name, mean(one.success for one in judgements), "%")
+        value = mean(one.background for one in judgements)
+        yield context.row(TECHNIQUE, f"background outside the true mask, {EDITS} edits", name, value, "dB")

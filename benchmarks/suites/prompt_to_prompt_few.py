@@ -12,7 +12,8 @@ import torch
 from ..context import every_core
 from ..rows import Row
 from ..word_edits import KINDS, word_edits
-from ._words_world import CFG, Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
+from ._words_world import Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
+from .prompt_to_prompt_negative import CFG, SELF_STEPS
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor, a few edits"
 TECHNIQUES = (TECHNIQUE,)
@@ -20,10 +21,12 @@ EDITS = 2 * len(KINDS)
 # As the example workflow of Proximal Guidance has it.
 CFG_PROXIMAL = 3.0
 EDITORS = {
-    "null text, local blend": (Negative("null text"), CFG),
-    "faithful null text, local blend": (Negative("faithful null text"), CFG),
-    "negative-prompt in every row, proximal, local blend": (Negative("source", True, True), CFG_PROXIMAL),
-}
+    "null text, local blend": (Negative("null text", self_steps=SELF_STEPS), CFG),
+    "faithful null text, local blend": (Negative("faithful null text", self_steps=SELF_STEPS), CFG),
+    "negative-prompt in every row, proximal, local blend": (
+        Negative("source", every_row=True, proximal=True), CFG_PROXIMAL
+    ),
+}  # fmt: skip
 
 
 def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
@@ -42,7 +45,8 @@ def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
 def rows(context) -> Iterable[Row]:
     found = measured(EDITS) if known() else {name: [] for name in EDITORS}
     for name, judgements in found.items():
-        measure = f"edit success, {EDITS} edits, CFG {EDITORS[name][1]:g}"
+        negative, cfg = EDITORS[name]
+        measure = f"edit success, {EDITS} edits, CFG {cfg:g}, self_steps {negative.self_steps:g}"
         yield context.row(TECHNIQUE, measure, name, mean(one.success for one in judgements), "%")
         value = mean(one.background for one in judgements)
         yield context.row(TECHNIQUE, f"background outside the true mask, {EDITS} edits", name, value, "dB")

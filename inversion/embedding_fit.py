@@ -154,6 +154,8 @@ def fit_official(
         prediction, leaf = predict_with_graph(unconditional, task, embedding, active, cost)
         loss[active] = _checked(task.loss(prediction, active), active, history)
         gradient = _gradient(prediction, leaf, task.slope(prediction, active), cost)
+        # Before the next graph is built.
+        del prediction, leaf
         adam.update(embedding, gradient, active, rate)
         active = active[loss[active] >= task.enough[active]]
     return Fit(embedding, None, loss, history)
@@ -166,11 +168,12 @@ def fit_tested(
     rate: Tensor | float,
     cost: Cost,
     tick: Callable[[], None],
-    first: tuple[Tensor, Tensor] | None = None,
+    first: list[tuple[Tensor, Tensor | None]] | None = None,
 ) -> Fit:
     """The fast inner loop: the stop is tested before the backward pass, and the best embedding is kept.
 
-    first: prediction and leaf of the starting embedding, where they are known already. rate: a number or (R,).
+    first: prediction and leaf of the starting embedding, where they are known already; they are taken out of the list,
+    so that their graph does not outlive its use. rate: a number or (R,).
     """
     everyone = torch.arange(len(embedding), device=embedding.device)
     embedding, adam, active = embedding.clone(), Adam(embedding), everyone
@@ -179,8 +182,8 @@ def fit_tested(
     for j in range(int(task.budget.max()) + 1):
         tick()
         last = j >= int(task.budget[active].max())
-        if j == 0 and first is not None:
-            prediction, leaf = first
+        if first:
+            prediction, leaf = first.pop()
         elif last:
             prediction, leaf = predict(unconditional, task, embedding, active, cost), None
         else:
@@ -191,6 +194,8 @@ def fit_tested(
         if not bool(more.any()):
             break
         gradient = _gradient(prediction, leaf, task.slope(prediction, active), cost)
+        # Before the next graph is built.
+        del prediction, leaf
         active = active[more]
         adam.update(embedding, gradient[more], active, rate[active] if isinstance(rate, Tensor) else rate)
     return best

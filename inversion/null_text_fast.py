@@ -1,10 +1,12 @@
 """The fast mode of `null_text.py`: one way down from the source prompt's embedding, or from what teacher forcing has
 made of it.
 
-Teacher forcing costs nothing beyond the budget. A level with b updates costs 1 + 2b forward-equivalents on the way down
-alone. Forced, it costs 1 + 2u for u updates at the trajectory's latent and two predictions more at the latent that the
-way down arrives at, so one update of the b pays for those; another is left for what has drifted in between. Levels with
-fewer than `LEAST_FORCED` updates have nothing to give away and are not forced.
+Teacher forcing keeps to the budget. A level with b updates costs 1 + 2b forward-equivalents on the way down alone.
+Forced, it costs 1 + 2u for u updates at the trajectory's latent and two predictions more at the latent that the way
+down arrives at, so one update of the b pays for those; another is left for what has drifted in between. What comes on
+top is the last backward pass of a batch for a row that is done already, one a forced level at most; and where a level
+needs less than its budget, the second look at it. Levels with fewer than `LEAST_FORCED` updates have nothing to give
+away and are not forced.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def _level(
         done = (known.fit.loss < run.recipe.enough) | (left == 0)
         if bool(done.all()) and torch.equal(x, run.latents[i, pictures]):
             return run.down(x, i, known.conditional, known.fit.prediction), known.fit
-    first, sigma = None, run.sigma(i, x)
+    first, sigma = [], run.sigma(i, x)
     if torch.equal(begin, source):
         first, conditional = _both(run, x, sigma, source, pictures, graph=bool((left > 0).any()))
     else:
@@ -77,9 +79,9 @@ def _level(
     return run.down(x, i, conditional, fit.prediction), fit
 
 
-def _both(run: Run, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, *, graph: bool) -> tuple:
-    """((prediction, leaf), the same prediction without its graph): with the source prompt's embedding the unconditional
-    prediction is the conditional one."""
+def _both(run: Run, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, *, graph: bool) -> tuple[list, Tensor]:
+    """[(prediction, leaf)], and the same prediction without its graph: with the source prompt's embedding the
+    unconditional prediction is the conditional one."""
     everyone = torch.arange(len(x), device=x.device)
     bare = Task(x, sigma, x, x, pictures, sigma, everyone)
     ask = run.predictor.unconditional
@@ -87,7 +89,7 @@ def _both(run: Run, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, 
         first = predict_with_graph(ask, bare, source, everyone, run.cost)
     else:
         first = predict(ask, bare, source, everyone, run.cost), None
-    return first, first[0].detach().to(x)
+    return [first], first[0].detach().to(x)
 
 
 def teacher_forced(run: Run, source: Tensor) -> dict[int, Forced]:

@@ -43,7 +43,8 @@ class Held:
             if self._known[key] == 1:
                 self._now += storage.nbytes()
                 self.peak = max(self.peak, self._now)
-        return _Kept(tensor, self, key)
+        # An operation that keeps its own result would otherwise keep itself, for ever.
+        return _Kept(tensor.detach(), self, key)
 
     @property
     def _weights(self) -> set[int]:

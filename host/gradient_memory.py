@@ -32,7 +32,8 @@ def bytes_kept(evaluate: Callable[[], Any], besides: Iterable[Tensor] = ()) -> i
         if storage._cdata not in known:
             # Held, so that no later one gets the same address.
             seen[storage._cdata] = storage
-        return tensor
+        # An operation that keeps its own result would otherwise keep itself, for ever.
+        return tensor.detach()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         evaluate()

@@ -1,9 +1,12 @@
 """NullText Optimize where memory is short: counted before, halved and checkpointed where it runs out, same result."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
+from palimpsest.benchmarks.held import Held
 from palimpsest.host import null_text
 from palimpsest.host.denoiser import with_denoiser
 from palimpsest.host.gradient_memory import bytes_kept, rows_that_fit
@@ -11,6 +14,13 @@ from palimpsest.host.null_text import Plan, Predictor, rows_apart
 
 from ..tiny_models import tiny_cond
 from .test_host import fit, prepared
+
+
+def held_bytes(evaluate):
+    """The benchmarks' measure of the same."""
+    with Held(torch.nn.Linear(1, 1)) as held, torch.enable_grad():
+        evaluate()
+    return held.peak
 
 
 def test_bytes_kept_are_counted_once_and_without_weights():
@@ -22,6 +32,21 @@ def test_bytes_kept_are_counted_once_and_without_weights():
 
     assert bytes_kept(evaluate) == 4 * (64 + 32 + 32)
     assert bytes_kept(evaluate, [weight]) == 4 * (32 + 32)
+
+
+@pytest.mark.parametrize("count", [bytes_kept, held_bytes])
+def test_nothing_of_a_counted_graph_lives_on(count):
+    """Of an operation that keeps its own result, too."""
+    x, made = torch.randn(4, 8, requires_grad=True), []
+
+    def evaluate():
+        y = x.exp()
+        made.append(weakref.ref(y))
+        return y.sum()
+
+    count(evaluate)
+    gc.collect()
+    assert made[0]() is None
 
 
 @pytest.mark.parametrize(("free", "row", "rows"), [(100, 7, 10), (9, 7, 0), (10, 7, 1), (1e12, 0, 700000000000)])

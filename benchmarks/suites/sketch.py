@@ -39,7 +39,7 @@ TECHNIQUES = (TECHNIQUE,)
 STRENGTHS = (0.8, 1.6, 3.2)
 SDEDIT, SDEDITS = 0.8, (0.6, 0.8)
 UNFINISHED = 0.8
-SOME, BY_MODE = 8, 24
+SOME, BY_MODE = 8, 12
 PLAIN_SHORTER = 28
 """Of so many unguided pictures in SHORTER runs, FEW with an outline against their seed are taken."""
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")

@@ -17,10 +17,16 @@ from .reference import Controller, prompt_to_prompt_reference
 
 STEPS, SIDE, CFG, CROSS, OWN = 10, 12, 5.0, 0.8, 0.5
 SOURCE = "a red dotted heart on a cream ground"
-# Words of one token each; the start is column 0.
-SWAP = {"edit": "a blue plain star on a cream ground"}
-ADD = {"edit": "a red dotted heart on a cream checked ground", "added": 8}
-WEIGH = {"edit": "a red (dotted:2) heart on a cream ground", "weights": {3: 2.0}}
+LONG = "rhomboid"  # a word of several tokens, here in the heart's place
+# For each word of the two texts in order, how many tokens it has in the source and in the edit; None: of `LONG`.
+SAME = (1, 1)
+SWAP = {"edit": "a blue plain star on a cream ground", "words": [SAME] * 8}
+ADD = {"edit": "a red dotted heart on a cream checked ground", "words": [SAME] * 7 + [(0, 1), SAME]}
+WEIGH = {"edit": "a red (dotted:2) heart on a cream ground", "words": [SAME] * 8, "weights": {3: 2.0}}
+LONGER = {"edit": SOURCE.replace("heart", LONG), "words": [SAME] * 3 + [(1, None)] + [SAME] * 4}
+SHORTER = {
+    "source": LONGER["edit"], "edit": SOURCE.replace("red", "blue"), "words": [SAME] * 3 + [(None, 1)] + [SAME] * 4
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +46,33 @@ def parts(tmp_path_factory):
     return model, clip, load_oracle(file)
 
 
-def controller(added: int | None = None, weights: dict | None = None, **_) -> Controller:
-    """By hand, from the published rules: equal counts map column to column, a new column takes no source column."""
-    mapper, new, equalizer = torch.eye(77), torch.zeros(77), torch.ones(77)
-    if added is not None:
-        # Columns before stay, the new one is the edit's own, those after it stand one further on.
-        mapper[:, added:] = 0
-        new[added] = 1
-        for column in range(added + 1, 77):
-            mapper[column - 1, column] = 1
+def controller(words: list, long: int, weights: dict | None = None) -> Controller:
+    """The published rules, from the counts of tokens alone: equal counts map one to one, others in equal shares, and a
+    new word takes no source column. Padding stands by its place (the published code shifts it along); where the source
+    has no padding at a place, the edit keeps its own. long: tokens of `LONG`."""
+    mapper, new, equalizer = torch.zeros(77, 77), torch.zeros(77), torch.ones(77)
+    mapper[0, 0], a, b = 1, 1, 1
+    for old, fresh in words:
+        old, fresh = (long if count is None else count for count in (old, fresh))
+        if old == 0:
+            new[b : b + fresh] = 1
+        elif old == fresh:
+            mapper[range(a, a + old), range(b, b + fresh)] = 1
+        else:
+            mapper[a : a + old, b : b + fresh] = 1 / fresh
+        a, b = a + old, b + fresh
+    mapper[a, b] = 1  # the ends
+    for column in range(b + 1, 77):
+        mapper[column, column], new[column] = (1, 0) if column > a else (0, 1)
     for column, weight in (weights or {}).items():
         equalizer[column] = weight
     return Controller(mapper, new, equalizer)
 
 
-def by_nodes(model, clip, edit, z, sigmas):
+def by_nodes(model, clip, case, z, sigmas):
     """The plan, the rows of text and the run, as the node makes them."""
-    read = [read_prompt(clip, text) for text in (SOURCE, edit)]
+    source, edit = case.get("source", SOURCE), case["edit"]
+    read = [read_prompt(clip, text) for text in (source, edit)]
     plan = plan_edits(read[0][0], [read[1][0]], cross_steps=CROSS, self_steps=OWN, self_reduction=1)
     tokens = reweighted(read[1][1], plan.alignments[0].encoded.tolist())
     positive = as_rows([encode_tokens(clip, one) for one in (read[0][1], tokens)])
@@ -66,25 +82,27 @@ def by_nodes(model, clip, edit, z, sigmas):
         with_prompt_to_prompt(model, plan), torch.zeros_like(start), CFG, comfy.samplers.sampler_object("euler"),
         sigmas, positive, empty, start, disable_pbar=True, seed=0,
     )  # fmt: skip
-    return model.model.process_latent_in(out), positive[0][0], empty[0][0], plan
+    return model.model.process_latent_in(out), positive[0][0], empty[0][0]
 
 
-@pytest.mark.parametrize("case", [SWAP, ADD, WEIGH], ids=["swap", "add", "weigh"])
+@pytest.mark.parametrize(
+    "case", [SWAP, ADD, WEIGH, LONGER, SHORTER], ids=["swap", "add", "weigh", "longer", "shorter"]
+)
 def test_the_hosts_edit_is_the_papers(parts, case):
     model, clip, oracle = parts
     oracle.scheduler.set_timesteps(STEPS)
     bar = oracle.scheduler.alphas_cumprod[oracle.scheduler.timesteps]
     sigmas = torch.cat((((1 - bar) / bar).sqrt(), torch.zeros(1)))
     z = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    ((chunk,),) = clip.tokenize(LONG).values()
+    end = getattr(clip.tokenizer, clip.tokenizer.clip).end_token
+    long = [token for token, *_ in chunk].index(end) - 1
+    assert long > 1
     with torch.inference_mode():
-        ours, text, empty, plan = by_nodes(model, clip, case["edit"], z, sigmas)
-        same = controller(**case)
-        alignment = plan.alignments[0]
-        columns = slice(0, 11)  # words and end; padding stands by its place here, and is shifted in the published code
-        assert torch.equal(alignment.take[columns, columns], same.mapper[columns, columns])
-        same.mapper, same.new = alignment.take, alignment.new
+        ours, text, empty = by_nodes(model, clip, case, z, sigmas)
         theirs = prompt_to_prompt_reference(
-            oracle.unet, oracle.scheduler, same, z, text.float(), empty.float(), cfg=CFG, cross=CROSS, own=OWN
-        )
+            oracle.unet, oracle.scheduler, controller(case["words"], long, case.get("weights")), z, text.float(),
+            empty.float(), cfg=CFG, cross=CROSS, own=OWN,
+        )  # fmt: skip
     assert torch.allclose(ours, theirs, atol=5e-3)
     assert (theirs[1] - theirs[0]).abs().max() > 0.05

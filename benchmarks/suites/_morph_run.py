@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,7 +58,7 @@ class Settings:
 
     frames: int = 16
     steps: int = 8
-    looks: tuple[int, ...] = (9, 16, 16)
+    looks: tuple[int, ...] = (9, 16)
     refinement: int = 1
     recipe: Recipe = QUICK
 
@@ -126,6 +127,12 @@ class Keys:
         from ...host.row_lora import interpolated
 
         return self._inverted(interpolated(self.model, self.loras, self._every))
+
+    def on(self, model) -> Keys:
+        """The same keys, with the LoRAs and inversions that were made, for another clone of the model."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     @property
     def _every(self) -> Alphas:
@@ -253,22 +260,6 @@ def evened(looks: Sequence[Look], frames: int | None = None) -> Alphas:
     """Alphas rescheduled from all that was seen; None keeps the number of frames of the last look."""
     seen = together(looks)
     return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(looks[-1].alphas))
-
-
-class Counter:
-    """Counts what a MODEL is asked: `calls`, and `rows` of all calls together. `model` is the counted clone."""
-
-    def __init__(self, model):
-        from comfy.patcher_extension import WrappersMP
-
-        self.calls = self.rows = 0
-        self.model = model.clone()
-        self.model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", self._call)
-
-    def _call(self, executor, x, *args, **kwargs):
-        self.calls += 1
-        self.rows += x.shape[0]
-        return executor(x, *args, **kwargs)
 
 
 def host_interpolation() -> Callable[[Tensor, int], Tensor] | None:

@@ -109,7 +109,7 @@ def test_machines_that_share_a_morph_make_the_whole(host_client):
     assert torch.allclose(torch.cat(pieces[1:]), pieces[0], atol=5e-3)
 
 
-def test_a_probe_feeds_one_final_run(host_client):
+def test_a_probe_feeds_one_final_run_with_its_key_pictures_held(host_client):
     scene = Morph()
     made, alphas = scene.whole(frames=5, blend=False)
     rescheduled = scene.add(
@@ -122,9 +122,19 @@ def test_a_probe_feeds_one_final_run(host_client):
     again = {**scene.nodes[starts]["inputs"], "alphas": [rescheduled, 0]}
     fit = next(key for key, node in scene.nodes.items() if node["class_type"] == "PalimpsestLoRAFit")
     model = scene.mixed(scene.model, [[fit, 0]], [rescheduled, 0])
-    saved = scene.save(scene.sampled(model, texts, scene.add("PalimpsestMorphLatents", **again)))
+    starts = scene.add("PalimpsestMorphLatents", **again)
+    held = {"model": model, "trajectory": [starts, 2], "rows": "", "alphas": [rescheduled, 0]}
+    made = scene.sampled([scene.add("PalimpsestTrajectoryAnchor", **held), 0], texts, starts)
+    saved, keys = scene.save(made), scene.save(scene.latent)
+    remembered = scene.add(
+        "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=9, hold_keys=True, latent=made
+    )
+    evener = scene.add("PreviewAny", source=[remembered, 2])
     result = run(host_client, scene)
-    assert latent(host_client, result, saved).shape[0] == 7
+    frames = latent(host_client, result, saved)
+    assert frames.shape[0] == 7
+    assert torch.allclose(frames[[0, -1]], latent(host_client, result, keys), atol=1e-5)
+    assert 0 < float(result.texts(evener)[0]) < float(result.texts(told)[0])
     assert float(result.texts(told)[0]) > 0
 
 

@@ -40,7 +40,7 @@ class Reschedule(io.ComfyNode):
                 io.Combo.Input(
                     "measure", options=list(MEASURES), default=MEASURES[0],
                     tooltip="How far frames lie apart: latents (fastest, no decoding), clip vision (what they show), "
-                    "lpips (the paper's, where its Python package is installed).",
+                    "lpips (the paper's, where its package and AlexNet's weights are there).",
                 ),
                 io.Int.Input(
                     "frames", default=0, min=0, max=4096,

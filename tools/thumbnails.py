@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from .common import ROOT
 
@@ -32,9 +32,21 @@ def square(path: Path) -> Image.Image:
     return picture.convert("RGB").crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.LANCZOS)
 
 
+def middle(before: Image.Image, after: Image.Image) -> int:
+    """The column left of which half of the difference lies; never near the border, and the middle of equal pictures."""
+    columns = ImageChops.difference(before, after).convert("L").resize((SIZE, 1), Image.BOX).tobytes()
+    total, seen = sum(columns), 0
+    for place, value in enumerate(columns):
+        seen += value
+        if total and 2 * seen >= total:
+            return min(max(place, SIZE // 4), 3 * SIZE // 4)
+    return SIZE // 2
+
+
 def cut(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Both pictures in one, along a slanted white line."""
-    top, bottom = SIZE // 2 + SLANT, SIZE // 2 - SLANT
+    """Both pictures in one, along a slanted white line through the middle of what differs."""
+    place = middle(before, after)
+    top, bottom = place + SLANT, place - SLANT
     mask = Image.new("L", (SIZE, SIZE), 0)
     ImageDraw.Draw(mask).polygon([(0, 0), (top, 0), (bottom, SIZE), (0, SIZE)], fill=255)
     both = Image.composite(before, after, mask)

@@ -38,7 +38,7 @@ def invert(scene: Scene, **changes) -> str:
         ("nan", ["not numbers", "fp32"]),
         ("infinite", ["not numbers"]),
         ("channels", ["3 channels", "works on 4", "VAE that belongs"]),
-        ("video", ["shape 2x4x1x8x8", "VAE Encode"]),
+        ("video", ["a video's", "Qwen-Image", "load Stable Diffusion"]),
         ("no rows", ["shape 0x4x8x8", "VAE Encode"]),
     ],
 )

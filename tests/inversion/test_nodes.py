@@ -145,7 +145,7 @@ NAN = torch.full((1, 4, 8, 8), float("nan"))
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "empty"),
         ({"latent": {"samples": NAN}}, "NaN"),
         ({"latent": {"samples": torch.ones(1, 16, 8, 8)}}, "16 channels"),
-        ({"latent": {"samples": torch.ones(1, 4, 2, 8, 8)}}, "shape"),
+        ({"latent": {"samples": torch.ones(1, 4, 2, 8, 8)}}, "built like a video model"),
         ({"positive": None}, "positive prompt is not connected"),
         ({"positive": []}, "empty"),
         ({"cfg": 2.0}, "negative prompt"),

@@ -24,9 +24,8 @@ from .family import diffusion_model, family_words, is_unet
 from .fits import require_invertible
 from .gradients import plain
 from .lora import lora_model
-from .memory import chunked, is_out_of_memory, release
+from .memory import chunked, or_sparing
 from .morph_conditioning import OF_ROWS, key_conditionings, morphed
-from .notice import notice
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
@@ -73,21 +72,14 @@ def fit_loras(
     sparing = False
 
     def some(chunk: slice) -> list[Fit]:
-        nonlocal sparing
         places = missing[chunk]
-        given = (model, latents[places], [prompts[place] for place in places], names, kind, recipe)
-        fits = None
-        try:
-            fits = _fit_together(*given, sparing)
-        except Exception as error:
-            if sparing or len(places) > 1 or not is_out_of_memory(error):
-                raise
-        # Outside the except block: the error's traceback would keep the failed graph alive.
-        if fits is None:
-            sparing = True
-            notice("LoRA Fit goes on with less memory: activations are computed twice.")
-            release()
-            fits = _fit_together(*given, sparing)
+
+        def together(less: bool) -> list[Fit]:
+            nonlocal sparing
+            sparing = less
+            return _fit_together(model, latents[places], [prompts[i] for i in places], names, kind, recipe, less)
+
+        fits = or_sparing(together, "LoRA Fit", sparing=sparing, helps=len(places) == 1)
         for place, one in zip(places, fits):
             found[marks[place]] = one
             _keep(keys[place], one)

@@ -11,6 +11,8 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
+from .notice import notice
+
 log = logging.getLogger(__name__)
 
 
@@ -35,6 +37,22 @@ def release() -> None:
     """Gives back what a failed attempt held; to be called outside its except block."""
     gc.collect()
     management.soft_empty_cache()
+
+
+def or_sparing(attempt: Callable[[bool], Any], what: str, *, sparing: bool = False, helps: bool = True) -> Any:
+    """`attempt(False)` and, where memory runs out, `attempt(True)`, which computes activations twice instead of keeping
+    them; said on the node. sparing: that way at once. helps: whether it would need less.
+    """
+    if not sparing:
+        try:
+            return attempt(False)
+        except Exception as error:
+            if not helps or not is_out_of_memory(error):
+                raise
+        # Outside the except block: the error's traceback would keep the failed attempt's tensors alive.
+        release()
+        notice(f"{what} begins again with less memory: activations are computed twice.")
+    return attempt(True)
 
 
 def chunked(

@@ -7,7 +7,6 @@ mode the model runs as in any sampling; only the pull at the clean estimate is d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +31,7 @@ from .denoiser import GRADIENT_BATCHES, BodySampler, Session
 from .family import latent_format, prediction
 from .fits import require_same_kind
 from .gradients import gradients_through, plain
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, or_sparing
 from .motion_tools import Tools, is_small
 from .notice import notice
 from .optical_flow import SourceFlow
@@ -80,31 +79,21 @@ class FlowGuidanceSampler(BodySampler):
         self._seed, began = int(extra_args.get("seed") or 0), time.perf_counter()
         run = partial(super().sample, model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
                       disable_pbar)
-        try:
-            self.sparing = self._load(model_wrap, noise.shape)
-            result = self._attempt(run)
-            if result is None:
-                # Out here: the error's traceback would keep the failed graph alive.
-                comfy.model_management.soft_empty_cache()
-                notice("Flow guidance begins again with less memory: activations are computed twice.")
-                self.sparing = True
-                result = self._attempt(run)
-            return result
-        finally:
-            self.seconds = time.perf_counter() - began
 
-    def _attempt(self, run: Callable[[], Tensor]) -> Tensor | None:
-        """The latent of a run, or None where it is worth another try in less memory."""
-        self.record = Record()
-        try:
+        def attempt(sparing: bool) -> Tensor:
+            self.sparing, self.record = sparing, Record()
             return run()
+
+        try:
+            short = self._load(model_wrap, noise.shape)
+            return or_sparing(attempt, "Flow guidance", sparing=short, helps=self.recipe.faithful)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if self.recipe.faithful and not self.sparing:
-                return None
             raise MemoryError("The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
                               "taesd kind) as gradient_vae, or choose another preset than faithful.") from error
+        finally:
+            self.seconds = time.perf_counter() - began
 
     def _load(self, model_wrap, shape) -> bool:
         """Everything together, ControlNets and the like included; whether faithful gradients have to save memory."""

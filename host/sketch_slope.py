@@ -19,8 +19,7 @@ from .checkpointing import checkpointed
 from .checks import require_finite
 from .edge_layers import reading, require_channels
 from .gradients import differentiable_options, gradients_through, plain
-from .memory import is_out_of_memory
-from .notice import notice
+from .memory import or_sparing
 
 KEY = "palimpsest_sketch_slope"
 
@@ -88,15 +87,12 @@ class Slope:
             return executor(leaf, *inputs, _copied(control), options, **arguments)
 
         network = executor.class_obj.diffusion_model
-        while True:
-            try:
-                return self._forward(forward, network, x, t, transformer_options, control is not None)
-            except Exception as error:
-                if self.sparing or not is_out_of_memory(error):
-                    raise
-            # Outside the except block: the error's traceback would keep the failed graph alive.
-            self.sparing = True
-            notice("Sketch guidance goes on with less memory: activations are computed twice.")
+
+        def attempt(sparing: bool) -> Tensor:
+            self.sparing = sparing
+            return self._forward(forward, network, x, t, transformer_options, control is not None)
+
+        return or_sparing(attempt, "Sketch guidance", sparing=self.sparing)
 
     def _forward(self, forward, network, x: Tensor, t: Tensor, transformer_options: dict, controlled: bool) -> Tensor:
         seen: dict[str, Tensor] = {}

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
-from ..context import every_core
 from ..rows import Row
-from ..word_edits import KINDS, word_edits
-from ._words_world import Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
-from .prompt_to_prompt_negative import CFG, SELF_STEPS
+from ..word_edits import KINDS
+from ._words_world import Negative, known, mean
+from .prompt_to_prompt_negative import CFG, SELF_STEPS, measured
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor, a few edits"
 TECHNIQUES = (TECHNIQUE,)
@@ -29,21 +26,8 @@ EDITORS = {
 }  # fmt: skip
 
 
-def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
-    """Every editor's pictures, judged."""
-    found: dict[str, list[Found]] = {name: [] for name in EDITORS}
-    with torch.inference_mode(), every_core():
-        world = load_world()
-        for case in cases(world, word_edits(count, split)):
-            for name, (negative, cfg) in EDITORS.items():
-                latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
-                (made,) = edits_of(world, latents)
-                found[name].append(judged(world, case, made))
-    return found
-
-
 def rows(context) -> Iterable[Row]:
-    found = measured(EDITS) if known() else {name: [] for name in EDITORS}
+    found = measured(EDITS, EDITORS) if known() else {name: [] for name in EDITORS}
     for name, judgements in found.items():
         negative, cfg = EDITORS[name]
         measure = f"edit success, {EDITS} edits, CFG {cfg:g}, self_steps {negative.self_steps:g}"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.host import lora_fit
+from palimpsest.host import lora_fit, memory
 from palimpsest.host.lora_fit import fit_loras, target_layers
 from palimpsest.host.row_lora import interpolated
 from palimpsest.morphing.fit import Recipe
@@ -115,7 +115,7 @@ def test_a_single_picture_that_does_not_fit_is_fitted_in_less_memory(monkeypatch
     plain = sum(runs)
     lora_fit._kept.clear(), runs.clear()
     monkeypatch.setattr(lora_fit, "_fit_together", short)
-    monkeypatch.setattr(lora_fit, "notice", told.append)
+    monkeypatch.setattr(memory, "notice", told.append)
     spared = fit_loras(model, latents, conds, recipe)
     assert sum(runs) == 2 * plain and len(told) == 1 and "less memory" in told[0]
     for one, other in zip(whole, spared):

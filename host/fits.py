@@ -37,9 +37,11 @@ def same_kind(trajectory: Trajectory, model) -> bool:
 
 def require_same_kind(trajectory: Trajectory, model, name: str = "The trajectory") -> None:
     if not same_kind(trajectory, model):
+        kinds = (trajectory.prediction, prediction(model))
+        made, here = (f"{'an' if kind == 'eps' else 'a'} {kind} model" for kind in kinds)
         raise ValueError(
-            f"{name} was made with a {trajectory.prediction} model of the latent format {trajectory.latent_format}, "
-            f"and this model ({family_words(model)}) is a {prediction(model)} model of {latent_format_name(model)}: "
+            f"{name} was made with {made} of the latent format {trajectory.latent_format}, and this model "
+            f"({family_words(model)}) is {here} of {latent_format_name(model)}: "
             "connect the model of the inversion, or invert again with this one."
         )
 

@@ -36,7 +36,7 @@ def _for_batch(change: Tensor, noise: Tensor) -> Tensor:
         )
     if change.shape[0] not in (1, noise.shape[0]):
         raise ValueError(
-            f"The change is that of {change.shape[0]} pictures, but {noise.shape[0]} are sampled: find one change, or "
-            "one for each picture."
+            f"The change is that of {change.shape[0]} pictures, but {noise.shape[0]} are sampled: give "
+            "DiffEdit Mask and the sampler the same pictures, or DiffEdit Mask a single one."
         )
     return change.to(noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 from torchvision.models import AlexNet_Weights
 
-from ..morphing.distances import pairs, plain_steps, token_steps
+from ..morphing.distances import pairs, plain_between, table, token_between
 from .memory import chunked_cat
 from .progress import check_interrupt
 
 Measure = Literal["latents", "clip vision", "lpips"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+# Frames (N, ...) twice, or one of them alone the first time -> their distances (N,).
+Between = Callable[[Tensor, Tensor], Tensor]
 
 
 def frame_distances(
@@ -26,16 +29,30 @@ def frame_distances(
     images: (N, H, W, C) in 0..1; latents: (N, C, h, w), which serve `latents` without a VAE. vae: the host's VAE, a
     small preview decoder's included; clip: its CLIP_VISION. Raises ValueError with a sentence for what is missing.
     """
+    frames, between = _seen_by(measure, images, latents, vae, clip)
+    return between(*pairs(frames, cyclic)).cpu()
+
+
+def distance_table(
+    measure: Measure, *, images: Tensor | None = None, latents: Tensor | None = None, vae=None, clip=None
+) -> Tensor:
+    """(N, N), the distances of any two frames; all else as `frame_distances`."""
+    return table(*_seen_by(measure, images, latents, vae, clip))
+
+
+def _seen_by(measure: Measure, images: Tensor | None, latents: Tensor | None, vae, clip) -> tuple[Tensor, Between]:
+    """The frames as a measure sees them, and how far two of them lie apart."""
     if measure == "latents":
-        return plain_steps(_latents(images, latents, vae), cyclic).cpu()
+        return _latents(images, latents, vae), plain_between
     if images is None:
         raise ValueError(f"The measure `{measure}` looks at pictures: connect the decoded frames to `images`.")
     if measure == "clip vision":
         if clip is None:
             raise ValueError("The measure `clip vision` needs CLIP_VISION: connect a Load CLIP Vision node.")
-        return token_steps(chunked_cat(lambda rows: _tokens(clip, images[rows]), len(images)), cyclic).cpu()
+        return chunked_cat(lambda rows: _tokens(clip, images[rows]), len(images)), token_between
     if measure == "lpips":
-        return _lpips(images, cyclic)
+        # Pictures in -1..1, as the authors of LPIPS have them.
+        return images[..., :3].movedim(-1, 1) * 2.0 - 1.0, _lpips()
     raise ValueError(f"The measure '{measure}' is unknown: choose one of {', '.join(MEASURES)}.")
 
 
@@ -84,15 +101,17 @@ def _lpips_network():
         ) from error
 
 
-def _lpips(images: Tensor, cyclic: bool) -> Tensor:
-    """Pictures in -1..1, as the authors of LPIPS have them."""
-    network = _lpips_network()
+def _lpips() -> Between:
     device = comfy.model_management.get_torch_device()
-    network = network.to(device).eval().requires_grad_(False)
-    before, after = pairs(images[..., :3].movedim(-1, 1) * 2.0 - 1.0, cyclic)
+    network = _lpips_network().to(device).eval().requires_grad_(False)
 
-    def some(rows: slice) -> Tensor:
-        check_interrupt()
-        return network(before[rows].to(device), after[rows].to(device)).flatten().cpu()
+    def between(before: Tensor, after: Tensor) -> Tensor:
+        before = before.expand_as(after)
 
-    return chunked_cat(some, len(before)) if len(before) else torch.zeros(0)
+        def some(rows: slice) -> Tensor:
+            check_interrupt()
+            return network(before[rows].to(device), after[rows].to(device)).flatten().cpu()
+
+        return chunked_cat(some, len(before)) if len(before) else torch.zeros(0)
+
+    return between

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -16,14 +18,31 @@ def pairs(frames: Tensor, cyclic: bool) -> tuple[Tensor, Tensor]:
 
 def plain_steps(latents: Tensor, cyclic: bool = False) -> Tensor:
     """Root mean square difference of neighbours, (N, C, h, w) -> (N-1,), or (N,) around a cycle."""
-    before, after = pairs(latents.float(), cyclic)
-    return (after - before).flatten(1).square().mean(1).sqrt()
+    return plain_between(*pairs(latents, cyclic))
 
 
 def token_steps(tokens: Tensor, cyclic: bool = False) -> Tensor:
-    """Mean distance of the directions of corresponding tokens, (N, T, D) -> (N-1,), or (N,) around a cycle.
+    """Mean distance of the directions of corresponding tokens, (N, T, D) -> (N-1,), or (N,) around a cycle."""
+    return token_between(*pairs(tokens, cyclic))
+
+
+def plain_between(before: Tensor, after: Tensor) -> Tensor:
+    """Root mean square difference, (N, C, h, w) twice (or one of them of one row) -> (N,)."""
+    return (after.float() - before.float()).flatten(1).square().mean(1).sqrt()
+
+
+def token_between(before: Tensor, after: Tensor) -> Tensor:
+    """Mean distance of the directions of corresponding tokens, (N, T, D) twice (or one of them of one row) -> (N,).
 
     Between unit vectors, so that it is the content of each place of the picture that counts and not its loudness.
     """
-    before, after = pairs(normalize(tokens.float(), dim=-1), cyclic)
+    before, after = (normalize(tokens.float(), dim=-1) for tokens in (before, after))
     return torch.linalg.vector_norm(after - before, dim=-1).mean(1)
+
+
+def table(frames: Tensor, between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Distances of all frames from one another, (N, ...) -> (N, N) on the CPU, symmetric."""
+    found = torch.zeros(len(frames), len(frames))
+    for row in range(len(frames) - 1):
+        found[row, row + 1 :] = between(frames[row : row + 1], frames[row + 1 :])
+    return found + found.T

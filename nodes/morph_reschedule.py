@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..host.checks import require_latent
-from ..host.perceptual import MEASURES, frame_distances
+from ..host.perceptual import MEASURES, distance_table, frame_distances
+from ..morphing.choice import choose
 from ..morphing.looks import Look, looks_of, remembering, together
 from ..morphing.reschedule import predicted, reschedule, variation
 from ..morphing.schedule import Alphas, as_alphas
@@ -85,6 +87,11 @@ class Reschedule(io.ComfyNode):
                     tooltip="How uneven the looked-at frames are: deviation of their distances over the mean. Below "
                     "0.15 is even to the eye.",
                 ),
+                io.Latent.Output(
+                    "evenest",
+                    tooltip="The evenest morph out of all frames looked at, as it is: no further run. Needs `latent`. "
+                    "All of them where they are fewer than `frames`.",
+                ),
             ],
         )  # fmt: skip
 
@@ -97,19 +104,25 @@ class Reschedule(io.ComfyNode):
         latents = None if latent is None else require_latent(latent, "The latent of the frames")
         _require_frames(before, latents, images)
         looks = (*(looks_of(before) if remember else ()), Look(before, latents, images))
-
-        def steps_of(look: Look) -> Tensor:
-            return frame_distances(
-                measure, cyclic=before.cyclic, images=look.images, latents=look.latents, vae=vae, clip=clip_vision
-            )
-
-        steps = steps_of(looks[-1])
-        seen = together(looks)
-        known = steps if len(looks) == 1 else steps_of(seen)
-        after = reschedule(seen.alphas, known, frames=frames or len(before), hold_keys=hold_keys)
+        seen, wanted = together(looks), frames or len(before)
+        look_at = lambda look: {"images": look.images, "latents": look.latents, "vae": vae, "clip": clip_vision}
+        steps = frame_distances(measure, cyclic=before.cyclic, **look_at(looks[-1]))
+        same = seen.alphas.values == before.values
+        known = steps if same else frame_distances(measure, cyclic=before.cyclic, **look_at(seen))
+        after = reschedule(seen.alphas, known, frames=wanted, hold_keys=hold_keys)
         picture = _plot(before, steps, after, predicted(seen.alphas, known, after))
         part = remembering(after, looks).part(start, count)
-        return io.NodeOutput(part, picture, variation(steps), ui=ui.PreviewImage(picture, cls=cls))
+        evenest = _evenest(seen, wanted, hold_keys, lambda: distance_table(measure, **look_at(seen)))
+        return io.NodeOutput(part, picture, variation(steps), evenest, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _evenest(seen: Look, wanted: int, hold_keys: bool, distances: Callable[[], Tensor]) -> dict | ExecutionBlocker:
+    """LATENT of the evenest frames out of all seen. distances: of any two of them, asked for if there is a choice."""
+    if seen.latents is None:
+        return ExecutionBlocker("The output `evenest` of Reschedule needs the frames' latents: connect `latent`.")
+    if len(seen.alphas) <= wanted:
+        return {"samples": seen.latents}
+    return {"samples": seen.latents[choose(seen.alphas, distances(), wanted, hold_keys=hold_keys)]}
 
 
 def _require_frames(alphas: Alphas, *given: Tensor | None) -> None:

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfy.clip_vision import ClipVisionModel
-from palimpsest.host.perceptual import frame_distances
-from palimpsest.morphing.schedule import schedule
+from palimpsest.host.perceptual import distance_table, frame_distances
+from palimpsest.morphing.choice import choose
+from palimpsest.morphing.looks import Look, remembering, together
+from palimpsest.morphing.schedule import Alphas, schedule
 from palimpsest.nodes.morph_reschedule import Reschedule
 
 from ..tiny_models import fill
@@ -41,13 +43,35 @@ def test_clip_vision_finds_the_leap_and_reschedule_moves_frames_into_it(images, 
     assert steps.argmax() == 2 and bool((steps > 0).all())
     same = frame_distances("clip vision", cyclic=True, images=images[[0, 0, 4]], clip=clip)
     assert same[0] < 1e-4 < same[1] and torch.allclose(same[1], same[2], rtol=1e-3)
-    alphas, _, variation = Reschedule.execute(
+    alphas, _, variation, evenest = Reschedule.execute(
         schedule(5), measure="clip vision", frames=9, images=images, clip_vision=clip
     ).args
+    assert "connect `latent`" in evenest.message
     assert variation > 0.15
     assert alphas.values[0] == 0.0 and alphas.values[-1] == 1.0
     # The leap lies between the frames at a half and at three quarters.
     assert sum(0.5 < value < 0.75 for value in alphas.values) >= 4
+
+
+def test_the_evenest_frames_are_chosen_by_the_measure_out_of_all_that_were_looked_at(images, clip):
+    """Two looks of five, with three frames in common; five of the seven are taken, as by hand."""
+    first, second = schedule(5), Alphas((0.0, 0.5, 0.6, 0.7, 1.0), 2)
+    latents = lambda alphas: torch.tensor(alphas.values).reshape(-1, 1, 1, 1).expand(-1, 4, 2, 2)
+    looked = Look(first, latents(first), images)
+    options = {"measure": "clip vision", "clip_vision": clip, "latent": {"samples": latents(second)}}
+    made = Reschedule.execute(remembering(second, [looked]), images=images.flip(0), **options).args[3]["samples"]
+    seen = together([looked, Look(second, latents(second), images.flip(0))])
+    rows = choose(seen.alphas, distance_table("clip vision", images=seen.images, clip=clip), 5)
+    assert torch.equal(made, seen.latents[rows]) and len(seen.alphas) == 7
+    alone = Reschedule.execute(remembering(second, [looked]), images=images, remember=False, **options).args[3]
+    assert torch.equal(alone["samples"], latents(second))
+
+
+def test_the_table_s_neighbours_are_the_steps(images, clip):
+    for options in ({"measure": "latents", "latents": images}, {"measure": "clip vision", "clip": clip}):
+        options = {"images": images, **options}
+        steps = frame_distances(cyclic=False, **options)
+        assert torch.allclose(distance_table(**options).diagonal(1), steps, rtol=1e-4)
 
 
 @pytest.fixture
@@ -92,6 +116,7 @@ def test_lpips_that_is_at_hand_measures(monkeypatch, images, cache):
     torch.save({}, file)
     steps = frame_distances("lpips", cyclic=False, images=images)
     assert torch.allclose(steps, 4 * (images[1:] - images[:-1]).square().mean((1, 2, 3)), rtol=1e-4)
+    assert torch.allclose(distance_table("lpips", images=images).diagonal(1), steps, rtol=1e-4)
     file.write_bytes(b"half a file")
     with pytest.raises(ValueError, match="install both anew"):
         frame_distances("lpips", cyclic=False, images=images)

@@ -1,0 +1,70 @@
+"""The evenest morph out of frames that are there already.
+
+A frame is a matter of its own alpha, so frames of several looks at one morph may stand side by side in one; what was
+looked at need not be made again. Of all ways from the first frame to the last in n steps over the P frames seen, the
+one with the least sum of (d_i - c)^2, d_i the distances of its neighbours, is found by dynamic programming in O(n P^2).
+That sum is n (variance + (mean - c)^2): with c at the mean of the evenest way it is that way, or one as good. Means
+lie between the direct distance and the length through all frames, by the n-th part.
+
+Beyond the paper, which makes all frames anew.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .reschedule import variation
+from .schedule import Alphas
+
+# How many means are tried.
+_MEANS = 24
+
+
+def choose(alphas: Alphas, distances: Tensor, frames: int, *, hold_keys: bool = True) -> list[int]:
+    """Rows of the chosen frames, rising; all of them where there are no more than `frames`.
+
+    alphas: of the P frames seen, rising, from the first key picture to the last (cyclic: around).
+    distances: (P, P), of any two of them. hold_keys: as in `reschedule`; key pictures that were seen stay frames.
+    """
+    seen = len(alphas)
+    if seen <= frames or frames < 2:
+        return list(range(seen))[:frames]
+    distances, values = distances.double(), list(alphas.values)
+    if alphas.cyclic:  # the way ends at the first frame again
+        distances = torch.cat([distances, distances[:1]])
+        distances = torch.cat([distances, distances[:, :1]], dim=1)
+        values.append(alphas.top)
+    steps = frames if alphas.cyclic else frames - 1
+    allowed = _allowed(values, int(alphas.top) if hold_keys and steps >= alphas.top else 0)
+    shortest, longest = float(distances[0, -1]) / steps, float(distances.diagonal(1).sum()) / steps
+    means = torch.linspace(shortest, longest, _MEANS, dtype=torch.float64)
+    ways = [_evenest(torch.where(allowed, (distances - mean) ** 2, math.inf), steps) for mean in means]
+    best = min(ways, key=lambda rows: variation(distances[rows[:-1], rows[1:]]))
+    return best[:-1] if alphas.cyclic else best
+
+
+def _allowed(values: list[float], keys: int) -> Tensor:
+    """(P, P), the steps that go forward and over none of the key pictures 1, ..., keys - 1."""
+    allowed = torch.ones(len(values), len(values), dtype=torch.bool).triu(1)
+    for key in range(1, keys):
+        if float(key) in values:
+            row = values.index(float(key))
+            allowed[:row, row + 1 :] = False
+    return allowed
+
+
+def _evenest(cost: Tensor, steps: int) -> list[int]:
+    """The cheapest way of so many steps from the first row to the last; cost: (P, P) of each step."""
+    total = torch.full(cost.shape[:1], math.inf, dtype=cost.dtype)
+    total[0] = 0.0
+    before = []
+    for _ in range(steps):
+        total, come_from = (total[:, None] + cost).min(0)
+        before.append(come_from)
+    rows = [len(cost) - 1]
+    for come_from in reversed(before):
+        rows.append(int(come_from[rows[-1]]))
+    return rows[::-1]

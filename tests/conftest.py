@@ -31,7 +31,7 @@ def host(tmp_path_factory: pytest.TempPathFactory):
     """A running ComfyUI with the pack, the companion and the weights: `host.client`, `host.base`, `host.text()`."""
     base = make_base(tmp_path_factory.mktemp("host"))
     link(ROOT / "tests" / "host_pack", base / "custom_nodes" / "palimpsest_tests")
-    # The same on every machine: outputs that the running prompt does not use are forgotten, however much memory there is.
+    # One rule on every machine: outputs that the running prompt does not use are forgotten, whatever memory there is.
     forget = ("--cache-ram", "2", "1000000")
     with Host.start(own_installation(base), extra=forget, log=base / "host.log") as running:
         yield running

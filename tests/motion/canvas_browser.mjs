@@ -148,14 +148,26 @@ try {
   await page.keyboard.press("Delete");
   await page.waitForTimeout(100);
 
+  const lasso = async (corners) => {
+    await page.mouse.move(...(await at(corners[0])));
+    await page.mouse.down();
+    for (const corner of corners.slice(1)) await page.mouse.move(...(await at(corner)), { steps: 4 });
+    await page.mouse.up();
+    await page.waitForTimeout(100);
+  };
   await button("lasso").click();
-  const corners = [[10, 10], [40, 10], [40, 34], [10, 34]];
-  await page.mouse.move(...(await at(corners[0])));
-  await page.mouse.down();
-  for (const corner of corners.slice(1)) await page.mouse.move(...(await at(corner)), { steps: 4 });
-  await page.mouse.up();
-  await page.waitForTimeout(100);
+  await lasso([[10, 10], [40, 10], [40, 34], [10, 34]]);
   told.two = await drawn();
+  // With Shift more of the same region; its colour, the second, stays with it in front.
+  await button("lasso").click();
+  await page.keyboard.down("Shift");
+  await lasso([[60, 10], [80, 10], [80, 34], [60, 34]]);
+  await page.keyboard.up("Shift");
+  told.more = await drawn();
+  told.chips = await page.locator(".palimpsest-canvas button[data-region]").evaluateAll(
+    (chips) => chips.map((chip) => chip.style.borderLeftColor));
+  await page.keyboard.press("Control+z");
+  await page.waitForTimeout(100);
   await button("still").click();
   await page.waitForTimeout(100);
   told.still = await drawn();

@@ -7,6 +7,7 @@ import colorsys
 import io
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     assert told["errors"] == []
-    names = "picked moved turned scaled stretched pivoted undone redone painted nudged two still".split()
+    names = "picked moved turned scaled stretched pivoted undone redone painted nudged two more still".split()
     stages = {key: parse_canvas(told[key]) for key in names}
 
     mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
@@ -116,6 +117,11 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     assert len(painted) == 2 and painted[0, 200, 190] == painted[0, 214, 190] == 1 and painted[0, 230, 190] == 0
     assert stages["nudged"].regions[0].move == (1, 10) and stages["painted"].regions[0].move == (0, 0)
     assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
+    more = canvas_flow(stages["more"], 256, 256)[2]
+    assert len(more) == 2 and more[0, 20, 20] == more[0, 20, 70] == 1 and more[0, 20, 50] == 0
+    colours = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in told["chips"]]
+    hues = [360 * colorsys.rgb_to_hls(*colour)[0] for colour in colours]
+    assert hues == pytest.approx([28, 205], abs=2)
     assert told["loaded"] == told["still"]
 
     kind, detail = told["run"]

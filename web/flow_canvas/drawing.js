@@ -71,10 +71,18 @@ export class Drawing {
 
   add(mask) {
     if (isEmpty(mask)) return;
-    const region = { ...IDENTITY, still: false, mask, pivot: [0, 0] };
+    const region = { ...IDENTITY, still: false, mask, pivot: [0, 0], hue: this.freeHue() };
     region.pivot = centre(this.boxOf(region));
     this.regions = [region, ...this.regions];
     this.chosen = 0;
+  }
+
+  // A region keeps its colour wherever it comes to lie: the first that no other has.
+  freeHue() {
+    const taken = new Set(this.regions.map((region) => region.hue));
+    let hue = 0;
+    while (taken.has(hue)) hue++;
+    return hue;
   }
 
   // Changed masks keep their pivot unless the region has not been moved yet.
@@ -135,7 +143,7 @@ export class Drawing {
     try {
       const data = JSON.parse(text);
       this.clear(data.width, data.height);
-      this.regions = data.regions.map((item) => this.readRegion(item));
+      this.regions = data.regions.map((item, i, { length }) => ({ ...this.readRegion(item), hue: length - 1 - i }));
       this.chosen = this.regions.length ? 0 : -1;
     } catch {
       this.clear(this.width, this.height);

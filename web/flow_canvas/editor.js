@@ -2,7 +2,7 @@
 
 import { Drawing } from "./drawing.js";
 import { dragged, handles, isIdentity, unmapPoint } from "./geometry.js";
-import { emptyMask, fillOutline, pick, stroke } from "./raster.js";
+import { emptyMask, fillOutline, pick, stroke, union } from "./raster.js";
 import { HANDLE_REACH, hueOf, paint } from "./view.js";
 import { ACTIONS, CURSORS, STYLE, TOOLS } from "./words.js";
 
@@ -60,7 +60,7 @@ export class Editor {
     };
     this.slider = make("input", { type: "range", min: 1, max: 100, title: "Size of the brush" });
     this.slider.oninput = () => this.slide(Number(this.slider.value));
-    this.chips = make("div", { className: "row" });
+    this.chips = make("div", { className: "row chips" });
     this.words = make("div", { className: "words" });
     this.canvas = make("canvas");
     // The front end leaves keys alone only while an input has the focus; so this one takes them for the editor.
@@ -165,8 +165,9 @@ export class Editor {
     this.canvas.setPointerCapture?.(event.pointerId);
     this.takeKeys();
     const point = this.at(event);
-    this.start = { lasso: () => this.startLasso(point), brush: () => this.startStroke(point, event.shiftKey),
-      erase: () => this.startStroke(point, false), pick: () => this.pickAt(point), move: () => this.startMove(point, event.altKey),
+    const [adds, alt] = [event.shiftKey, event.altKey];
+    this.start = { lasso: () => this.startLasso(point, adds), brush: () => this.startStroke(point, adds),
+      erase: () => this.startStroke(point, false), pick: () => this.pickAt(point, adds), move: () => this.startMove(point, alt),
     }[this.tool]() ?? null;
     this.refresh();
   }
@@ -195,7 +196,7 @@ export class Editor {
     this.finish();
   }
 
-  startLasso(point) {
+  startLasso(point, adds) {
     this.lasso = [point];
     return {
       move: (now) => this.lasso.push(now),
@@ -203,7 +204,7 @@ export class Editor {
         const mask = emptyMask(this.drawing.raster);
         fillOutline(mask, this.drawing.raster, this.lasso.map((one) => this.drawing.onRaster(one)));
         this.lasso = null;
-        this.addRegion(mask);
+        this.addRegion(mask, adds);
       },
     };
   }
@@ -248,7 +249,7 @@ export class Editor {
     };
   }
 
-  pickAt(point) {
+  pickAt(point, adds) {
     if (!this.picture) return;
     const { raster } = this.drawing;
     if (!this.pixels) {
@@ -259,14 +260,20 @@ export class Editor {
     }
     const mask = emptyMask(raster);
     pick(mask, raster, this.pixels, this.drawing.onRaster(point), this.tolerance);
-    this.addRegion(mask);
+    this.addRegion(mask, adds);
     this.finish();
   }
 
-  addRegion(mask) {
+  // A new region, to be moved next; or more of the chosen one, and the tool stays.
+  addRegion(mask, adds) {
     if (!mask.includes(1)) return;
-    this.drawing.remember();
-    this.drawing.add(mask);
+    const { drawing } = this;
+    drawing.remember();
+    if (adds && drawing.region) {
+      drawing.repaint(union(drawing.region.mask, mask));
+      return;
+    }
+    drawing.add(mask);
     this.tool = "move";
   }
 
@@ -357,14 +364,14 @@ export class Editor {
     this.slider.style.visibility = ["brush", "erase", "pick"].includes(tool) ? "visible" : "hidden";
     this.slider.value = String(picks ? Math.round(this.tolerance * 250) : this.size);
     this.chips.replaceChildren(...drawing.regions.map((region, i) => this.chip(region, i)));
-    this.words.textContent = this.summary();
+    this.words.textContent = this.words.title = this.summary();
   }
 
   chip(region, index) {
     const made = document.createElement("button");
     Object.assign(made, { type: "button", textContent: `${index + 1}`, title: "Choose this region (1 is nearest)" });
     made.dataset.region = String(index);
-    made.style.borderLeft = `6px solid hsl(${hueOf(index)}, 90%, 60%)`;
+    made.style.borderLeft = `6px solid hsl(${hueOf(region)}, 90%, 60%)`;
     made.setAttribute("aria-pressed", String(index === this.drawing.chosen));
     made.onclick = () => {
       this.drawing.chosen = index;

@@ -8,6 +8,10 @@ export function isEmpty(mask) {
   return !mask.includes(1);
 }
 
+export function union(one, other) {
+  return one.map((value, i) => value | other[i]);
+}
+
 // Everything within `radius` of the line from a to b becomes `value`.
 export function stroke(mask, size, a, b, radius, value) {
   const { width, height } = size;

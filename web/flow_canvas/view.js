@@ -6,8 +6,8 @@ const HUES = [205, 28, 130, 285, 340, 60, 175, 0];
 export const HANDLE_REACH = 26; // screen pixels
 const HANDLE = 5;
 
-export function hueOf(index) {
-  return HUES[index % HUES.length];
+export function hueOf(region) {
+  return HUES[region.hue % HUES.length];
 }
 
 // scale: screen pixels a picture pixel. cache: a WeakMap from region to its cut-out.
@@ -88,7 +88,7 @@ function shade(context, drawing, index, picture, cache) {
   const made = cutOut(drawing, region, picture, cache);
   const left = isIdentity(region) || region.still;
   context.globalAlpha = left ? (index === drawing.chosen ? 0.5 : 0.35) : 0.55;
-  const colour = left ? `hsl(${hueOf(index)}, 90%, 60%)` : "#18181b";
+  const colour = left ? `hsl(${hueOf(region)}, 90%, 60%)` : "#18181b";
   context.drawImage(tinted(made, colour), -0.5, -0.5, drawing.width, drawing.height);
   context.globalAlpha = 1;
 }
@@ -109,7 +109,7 @@ function arrows(context, drawing, index, scale) {
   const found = drawing.boxOf(region);
   if (!found || isIdentity(region) || region.still) return;
   const step = Math.max(36 / scale, Math.max(found[2] - found[0], found[3] - found[1]) / 6);
-  context.strokeStyle = `hsl(${hueOf(index)}, 95%, 62%)`;
+  context.strokeStyle = `hsl(${hueOf(region)}, 95%, 62%)`;
   context.lineWidth = 1.6 / scale;
   const inside = lattice(found, step).filter((point) => {
     const [x, y] = drawing.onRaster(point).map(Math.round);

@@ -1,10 +1,10 @@
 // The words and the look of the Flow Canvas's editor, and the pointer's shape over each handle.
 
 export const TOOLS = {
-  lasso: ["Lasso", "Draw round a thing to mark it as a new region"],
+  lasso: ["Lasso", "Draw round a thing to mark it as a new region. With Shift, add to the chosen one"],
   brush: ["Brush", "Paint a region; choose Brush again to begin another. With Shift, add to the chosen one"],
   erase: ["Erase", "Take away from the chosen region"],
-  pick: ["Pick", "Click on a thing to mark its connected colours as a region"],
+  pick: ["Pick", "Click on a thing to mark its connected colours as a region. With Shift, add to the chosen one"],
   move: ["Move", "Drag a region, or its handles: corners scale, sides stretch, the knob turns. Alt-drag puts the orange "
     + "pivot elsewhere. Shift: fractions of a pixel. Arrow keys nudge"],
 };
@@ -25,7 +25,9 @@ export const STYLE = `
 .palimpsest-canvas canvas { position: absolute; inset: 0; margin: auto; max-width: 100%; max-height: 100%;
   touch-action: none; }
 .palimpsest-canvas .keys { position: absolute; width: 1px; height: 1px; opacity: 0; border: 0; padding: 0; }
-.palimpsest-canvas .words { flex: none; opacity: 0.75; min-height: 15px; white-space: nowrap; overflow: hidden; }
+.palimpsest-canvas .chips { min-height: 22px; }
+.palimpsest-canvas .words { flex: none; opacity: 0.75; height: 30px; line-height: 15px; overflow: hidden;
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 `;
 
 export const CURSORS = {

@@ -1,0 +1,59 @@
+// Opens workflows in the real front end and tells which of their nodes cover each other as they are drawn there.
+//   node layout_browser.mjs '{"playwright", "chromium", "url", "workflows": {name: workflow}, "vue", "patience"}'
+// Prints one line of JSON: name -> pairs of nodes that overlap, and nodes that reach out of every group.
+import { createRequire } from "node:module";
+
+const given = JSON.parse(process.argv[2]);
+const { chromium } = createRequire(given.playwright + "/")("playwright-core");
+const browser = await chromium.launch({ executablePath: given.chromium, args: ["--no-sandbox", "--disable-gpu"] });
+const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
+page.setDefaultTimeout(given.patience);
+for (const [name, value] of [["Comfy.TutorialCompleted", true], ["Comfy.VueNodes.Enabled", given.vue]]) {
+  await fetch(`${given.url}/api/settings/${name}`, {
+    method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" },
+  });
+}
+
+// The sizes settle a few frames after loading: read until they stay.
+const settled = () => page.evaluate(async () => {
+  const TITLE = 30;
+  const read = () => window.app.graph._nodes.map((node) => ({
+    name: `${node.id} ${node.type}`, x: node.pos[0], y: node.pos[1] - TITLE, w: node.size[0], h: node.size[1] + TITLE,
+  }));
+  let [last, same] = ["", 0];
+  for (let i = 0; i < 40 && same < 4; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    const now = JSON.stringify(read());
+    same = now === last ? same + 1 : 0;
+    last = now;
+  }
+  const groups = window.app.graph._groups.map(({ pos, size }) => ({ x: pos[0], y: pos[1], w: size[0], h: size[1] }));
+  return { nodes: read(), groups };
+});
+const overlap = (a, b) =>
+  Math.min(a.x + a.w, b.x + b.w) > Math.max(a.x, b.x) && Math.min(a.y + a.h, b.y + b.h) > Math.max(a.y, b.y);
+const within = (a, b) => a.x >= b.x && a.y >= b.y && a.x + a.w <= b.x + b.w && a.y + a.h <= b.y + b.h;
+
+try {
+  await page.goto(given.url, { waitUntil: "domcontentloaded" });
+  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
+  const told = {};
+  for (const [name, workflow] of Object.entries(given.workflows)) {
+    await page.evaluate(async (one) => {
+      await window.app.loadGraphData(one);
+      const [x, y] = [0, 1].map((i) => Math.min(...window.app.graph._nodes.map((node) => node.pos[i])));
+      Object.assign(window.app.canvas.ds, { scale: 0.5, offset: [120 - x, 160 - y] });
+      window.app.canvas.setDirty(true, true);
+    }, workflow);
+    const { nodes, groups } = await settled();
+    const covered = nodes.flatMap((a, i) => nodes.slice(i + 1).filter((b) => overlap(a, b)).map((b) => [a.name, b.name]));
+    const outside = nodes.filter((a) => !groups.some((group) => within(a, group))).map((a) => a.name);
+    told[name] = { nodes: nodes.length, covered, outside };
+  }
+  console.log(JSON.stringify(told));
+} catch (error) {
+  console.error(String(error));
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}

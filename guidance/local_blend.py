@@ -5,7 +5,11 @@ source:  x_edit <- x_source + mask (x_edit - x_source), with mask = mask of the 
 place of words that are to be kept is cut out of it.
 
 Differs from the official code, which knows five layers of 16x16 alone: the layers are chosen by their share of the
-picture's size, so that any size and aspect will do; maps are enlarged smoothly; the threshold is 0.4 and not 0.3.
+picture's size, so that any size and aspect will do; maps are enlarged smoothly; the threshold is 0.4 and not 0.3;
+emphasis is left out of the maps. And it is not the sampler's own latent that is blended, which only some samplers would
+let one do, but what the model sees and what it answers: outside of the mask the result is the source all the same, and
+inside it is the same as far as a cell has been inside since the blend began. One that comes in later brings along what
+its noise became in the steps before the blend, and not the source's.
 """
 
 from __future__ import annotations

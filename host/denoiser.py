@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -28,8 +29,12 @@ from .ranges import row_groups
 
 T = TypeVar("T")
 KEY = "palimpsest"
-# A backward pass holds on to the activations of every layer: what the host should reserve, in latent batches.
-GRADIENT_BATCHES = 4
+# A backward pass holds on to the activations of every layer: what the host should reserve, in latent batches. A row
+# with its graph takes 9 of the rows that the host counts for sampling at Stable Diffusion 1 and 2, and 19 at XL; what
+# is computed on the way comes on top. Other models make room for twice as many as are named here (the host thinks of
+# two conditionings) and so for a whole graph; the model's own weights for as many, and so at least for a checkpointed
+# one.
+GRADIENT_BATCHES = 11
 
 
 class Session:
@@ -224,9 +229,13 @@ class _Guider(comfy.samplers.CFGGuider):
                 del self.inner_model, self.loaded_models
 
 
-def _more_memory(executor, model, shape, conds, **kwargs):
-    """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs."""
-    return executor(model, [shape[0] * GRADIENT_BATCHES, *shape[1:]], conds, **kwargs)
+def _more_memory(graphs: int | None, executor, model, shape, conds, **kwargs):
+    """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs.
+
+    graphs: rows whose graphs are held at once; None: all of the batch.
+    """
+    rows = max(shape[0], GRADIENT_BATCHES * (graphs or shape[0]))
+    return executor(model, [rows, *shape[1:]], conds, **kwargs)
 
 
 def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, cfg: float, gradients: bool) -> Tensor:
@@ -246,15 +255,16 @@ def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, c
 
 def with_denoiser(
     model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
-    cfg: float = 1.0, gradients: bool = False, noise_mask: Tensor | None = None, seed: int = 0,
-    companions: Sequence = (),
+    cfg: float = 1.0, gradients: bool = False, graphs: int | None = None, noise_mask: Tensor | None = None,
+    seed: int = 0, companions: Sequence = (),
 ) -> T:  # fmt: skip
     """Runs `body(session)` with `model` loaded and `conds` prepared as for sampling; returns its value, detached.
 
     conds: CONDITIONINGs by name; `guided` uses "positive" and "negative". latent: raw LATENT samples (B, C, h, w).
     sigmas: the levels that the body visits, at least one: keyframed patches read them. gradients: inside the body
     gradients flow to `x` and to whatever else asks for them (weights never do); tensors made outside, in inference
-    mode, enter a graph as `gradients.plain(tensor)`. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models.
+    mode, enter a graph as `gradients.plain(tensor)`. graphs: rows that must go through a backward pass at once (None:
+    all); the host makes room for so many. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models.
     companions: further ModelPatchers (a VAE's, a flow network) that the body needs at the same time. What the body
     returns in tuples, lists and dicts is detached. Raises ValueError with a sentence for inputs that cannot be used.
     """
@@ -263,7 +273,7 @@ def with_denoiser(
     if companions:
         patcher.set_additional_models(KEY, list(companions))
     if gradients:
-        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _more_memory)
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, partial(_more_memory, graphs))
     guider = _Guider(patcher)
     guider.inner_set_conds({name: list(entries) for name, entries in conds.items()})
     guider.set_cfg(cfg)

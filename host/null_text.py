@@ -74,7 +74,8 @@ def fit_null_text(
 
     conds = {"positive": positive, NULL: [list(base)]}
     levels = trajectory.sigmas.flip(0)
-    found = with_denoiser(model, conds, raw, levels, body, cfg=recipe.cfg, gradients=True)
+    # One graph is enough to begin with; how many more there is room for, the plan finds out.
+    found = with_denoiser(model, conds, raw, levels, body, cfg=recipe.cfg, gradients=True, graphs=1)
     return per_level(base, found.embeddings, trajectory.sigmas), found
 
 

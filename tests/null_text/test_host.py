@@ -96,6 +96,46 @@ def test_an_inversion_under_guidance_is_told(caplog, cfg, said):
     assert ("inverted at CFG 3" in caplog.text) == said
 
 
+def half(kind: torch.dtype):
+    """The same weights in half precision, and the arithmetic too, as on a GPU."""
+    with torch.inference_mode():
+        model = tiny_model("sd1", dtype=kind)
+    model.model.manual_cast_dtype = None
+    assert model.model.get_dtype_inference() == kind
+    return model
+
+
+@pytest.mark.parametrize(("kind", "close"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["fast", "faithful"])
+def test_half_precision_finds_what_full_precision_does(mode, kind, close):
+    """Small losses and all: what the fit gains is the same, and the stock sampler of the half model comes nearer."""
+    model, _, trajectory = prepared("sd1")
+    halved = half(kind)
+    full, (conditioning, found) = fit(model, "sd1", trajectory, mode)[1], fit(halved, "sd1", trajectory, mode)
+    assert all(weight.dtype == kind for weight in halved.model.diffusion_model.parameters())
+    assert found.cost == full.cost and found.cost.backwards > 0
+    before = {level: loss for level, loss in reversed(full.history)}
+    for level in range(1, STEPS + 1):
+        gained, wanted = (before[level] - float(one.losses[level - 1, 0]) for one in (found, full))
+        assert gained == pytest.approx(wanted, abs=close * before[level]), f"level {level}"
+    error, lost = (
+        (stock(halved, "sd1", trajectory, negative) - trajectory.latents[0]).square().mean()
+        for negative in (conditioning, tiny_cond("sd1", seed=3))
+    )
+    assert error < lost
+
+
+@pytest.mark.parametrize("mode", ["fast", "faithful", "global"])
+def test_half_precision_that_overflows_is_a_sentence(mode):
+    _, _, trajectory = prepared("sd1")
+    halved = half(torch.float16)
+    with torch.inference_mode():
+        # Beyond the largest number of fp16; the fingerprint, made of signs, still knows the model.
+        halved.model.diffusion_model.out[-1].weight.mul_(3e5)
+    with pytest.raises(ValueError, match="fp32 or bf16"):
+        fit(halved, "sd1", trajectory, mode)
+
+
 def test_global_mode_gives_every_level_the_same_embedding():
     model, _, trajectory = prepared("sd1")
     conditioning, _ = fit(model, "sd1", trajectory, "global")

@@ -55,7 +55,9 @@ class SketchRecipe:
     target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
     of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by OLD_SLOPE
     of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step length follows
-    its slopes, see `next_gain` (0: the paper's length always).
+    its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after the EARLY
+    steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the call is
+    spared (0: none is, as in the paper).
     """
 
     strength: float = 1.6
@@ -66,11 +68,12 @@ class SketchRecipe:
     blur: float = 3.0
     renew: float = 0.0
     adapt: float = 0.5
+    hold: float = 0.1
 
     @staticmethod
     def faithful(**changes) -> "SketchRecipe":
         """The paper's law, with any of the above on top."""
-        return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, **changes})
+        return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, "hold": 0.0, **changes})
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +158,14 @@ def next_gain(
 
 
 def renewed(shares: Sequence[float], renew: float) -> list[bool]:
-    """Which guided steps take a slope of their own. shares: of the run, rising; renew: see the recipe."""
+    """At which guided steps something is taken anew that serves for a share of the run: a slope, or what the negative
+    prompt changes. shares: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
     for share in shares:
         out.append(share - last >= renew - 1e-6 or share - shares[0] < EARLY)
         last = share if out[-1] else last
     if out[-2:] == [False, True]:
-        out[-1] = False  # a slope at the very end would serve that step alone
+        out[-1] = False  # taken at the very end it would serve that step alone
     return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -149,8 +150,15 @@ class _Guide:
         return run
 
 
-def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas: list[float]) -> dict[int, bool]:
-    """The numbers of the steps to guide in a falling schedule, and whether the slope is taken anew there."""
+class Anew(NamedTuple):
+    """What a guided step takes anew: the slope, and what the negative prompt changes."""
+
+    slope: bool
+    negative: bool
+
+
+def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas: list[float]) -> dict[int, Anew]:
+    """The numbers of the steps to guide in a falling schedule, and what is taken anew there."""
     sampling = patcher.get_model_object("model_sampling")
     high, low = (float(sampling.percent_to_sigma(share)) for share in (recipe.start, recipe.end))
     within = [i for i, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high * (1 + 1e-4)]
@@ -163,7 +171,8 @@ def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas
             "noise levels that the predictor was not trained on; they are not guided."
         )
     chosen = known[:: recipe.every]
-    return dict(zip(chosen, renewed([share_of_run(sampling, sigmas[i]) for i in chosen], recipe.renew)))
+    shares = [share_of_run(sampling, sigmas[i]) for i in chosen]
+    return dict(zip(chosen, map(Anew, renewed(shares, recipe.renew), renewed(shares, recipe.hold))))
 
 
 def share_of_run(sampling, sigma: float) -> float:
@@ -180,12 +189,13 @@ def _require_picture(latent: Tensor) -> None:
 class _Run:
     """One sampling run: the target at its size, the predictor on its device, and which steps are guided."""
 
-    def __init__(self, guide: _Guide, guider, target: SketchTarget, region, sigmas: Tensor, steps: dict[int, bool]):
+    def __init__(self, guide: _Guide, guider, target: SketchTarget, region, sigmas: Tensor, steps: dict[int, Anew]):
         self.recipe, self.on_loss, self.guider = guide.recipe, guide.on_loss, guider
         self.predictor, self.target, self.region = guide.predictor, target, region
         self.schedule, self.steps = sigmas.detach().cpu().float(), steps
         self.device, self.sparing, self.whole_shift = None, False, False
         self.gradient: Tensor | None = None
+        self.held: list[Tensor | None] | None = None
         self.gain: Tensor | float = 1.0
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
@@ -196,7 +206,7 @@ class _Run:
             return executor(x, timestep, model_options, seed)
         self._move_to(x.device)
         strength = self.recipe.strength
-        if self.steps[where[0]] or self.gradient is None:
+        if self.steps[where[0]].slope or self.gradient is None:
             x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
         else:
             x0, strength = executor(x, timestep, model_options, seed), strength * OLD_SLOPE
@@ -208,9 +218,9 @@ class _Run:
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         deviation = blur_at(self.recipe, share_of_run(sampling, float(timestep.max())))
         slope = Slope(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, deviation=deviation))
-        slope.sparing = self.sparing
+        slope.sparing, slope.held = self.sparing, None if self.steps[step].negative else self.held
         x0 = executor(x, timestep, slope_taken(slope, model_options), seed)
-        before, self.gradient, self.sparing = self.gradient, slope.result(), slope.sparing
+        before, self.gradient, self.sparing, self.held = self.gradient, slope.result(), slope.sparing, slope.held
         self.gain = next_gain(self.gain, self.gradient, before, self.recipe.adapt, self.region)
         if self.on_loss is not None:
             self.on_loss(step, slope.loss)

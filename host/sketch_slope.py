@@ -22,12 +22,17 @@ from .gradients import differentiable_options, gradients_through, plain
 from .memory import or_sparing
 
 KEY = "palimpsest_sketch_slope"
+OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
+"""Entries of a prompt with one of these change from level to level."""
 
 
 class Slope:
     """dL/dx for the rows of one model call of a guider; filled by the call that `slope_taken`'s options go into.
 
     loss_of: what the predictor puts out -> (B,). sparing: recompute activations in backward, to need less memory.
+    held: by how much the other prompts' predictions x0 fell short of the positive one's at an earlier call; set before
+    a call it spares them, and afterwards it is what served. (Their predictions themselves, held, would lag behind the
+    positive one's and so raise the CFG.)
     """
 
     def __init__(self, guider, predictor: EdgePredictor, loss_of: Callable[[Tensor], Tensor]):
@@ -36,6 +41,7 @@ class Slope:
         # Entries of an area are copied to the other prompts, number and all; those of the whole picture are not.
         self.whole = {entry["uuid"] for entry in entries if "area" not in entry and "uuid" in entry}
         self.sparing, self.open = False, False
+        self.held: list[Tensor | None] | None = None
         self.gradients: list[Tensor] = []
         self.losses: list[Tensor] = []
 
@@ -62,7 +68,10 @@ class Slope:
         if "multigpu_clones" in model_options:
             raise ValueError("Sketch guidance stays on one GPU: connect the model before its Multi-GPU node.")
         others = [None if own else cond for own, cond in zip(mine, conds)]
-        rest = executor(model, others, x_in, timestep, model_options) if any(c is not None for c in others) else None
+        spared = self._may_hold(mine, others, x_in)
+        rest = None
+        if not spared and any(cond is not None for cond in others):
+            rest = executor(model, others, x_in, timestep, model_options)
         self.open = True
         try:
             first = executor(
@@ -70,7 +79,29 @@ class Slope:
             )
         finally:
             self.open = False
-        return first if rest is None else [a if own else b for own, a, b in zip(mine, first, rest)]
+        return self._with_held(mine, first) if spared else self._together(mine, others, first, rest)
+
+    def _together(self, mine: list[bool], others: list, first: list[Tensor], rest: list[Tensor] | None) -> list[Tensor]:
+        if rest is None:
+            self.held = None
+            return first
+        own = first[mine.index(True)]
+        self.held = [None if cond is None else own - one for cond, one in zip(others, rest)]
+        return [a if is_mine else b for is_mine, a, b in zip(mine, first, rest)]
+
+    def _with_held(self, mine: list[bool], first: list[Tensor]) -> list[Tensor]:
+        own = first[mine.index(True)]
+        return [one if short is None else own - short for one, short in zip(first, self.held)]
+
+    def _may_hold(self, mine: list[bool], others: list, x: Tensor) -> bool:
+        """Whether what is held stands for the other prompts of this call."""
+        if self.held is None or mine.count(True) != 1 or len(self.held) != len(others):
+            return False
+        entries = [entry for cond in others for entry in cond or ()]
+        if any(entry.get(key) is not None for entry in entries for key in OWN_LEVELS):
+            return False
+        known = [None if held is None else held.shape for held in self.held]
+        return known == [None if cond is None else x.shape for cond in others]
 
     def apply_model(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **extra

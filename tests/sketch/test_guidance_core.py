@@ -98,7 +98,7 @@ def test_without_adaption_and_without_a_slope_before_the_gain_stays():
 
 def test_the_papers_law_is_one_word():
     paper = SketchRecipe.faithful(strength=2.0)
-    assert (paper.strength, paper.blur, paper.adapt, paper.renew, paper.one_sided) == (2.0, 0.0, 0.0, 0.0, 0.0)
+    assert (paper.strength, paper.blur, paper.adapt, paper.renew, paper.one_sided, paper.hold) == (2.0, *[0.0] * 5)
 
 
 def test_a_region_holds_the_step_inside_and_measures_there():

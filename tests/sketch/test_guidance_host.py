@@ -32,15 +32,18 @@ def schedule(model, steps=STEPS):
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
 
 
-def run(model, family, *, sampler="euler", rows=1, cfg=3.0, sigmas=None, noise_mask=None, positive=None, callback=None):
+def run(
+    model, family, *, sampler="euler", rows=1, cfg=3.0, sigmas=None, noise_mask=None, positive=None, negative=None,
+    callback=None,
+):  # fmt: skip
     latent = torch.zeros(rows, 4, 8, 8)
     noise = comfy.sample.prepare_noise(latent, 7)
     chosen = comfy.samplers.sampler_object(sampler)
     sigmas = schedule(model) if sigmas is None else sigmas
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, chosen, sigmas, positive or tiny_cond(family), tiny_cond(family, seed=1), latent,
-            noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=7,
+            model, noise, cfg, chosen, sigmas, positive or tiny_cond(family), negative or tiny_cond(family, seed=1),
+            latent, noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=7,
         )  # fmt: skip
 
 
@@ -176,26 +179,67 @@ def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
     assert not any("forward" in layer.__dict__ for layer in model.model.diffusion_model.modules())
 
 
-def test_the_backward_pass_sees_the_conditional_half_alone(models):
-    """One call with gradients a guided step, of the positive prompt's rows; layers behind the taps have no graph."""
-    model, calls, ends = models["sd1"].clone(), [], []
+def evaluations(model, **options) -> list[tuple[int, bool]]:
+    """The rows of each call of the network in an Euler run, and whether it has gradients."""
+    calls = []
 
     def spy(executor, x, *args, **kwargs):
         calls.append((x.shape[0], x.requires_grad))
         return executor(x, *args, **kwargs)
 
+    patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
+    run(patched, "sd1", **options)
+    return calls
+
+
+def test_the_backward_pass_sees_the_conditional_half_alone(models):
+    """One call with gradients a guided step, of the positive prompt's rows; layers behind the taps have no graph."""
+    model, ends = models["sd1"].clone(), []
+
     def watch(_module, _args, out):
         ends.append(out.requires_grad)
 
-    patched = guided(model)
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
     handle = model.model.diffusion_model.out.register_forward_hook(watch)
     try:
-        run(patched, "sd1", rows=3)
+        calls = evaluations(guided(model), rows=3)
     finally:
         handle.remove()
     assert calls == [(3, False), (3, True), (3, False), (3, True), (6, False), (6, False)]
     assert not any(ends)
+
+
+def test_what_the_negative_prompt_changes_can_serve_for_a_share_of_the_run(models):
+    """The negative half is then not computed: it lies as far from the positive one as when it last was."""
+    model, seen = models["sd1"].clone(), []
+
+    def look(args):
+        seen.append((args["cond_denoised"].clone(), args["uncond_denoised"].clone()))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(look)
+    held = guided(model, end=1.0, hold=1.0)
+    assert evaluations(held, rows=2) == [(2, False), *[(2, True)] * 4]
+    first = seen[0][0] - seen[0][1]
+    assert all(torch.allclose(one - other, first, atol=1e-4 * float(one.abs().max())) for one, other in seen[1:])
+    assert not torch.allclose(seen[0][0], seen[2][0], atol=1e-2)
+    each = [(2, False), (2, True)] * 4
+    assert evaluations(guided(model, end=1.0, hold=0.0), rows=2) == each
+    assert evaluations(guided(model, end=1.0, hold=0.6), rows=2) == [*each[:2], (2, True), *each[4:6], (2, True)]
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "euler_cfg_pp"])
+def test_stock_samplers_take_a_held_negative(models, sampler):
+    model = models["sd1"]
+    out = run(guided(model, end=1.0, hold=1.0), "sd1", sampler=sampler)
+    assert torch.isfinite(out).all() and not torch.allclose(out, run(model, "sd1", sampler=sampler), atol=1e-3)
+
+
+def test_a_negative_that_changes_from_level_to_level_is_never_held(models):
+    levels = [[tokens, {**more, "start_percent": 0.0, "end_percent": 1.0}] for tokens, more in tiny_cond("sd1", seed=1)]
+    calls = evaluations(guided(models["sd1"], end=1.0, hold=1.0), negative=levels)
+    assert calls == [(1, False), (1, True)] * 4
+    assert evaluations(guided(models["sd1"], end=1.0, hold=1.0), cfg=1.0) == [(1, True)] * 4
 
 
 def test_each_row_has_its_own_sketch_and_does_not_know_its_batch(models):

@@ -19,7 +19,9 @@ from .progress import Progress
 from .sketch import Sketch, latent_target
 
 AT_ONCE = 8
-Score = Callable[[Session, Tensor, float], Tensor]
+JUDGED_AT = 0.8
+"""The share of a run, the predictor's last one if that is earlier, at whose noise level a draft's edges are read."""
+Score = Callable[[Session, Tensor], Tensor]
 
 
 def drafts(
@@ -28,11 +30,14 @@ def drafts(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the share `end` of a run.
 
-    latent: LATENT. score(session, x (R, C, h, w), sigma) -> (R,). Guidance that is patched into the model works here
-    as it does in a run. Returns the predicted pictures (K, B, C, h, w), raw, and the mean scores (K,) if asked for.
+    latent: LATENT. score(session, x0 (R, C, h, w)) -> (R,), of what the candidates are about to become. Guidance that
+    is patched into the model works here as it does in a run. Returns the predicted pictures (K, B, C, h, w), raw, and
+    the mean scores (K,) if asked for.
     """
     samples = latent["samples"]
     levels = cheap_levels(sigmas, steps, float(model.get_model_object("model_sampling").percent_to_sigma(end)))
+    # Patches are told how the run would go on behind the last level, which is looked at and not left.
+    order = torch.cat((levels, sigmas[sigmas < levels[-1]][:1], levels.new_zeros(1))).unique().flip(0)
     progress = Progress(len(seeds))
     rows = samples.shape[0]
 
@@ -40,9 +45,8 @@ def drafts(
         chosen = seeds[chunk]
         noise = torch.cat([comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in chosen])
         full = samples.repeat(len(chosen), *[1] * (samples.ndim - 1))
-        body = lambda session: _descend(session, noise, score)
-        # The last level is judged, not sampled; the 0 behind it tells patches that the run would go on from there.
-        made, scores = with_denoiser(model, conds, full, torch.cat((levels, levels.new_zeros(1))), body, cfg=cfg)
+        body = lambda session: _descend(session, noise, levels.to(session.sigmas), score)
+        made, scores = with_denoiser(model, conds, full, order, body, cfg=cfg)
         progress.step(chunk.stop - 1)
         split = lambda values: values.cpu().float().reshape(len(chosen), rows, *values.shape[1:])
         return split(made), None if scores is None else split(scores).mean(1)
@@ -53,15 +57,15 @@ def drafts(
     return torch.cat([made for made, _ in results]), scores
 
 
-def _descend(session: Session, noise: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
-    levels, sampling = session.sigmas[:-1], session.model.model_sampling
+def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
+    sampling = session.model.model_sampling
     sampler, start = comfy.samplers.Sampler(), levels[0]
     whole = sampler.max_denoise(_Wrapped(session.model), levels)
     x = sampling.noise_scaling(start, noise.to(session.device), session.latent, whole)
     for sigma, following in zip(levels, levels[1:]):
         x = x + (following - sigma) * (x - session.guided(x, sigma)) / sigma
-    scores = None if score is None else score(session, x, float(levels[-1]))
-    return session.to_raw(session.guided(x, levels[-1])), scores
+    made = session.guided(x, levels[-1])
+    return session.to_raw(made), None if score is None else score(session, made)
 
 
 class _Wrapped:
@@ -72,13 +76,18 @@ class _Wrapped:
 
 
 def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float) -> Score:
-    """How far a candidate's predicted edges are from the sketch."""
+    """How far the edges of what a candidate is about to become are from the sketch. They are read off it at a low
+    noise level, with the same noise for all: off the noisy draft itself they are mostly those of the guess so far."""
     network = require_predictor_of(model, predictor.spec, "Best Seed")
     target, _ = latent_target(predictor, sketch, model.model, size, one_sided)
+    low = float(model.get_model_object("model_sampling").percent_to_sigma(JUDGED_AT))
+    sigma = max(low, predictor.spec.sigma_low)
 
-    def score(session: Session, x: Tensor, sigma: float) -> Tensor:
+    def score(session: Session, x0: Tensor) -> Tensor:
+        noise = torch.randn(x0[:1].shape, generator=torch.Generator().manual_seed(0))
+        x = x0 + sigma * noise.to(x0)
         taps = predictor.spec.taps
-        features = read_features(network, taps, lambda: session.denoise(x, sigma))
+        features = read_features(network, taps, lambda: session.denoise(x, x.new_tensor(sigma)))
         known = {name: plain(feature).cpu() for name, feature in zip(taps, features)}
         predicted = predictor.logits(known, session.levels(x, sigma).cpu(), size)
         return sketch_distance(predicted, target)

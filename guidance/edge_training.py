@@ -153,7 +153,8 @@ class Trainer:
         recent = self.losses[-50:]
         return {
             "steps": self.step, "batch": self.recipe.batch, "learning_rate": self.recipe.rate,
-            "seed": self.recipe.seed, "pictures": self.examples.pictures(range(len(self.examples.all))),
+            "prompts_dropped": self.recipe.drop, "seed": self.recipe.seed,
+            "pictures": self.examples.pictures(range(len(self.examples.all))),
             "held_out_pictures": self.examples.pictures(self.examples.held),
             "held_out_loss": self.best if math.isfinite(self.best) else None,
             "final_loss": sum(recent) / len(recent) if recent else None,

@@ -70,16 +70,23 @@ def train(count: int, steps: int, batch: int, threads: int = 2, **settings) -> E
     folder = f"{FOLDER}_{count}"
     draw_pairs(base / "input" / folder, count)
     made = base / "output" / "edge_predictors"
-    unfinished = f"{AUTOSAVE}.safetensors" if (made / f"{AUTOSAVE}.safetensors").exists() else None
+    kept = unfinished_training(made)
+    unfinished = kept.name if kept else None
     with Host.start(read_record()._replace(base=str(base)), log=base / "host.log", threads=threads) as host:
         result = host.client.run(prompt(folder, steps, batch, settings, unfinished), timeout=7200, listener=Ticker())
     if result.status != "success":
         raise SystemExit(f"The training failed: {result.error or result.status}")
     predictor = read_predictor(max(made.glob(f"{PREFIX}_*.safetensors"), key=lambda path: path.stat().st_mtime))
-    if unfinished:
+    if kept:
+        kept.unlink()  # the node leaves the file that it went on from
         return predictor
     facts = {"minutes": round(result.seconds / 60, 1), "threads": threads}
     return EdgePredictor(predictor.spec.with_facts(**facts), predictor.network)
+
+
+def unfinished_training(folder: Path) -> Path | None:
+    """The last autosave of a training that was interrupted; the node counts their names on."""
+    return max(folder.glob(f"{AUTOSAVE}_*.safetensors"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 class Ticker:

@@ -27,9 +27,11 @@ class Graph:
 class Scene(Graph):
     """A tiny model with two prompts, a latent and a schedule; `model`, `positive`, ... are links to be replaced."""
 
-    def __init__(self, family: str, *, batch: int = 2, file: str | None = None, seed: int = 0):
+    def __init__(
+        self, family: str, *, batch: int = 2, file: str | None = None, seed: int = 0, state: str = "whole"
+    ):  # fmt: skip
         super().__init__()
-        made = self.add("TestTinyModel", family=family, seed=seed)
+        made = self.add("TestTinyModel", family=family, seed=seed, state=state)
         self.model, self.vae = [made, 0], [made, 1]
         if file:
             self.model = [self.add("UNETLoader", unet_name=file, weight_dtype="default"), 0]

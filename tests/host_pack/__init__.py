@@ -45,15 +45,20 @@ def seed() -> io.Int.Input:
 
 
 class TestTinyModel(io.ComfyNode):
-    """A tiny random MODEL and the VAE that fits it."""
+    """A tiny random MODEL and the VAE that fits it. half: weights in half precision; damaged: all that it gives out is
+    no number."""
 
     @classmethod
     def define_schema(cls):
-        return schema("TestTinyModel", [family(), seed()], [io.Model.Output(), io.Vae.Output()])
+        state = io.Combo.Input("state", options=["whole", "half", "damaged"], default="whole", optional=True)
+        return schema("TestTinyModel", [family(), seed(), state], [io.Model.Output(), io.Vae.Output()])
 
     @classmethod
-    def execute(cls, family, seed):
-        return io.NodeOutput(tiny.tiny_model(family, seed), tiny.tiny_vae(tiny.CHANNELS[family], seed))
+    def execute(cls, family, seed, state="whole"):
+        model = tiny.tiny_model(family, seed, dtype=torch.float16 if state == "half" else torch.float32)
+        if state == "damaged":
+            next(model.model.diffusion_model.parameters()).fill_(float("nan"))
+        return io.NodeOutput(model, tiny.tiny_vae(tiny.CHANNELS[family], seed))
 
 
 class TestTinyConditioning(io.ComfyNode):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from palimpsest.guidance.edge_files import read_predictor
+from palimpsest.papercut.edge_quality import FILE as EDGES
+from palimpsest.papercut.train_edges import PREFIX, SETTINGS, draw_pairs, prompt
 from PIL import Image, ImageDraw
 
 from ..host.prompts import Graph, Scene, latent, run
@@ -157,6 +159,58 @@ def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):
         assert panel.width > 4 * 300
 
 
+def test_a_training_stops_where_it_no_longer_helps(host_client, files, folder):
+    scene = SketchScene("sd1")
+    scene.saved(scene.trained(steps=400, learning_rate=1e-6, held_out=0.25), "stopped")
+    run(host_client, scene)
+    facts = read_predictor(folder / "stopped_00001_.safetensors").spec.facts
+    assert facts["held_out_pictures"] == 1 and 100 <= facts["steps"] <= 200
+
+
+def test_papercuts_own_training_runs_on_stock_nodes_and_drops_half_of_its_prompts(host, host_client, folder):
+    """As `papercut/train_edges.py` trains the shipped predictor, in short: the checkpoint's CLIP encodes captions."""
+    draw_pairs(host.base / "input" / "sketch_pairs", 5)
+    settings = {**SETTINGS, "held_out": 0.2}
+    result = host_client.run(prompt("sketch_pairs", 10, 2, settings, None))
+    assert result.status == "success", result.error
+    spec = read_predictor(folder / f"{PREFIX}_00001_.safetensors").spec
+    wanted = {"steps": 10, "pictures": 5, "held_out_pictures": 1, "prompts_dropped": 0.5}
+    assert {name: spec.facts[name] for name in wanted} == wanted and spec.facts["final_loss"] < 1.0
+    shipped = read_predictor(EDGES).spec
+    same = ("family", "latent_format", "taps", "channels", "target", "detail", "widths", "sigma_low", "sigma_high")
+    assert all(getattr(spec, name) == getattr(shipped, name) for name in same)
+    assert shipped.facts["pictures"] <= 200 and shipped.facts["minutes"] <= 10 and shipped.facts["threads"] <= 2
+
+
+def test_a_model_in_half_precision_is_learned_from_and_guided(host_client, files, folder):
+    """Its features are those of the whole model but for roundings; no slope is lost in them."""
+    found = []
+    for state in ("whole", "half"):
+        scene = SketchScene("sd1", state=state)
+        scene.guided(scene.loaded(files["sd1"]))
+        saved = scene.stock()
+        found.append(latent(host_client, run(host_client, scene), saved))
+    whole, half = found
+    assert torch.isfinite(half).all() and 0 < (half - whole).abs().mean() < 0.2 * whole.abs().mean()
+    scene = SketchScene("sd1", state="half")
+    scene.saved(scene.trained(), "tiny-half")
+    run(host_client, scene)
+    losses = [read_predictor(folder / name).spec.facts["final_loss"] for name in
+              ("tiny-half_00001_.safetensors", files["sd1"])]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_what_is_no_number_is_a_sentence_in_training_and_guidance(host_client, files):
+    scene = SketchScene("sd1", state="damaged")
+    scene.saved(scene.trained(), "never")
+    assert "The loss at step 1 is not a number: lower the learning rate" in error_of(host_client, scene)
+    scene = SketchScene("sd1", state="damaged")
+    scene.guided(scene.loaded(files["sd1"]))
+    scene.stock()
+    error = error_of(host_client, scene)
+    assert "The slope of the sketch" in error and "not numbers" in error and "--force-fp32" in error
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
 @pytest.mark.parametrize("anchored_first", [True, False])
 def test_a_local_sketch_edit_keeps_the_rest_to_the_bit(host_client, files, sampler, anchored_first):
@@ -244,6 +298,29 @@ def test_a_blank_sketch_is_a_sentence(host_client, files, sketch, words):
     scene.guided(scene.loaded(files["sd1"]), sketch)
     scene.stock()
     assert words in error_of(host_client, scene)
+
+
+@pytest.mark.parametrize(
+    "colours,said,unsaid",
+    [
+        (("black", "white"), "dark strokes on light paper; it was inverted", "it is coloured"),
+        (("#2030c0", "#f4f0d8"), "The sketch is coloured", "the sketch is blank"),
+        (("white", "black"), "", "it was inverted"),
+    ],
+    ids=["inverted", "coloured", "white on black"],
+)
+def test_how_a_sketch_was_read_is_said(host, host_client, files, colours, said, unsaid):
+    """Ink of any colour gives the same strokes; on dark ink and coloured ink the node says what it did."""
+    before = len(host.text())
+    name = f"sketch_{colours[0].strip('#')}.png"
+    drawn(7, *colours).save(host.base / "input" / name)
+    scene = SketchScene("sd1")
+    scene.guided(scene.loaded(files["sd1"]), name)
+    shown = scene.add("PreviewImage", images=[scene.model[0], 1])
+    pixels = np.asarray(Image.open(io.BytesIO(host_client.view(run(host_client, scene).files(shown)[0]))))
+    log = host.text()[before:]
+    assert said in log and unsaid not in log
+    assert ((pixels[..., 0] > 128) == (np.asarray(drawn(7, "white", "black"))[..., 0] > 128)).mean() > 0.995
 
 
 def test_other_families_are_sentences(host_client, files):

@@ -14,23 +14,25 @@ from torch import Tensor
 
 from ...guidance.sketch_guidance import RENEW, SketchRecipe
 from ..rows import Row
-from ._sketch_world import Tests, World, guided, noises, sampled, schedule
+from ._sketch_world import STEPS, Tests, World, guided, noises, sampled, schedule
 from .inversion import stable_diffusion_1
 
-STEPS, TURNS = 30, 3
-PART_STEPS, PART_TURNS = 2, 2
+TURNS = 3
 TRAINING_STEPS = 12
 PREDICTED = 12
-RECIPES = {"fast": SketchRecipe(renew=RENEW), "default": SketchRecipe(), "faithful": SketchRecipe.faithful()}
-"""By mode; the target is the fast one's."""
+RECIPES = {"fast": SketchRecipe(), "faster": SketchRecipe(renew=RENEW), "faithful": SketchRecipe.faithful()}
+"""By mode: the nodes' defaults, with held slopes too, the paper's law; the target is the defaults'."""
 TARGETS = {"fast": "<= 1.3"}
+SIZE_MODES = ("fast",)
+LARGE, LARGEST = 24, 64
+"""Sides of the latent at Stable Diffusion 1's size: for whole runs on a CPU, and its own."""
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median time of each run, taking turns in one process; the first turn warms up."""
+def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int, *, warm: bool = True) -> dict[str, float]:
+    """Median time of each run, taking turns in one process. warm: a turn before the others warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
+    for turn in range(0 if warm else 1, turns + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
@@ -42,7 +44,7 @@ def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[s
 
 
 def papercut_rows(context, technique: str, measure: str, world: World | None, t: Tests | None) -> Iterator[Row]:
-    for batch, modes in ((1, ("fast", "default", "faithful")), (4, ("fast",))):
+    for batch, modes in ((1, tuple(RECIPES)), (4, ("fast",))):
         seconds = None
         if world is not None:
             some = t.first(batch)
@@ -57,17 +59,30 @@ def papercut_rows(context, technique: str, measure: str, world: World | None, t:
         for mode in modes:
             ratio = None if seconds is None else seconds[mode] / seconds["plain"]
             yield context.row(technique, name, mode, ratio, "times", TARGETS.get(mode, ""))
+    yield from papercut_memory(context, technique, world, t)
+
+
+def papercut_memory(context, technique: str, world: World | None, t: Tests | None) -> Iterator[Row]:
+    """What a step takes beside the weights."""
+    peaks: dict[str, float | None] = {"no guidance": None, "fast": None}
+    if world is not None:
+        one, sigmas = t.first(1), schedule(world)[:2]
+        run = partial(sampled, world, captions=one.captions, noise=noises(one.seeds), sigmas=sigmas)
+        models = {"no guidance": world.model, "fast": guided(world, one.edges)}
+        peaks = {mode: peak_memory(partial(run, model), context.gpu) for mode, model in models.items()}
+    for mode, peak in peaks.items():
+        yield context.row(technique, "peak memory of a step beside the weights, Papercut", mode, peak, "MiB")
 
 
 class Large:
     """A model of SD1's size with a predictor of the paper's size, both of random weights, and a sketch."""
 
-    def __init__(self, gpu: bool):
+    def __init__(self, side: int):
+        """side: of the latent."""
         from ...guidance.edge_predictor import EdgePredictor, PredictorSpec, frozen, new_network
         from ...host.edge_layers import layout
 
-        self.model = stable_diffusion_1()
-        self.side = 64 if gpu else 32  # on a CPU a quarter of the usual latent, to end in time; the shares are alike
+        self.model, self.side = stable_diffusion_1(), side
         widths = {"input.2": 320, "input.4": 640, "output.8": 640}
         taps = layout(self.model.model.diffusion_model)
         channels = tuple(widths.get(tap, 1280) for tap in taps)
@@ -89,12 +104,6 @@ class Large:
 
         return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps)
 
-    def slopes(self, recipe: SketchRecipe) -> int:
-        """How many slopes a run of STEPS steps takes, the first half of it guided."""
-        from ...host.sketch import guided_steps
-
-        return sum(guided_steps(self.model, self.predictor, recipe, self.levels(STEPS).tolist()).values())
-
     def run(self, model, sigmas: Tensor) -> Tensor:
         import comfy.sample
         import comfy.samplers
@@ -105,36 +114,32 @@ class Large:
         return comfy.sample.sample_custom(model, noise, 7.5, euler, sigmas, *self.conds, latent, disable_pbar=True)
 
 
-def size_ratios(large: Large, gpu: bool) -> dict[str, float]:
-    """A guided run of STEPS steps, half of them guided, beside the plain one, by mode. On a CPU the first steps tell
-    it: all of them are guided and take a slope each, and the whole run has as many slopes as it has."""
-    if gpu:
-        sigmas = large.levels(STEPS)
-        models = {"plain": large.model} | {mode: large.guided(recipe) for mode, recipe in RECIPES.items()}
-        seconds = seconds_each({name: partial(large.run, model, sigmas) for name, model in models.items()}, 5)
-        return {mode: seconds[mode] / seconds["plain"] for mode in RECIPES}
-    part = large.levels(STEPS)[: PART_STEPS + 1]
-    models = {"plain": large.model, "guided": large.guided(SketchRecipe(end=1.0))}
-    seconds = seconds_each({name: partial(large.run, model, part) for name, model in models.items()}, PART_TURNS)
-    slope = seconds["guided"] / seconds["plain"] - 1
-    return {mode: 1 + slope * large.slopes(recipe) / STEPS for mode, recipe in RECIPES.items()}
+def size_ratios(large: Large, turns: int) -> dict[str, float]:
+    """A guided run of STEPS steps, half of them guided, beside the plain one, by mode."""
+    models = {"plain": large.model} | {mode: large.guided(RECIPES[mode]) for mode in SIZE_MODES}
+    for model in models.values():
+        large.run(model, large.levels(STEPS)[:2])
+    runs = {name: partial(large.run, model, large.levels(STEPS)) for name, model in models.items()}
+    seconds = seconds_each(runs, turns, warm=False)
+    return {mode: seconds[mode] / seconds["plain"] for mode in SIZE_MODES}
 
 
 def size_rows(context, technique: str, measure: str) -> Iterator[Row]:
-    """Time, and the memory that the graph of a guided step holds on to."""
-    large = Large(context.gpu)
-    for mode, ratio in size_ratios(large, context.gpu).items():
-        yield context.row(technique, f"{measure}, SD1 size", mode, ratio, "times", TARGETS.get(mode, ""))
+    """Time, and the memory that a guided step takes and that its graph holds on to."""
+    large = Large(LARGEST if context.gpu else LARGE)
+    for mode, ratio in size_ratios(large, 5 if context.gpu else 1).items():
+        yield context.row(technique, f"{measure}, SD1 size", mode, ratio, "times", TARGETS[mode])
+    large.side = LARGEST
     size = f"at {8 * large.side} x {8 * large.side}, SD1 size"
-    kept = kept_for_backward(large) / 2**20
-    yield context.row(technique, f"activations kept for backward {size}", "fast", kept, "MiB")
-    peaks = {"no guidance": peak_memory(large, large.model, context.gpu)}
-    peaks["fast"] = peak_memory(large, large.guided(SketchRecipe(end=1.0)), context.gpu)
-    for mode, peak in peaks.items():
+    models, one = {"no guidance": large.model, "fast": large.guided(SketchRecipe(end=1.0))}, large.levels(2)[:2]
+    for mode, model in models.items():
+        peak = peak_memory(partial(large.run, model, one), context.gpu)
         yield context.row(technique, f"peak memory of a step beside the weights {size}", mode, peak, "MiB")
+    kept = kept_for_backward(large, one) / 2**20
+    yield context.row(technique, f"activations kept for backward {size}", "fast", kept, "MiB")
 
 
-def kept_for_backward(large: Large) -> int:
+def kept_for_backward(large: Large, levels: Tensor) -> int:
     """Bytes of all tensors that autograd saves in one guided step, each storage once, without the weights."""
     weights = {weight.untyped_storage().data_ptr() for weight in large.model.model.parameters()}
     seen: dict[int, int] = {}
@@ -146,20 +151,18 @@ def kept_for_backward(large: Large) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        large.run(large.guided(SketchRecipe(end=1.0)), large.levels(1))
+        large.run(large.guided(SketchRecipe(end=1.0)), levels)
     return sum(seen.values())
 
 
-def peak_memory(large: Large, model, gpu: bool) -> float | None:
-    """MiB by which the memory in use rises in one step: on a GPU what torch holds, on a CPU what the process does."""
-    run = partial(large.run, model, large.levels(2)[:2])
+def peak_memory(run: Callable[[], object], gpu: bool) -> float | None:
+    """MiB by which the memory in use rises in a run: on a GPU what torch holds, on a CPU what the process does."""
+    if not gpu:
+        return resident_peak(run)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     run()
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    return resident_peak(run)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def resident_peak(run: Callable[[], object]) -> float | None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...guidance.sketch_guidance import SketchRecipe
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 124 in all.
-COUNT, FEW = 60, 16
-AT_ONCE, STEPS, CFG, FIRST_SEED = 20, 18, 5.0, 7000
+# Outlines, and sketches of each of four further kinds: 112 in all.
+COUNT, FEW = 48, 16
+AT_ONCE, STEPS, CFG, FIRST_SEED = 16, 30, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 
 
@@ -46,13 +46,14 @@ class Tests(NamedTuple):
 
 class Judged(NamedTuple):
     """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser;
-    sureness: the probability that it gives to that shape and that colour."""
+    sureness: the probability that it gives to that shape and that colour; count: of pictures."""
 
     precision: float
     recall: float
     f1: float
     caption: float
     sureness: float = 0.0
+    count: int = 1
 
 
 def load() -> World:
@@ -158,18 +159,18 @@ def sdedit(world: World, t: Tests, lines: Tensor, strength: float, *, steps: int
     return in_parts(len(lines), part)
 
 
-def best_seeds(world: World, t: Tests, lines: Tensor, *, steps: int = STEPS) -> list[int]:
+def best_seeds(world: World, t: Tests, lines: Tensor, *, recipe: SketchRecipe = SketchRecipe()) -> list[int]:
     """Best Seed's choice for each picture; the picture's own seed is the first candidate."""
     from ...nodes.best_seed import BestSeed
     from ...papercut.outlines import as_picture
 
-    chosen, sigmas = [], schedule(world, steps)
+    chosen, sigmas = [], schedule(world)
     for i, (caption, seed) in enumerate(zip(t.captions, t.seeds)):
         drawn = lines[i : i + 1]
         out = BestSeed.execute(
-            guided(world, drawn), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, sigmas,
+            guided(world, drawn, recipe), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, sigmas,
             seed=seed, candidates=CANDIDATES, steps=SEED_STEPS, cfg=CFG, negative=prompts(world, [""]),
-            edge_predictor=world.predictor, sketch=as_picture(drawn),
+            edge_predictor=world.predictor, sketch=as_picture(drawn), unfinished=recipe.one_sided,
         )  # fmt: skip
         chosen.append(out.args[1])
     return chosen
@@ -183,7 +184,14 @@ def judged(world: World, pictures: Tensor, wanted: Tensor, scenes: list) -> Judg
     readings = world.judge.read(pictures)
     right = sum(reading.agrees(scene, "shape", "colour") for reading, scene in zip(readings, scenes)) / len(scenes)
     edges = (float(value.mean()) for value in (score.precision, score.recall, score.f1))
-    return Judged(*edges, right, sureness(world.judge(pictures), scenes))
+    return Judged(*edges, right, sureness(world.judge(pictures), scenes), len(scenes))
+
+
+def pooled(parts: Sequence[Judged]) -> Judged:
+    """The means over the pictures of all parts."""
+    count = sum(part.count for part in parts)
+    means = [sum(part[i] * part.count for part in parts) / count for i in range(len(Judged._fields) - 1)]
+    return Judged(*means, count)
 
 
 @torch.no_grad()

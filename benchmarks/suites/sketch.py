@@ -1,4 +1,7 @@
-"""Sketch guidance: are the strokes met, is the prompt still painted, what does it cost?
+"""Sketch guidance: are the strokes met, and is the prompt still painted?
+
+Outlines of a scene with a prompt that names it; the same as unsteady hands draw them (wobbled, broken, partial); and
+outlines that contradict the seed. All run in one setting, and each kind beside no guidance, SDEdit and Best Seed.
 
 The edges of painted pictures are found without knowing what was asked for (`papercut/outlines.py`), and only scenes
 whose own outline is found that way take part. Every picture is sampled from the same noise in all modes
@@ -7,7 +10,8 @@ but Best Seed's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,10 +21,8 @@ from ...papercut.edge_quality import FILE as EDGES
 from ...papercut.export import FILE
 from ..context import every_core
 from ..rows import Row
-from ._sketch_cost import RECIPES, papercut_rows, size_rows, training_rows
-from ._sketch_cost import STEPS as LONG
-from ._sketch_plot import Curve, draw
 from ._sketch_world import (
+    COUNT,
     FEW,
     Judged,
     Tests,
@@ -28,6 +30,7 @@ from ._sketch_world import (
     best_seeds,
     judged,
     load,
+    pooled,
     sdedit,
     tests,
     with_guidance,
@@ -36,97 +39,44 @@ from ._sketch_world import (
 
 TECHNIQUE = "Sketch guidance"
 TECHNIQUES = (TECHNIQUE,)
-STRENGTHS = (0.8, 1.6, 3.2)
-SDEDIT, SDEDITS = 0.8, (0.6, 0.8)
-UNFINISHED = 0.8
-SOME, BY_MODE = 8, 12
-PLAIN_SHORTER = 28
-"""Of so many unguided pictures in SHORTER runs, FEW with an outline against their seed are taken."""
+SDEDIT = 0.8
+UNFINISHED = 1.0
+"""For partial strokes: blank paper says nothing."""
+OUTLINE, AGAINST, ALL = "outline", "outline against the seed", "all sketches"
+UNSTEADY = ("wobbled", "broken", "partial")
+KINDS = (OUTLINE, *UNSTEADY, AGAINST)
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
 MEASURES = {
     "edge precision": "precision", "edge recall": "recall", "edge F1": "f1", "caption success": "caption",
     "caption sureness": "sureness",
 }  # fmt: skip
-Pictures = dict[str, Tensor]
 
 
-def quality_rows(context, kind: str, mode: str, found: Judged | None) -> Iterator[Row]:
-    for measure, key in MEASURES.items():
-        percent = None if found is None else 100 * getattr(found, key)
-        yield context.row(TECHNIQUE, f"{kind}: {measure}", mode, percent, "%")
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Sketches of one kind. lines: what is drawn, wanted: what is meant, (B, 256, 256) bool; recipe: how to guide;
+    plain: (B, 3, 256, 256), what is painted without guidance."""
+
+    tests: Tests
+    lines: Tensor
+    wanted: Tensor
+    recipe: SketchRecipe
+    plain: Tensor
 
 
-def compared(
-    context, world: World | None, t: Tests | None, kind: str, pictures: Pictures, wanted: Tensor | None,
-    modes: Sequence[str] = MODES,
-) -> Iterator[Row]:  # fmt: skip
-    """Rows of all modes; returns what was found, None where nothing could be painted."""
-    found = {mode: judged(world, made, wanted, t.scenes) for mode, made in pictures.items()}
-    for mode in modes:
-        yield from quality_rows(context, kind, mode, found.get(mode))
-    return found
-
-
-def outlines(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
-    """True outlines of what the prompt names; the targets."""
-    own = None
-    if world is not None:
-        from ...papercut.outlines import outlines_score
-
-        own = 100 * float(outlines_score(torch.stack([scene.render() for scene in t.scenes]), t.edges).f1.mean())
-    yield context.row(TECHNIQUE, "outline: edge F1", "the scenes as drawn", own, "%")
-    found = yield from compared(context, world, t, "outline", pictures, t and t.edges)
-    plain, guided, best = (found.get(mode) for mode in (PLAIN, OURS, BEST))
-    ratio = guided.f1 / max(plain.f1, 1e-6) if found else None
-    yield context.row(TECHNIQUE, "outline: edge F1 beside no guidance", OURS, ratio, "times", ">= 2")
-    lost = 100 * (plain.caption - guided.caption) if found else None
-    yield context.row(TECHNIQUE, "outline: caption success lost", OURS, lost, "points", "< 5")
-    for measure in ("edge F1", "caption success"):
-        gain = 100 * (getattr(best, MEASURES[measure]) - getattr(guided, MEASURES[measure])) if found else None
-        yield context.row(TECHNIQUE, f"outline: {measure} added by Best Seed", BEST, gain, "points", "> 0")
-    # Where no guided picture misses its caption, success has no room to grow; the judge's probability still has.
-    gain = 100 * (best.sureness - guided.sureness) if found else None
-    yield context.row(TECHNIQUE, "outline: caption sureness added by Best Seed", BEST, gain, "points")
-
-
-def paint_outlines(world: World, t: Tests) -> Pictures:
-    return {
-        PLAIN: without_guidance(world, t, steps=LONG),
-        PEER: sdedit(world, t, t.edges, SDEDIT, steps=LONG),
-        OURS: with_guidance(world, t, t.edges, steps=LONG),
-        BEST: with_guidance(world, t, t.edges, best_seeds(world, t, t.edges, steps=LONG), steps=LONG),
-    }
-
-
-def unsteady(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
-    """Hand-wobbled, broken and partial strokes."""
+def sketches(kind: str, t: Tests, plain: Tensor) -> Drawn:
+    """What is meant by broken and partial strokes is the whole outline; a wobbled line is meant where it was drawn."""
     from ...papercut.outlines import SKETCHES
 
-    few = t and t.first(FEW)
-    for kind in ("wobbled", "broken", "partial"):
-        made, wanted = {}, None
-        if world is not None:
-            lines = torch.stack([SKETCHES[kind](edges, seed) for edges, seed in zip(few.edges, few.seeds)])
-            # What is meant is the whole outline; a wobbled line is meant where it was drawn.
-            wanted = lines if kind == "wobbled" else few.edges
-            recipe = SketchRecipe(one_sided=UNFINISHED if kind == "partial" else 0.0)
-            made = {
-                PLAIN: plain[:FEW], PEER: sdedit(world, few, lines, SDEDIT),
-                OURS: with_guidance(world, few, lines, recipe=recipe),
-            }  # fmt: skip
-        yield from compared(context, world, few, kind, made, wanted, MODES[:3])
-
-
-def against_the_seed(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
-    """What the seed would have painted, drawn mirrored: the conflict that Best Seed answers."""
-    made, some, lines = {}, None, None
-    if world is not None:
+    if kind == OUTLINE:
+        return Drawn(t, t.edges, t.edges, SketchRecipe(), plain)
+    if kind == AGAINST:
         lines, rows = contradicting(plain)
-        some, lines = t.chosen(rows), lines[rows]
-        made = {PLAIN: plain[rows], PEER: sdedit(world, some, lines, SDEDIT)}
-        made[OURS] = with_guidance(world, some, lines)
-        made[BEST] = with_guidance(world, some, lines, best_seeds(world, some, lines))
-    yield from compared(context, world, some, "outline against the seed", made, lines)
+        return Drawn(t.chosen(rows), lines[rows], lines[rows], SketchRecipe(), plain[rows])
+    few = t.first(FEW)
+    lines = torch.stack([SKETCHES[kind](edges, seed) for edges, seed in zip(few.edges, few.seeds)])
+    recipe = SketchRecipe(one_sided=UNFINISHED if kind == "partial" else 0.0)
+    return Drawn(few, lines, lines if kind == "wobbled" else few.edges, recipe, plain[:FEW])
 
 
 def contradicting(plain: Tensor) -> tuple[Tensor, list[int]]:
@@ -140,54 +90,65 @@ def contradicting(plain: Tensor) -> tuple[Tensor, list[int]]:
     return mirrored, elsewhere.nonzero().flatten().tolist()[:FEW]
 
 
-def trade_off(context, world: World | None, t: Tests | None, plain: Tensor | None) -> Iterator[Row]:
-    """How much of the prompt each strength costs, beside SDEdit's: rows and a plot."""
-    few = t and t.first(SOME)
-    ways = {
-        OURS: (STRENGTHS, lambda value: with_guidance(world, few, few.edges, recipe=SketchRecipe(value))),
-        PEER: (SDEDITS, lambda value: sdedit(world, few, few.edges, value)),
-    }
-    curves = []
-    for mode, (strengths, make) in ways.items():
-        found: dict[float, Judged | None] = {}
-        for strength in strengths:
-            found[strength] = None if world is None else judged(world, make(strength), few.edges, few.scenes)
-            for measure in ("edge F1", "caption success"):
-                value = None if world is None else 100 * getattr(found[strength], MEASURES[measure])
-                yield context.row(TECHNIQUE, f"strength {strength:g}: {measure}", mode, value, "%")
-        curves.append(Curve(mode, found))
-    if world is not None:
-        draw(curves, judged(world, plain[:SOME], few.edges, few.scenes))
+def painted(world: World, drawn: Drawn) -> dict[str, Judged]:
+    """Every mode of one kind, judged."""
+    t, lines, recipe = drawn.tests, drawn.lines, drawn.recipe
+    seeds = best_seeds(world, t, lines, recipe=recipe)
+    pictures = {
+        PLAIN: drawn.plain, PEER: sdedit(world, t, lines, SDEDIT),
+        OURS: with_guidance(world, t, lines, recipe=recipe), BEST: with_guidance(world, t, lines, seeds, recipe=recipe),
+    }  # fmt: skip
+    return {mode: judged(world, made, drawn.wanted, t.scenes) for mode, made in pictures.items()}
 
 
-def by_mode(context, world: World | None, t: Tests | None, pictures: Pictures) -> Iterator[Row]:
-    """What the fast mode gives up, where a slope serves for more than one step; what the paper's law alone does."""
-    few = t and t.first(BY_MODE)
-    for mode, recipe in RECIPES.items():
-        found = None
-        if world is not None:
-            made = pictures[OURS][:BY_MODE]
-            if recipe != SketchRecipe():
-                made = with_guidance(world, few, few.edges, steps=LONG, recipe=recipe)
-            found = judged(world, made, few.edges, few.scenes)
-        yield from quality_rows(context, "outline, by mode", mode, found)
+def quality_rows(context, kind: str, mode: str, found: Judged | None) -> Iterator[Row]:
+    for measure, key in MEASURES.items():
+        percent = None if found is None else 100 * getattr(found, key)
+        yield context.row(TECHNIQUE, f"{kind}: {measure}", mode, percent, "%")
 
 
-# Outlines in runs of LONG steps, as the costs are; the other sketches in shorter ones.
-LONGER, SHORTER = (outlines, by_mode), (unsteady, against_the_seed, trade_off)
-PARTS = (*LONGER, *SHORTER)
+def target_rows(context, kind: str, found: Mapping[str, Judged]) -> Iterator[Row]:
+    """F1 beside no guidance, what the captions lose, and what Best Seed adds to both. The last has its target over all
+    sketches: where outlines alone never miss their captions, nothing can be added to them."""
+    plain, guided, best = (found.get(mode) for mode in (PLAIN, OURS, BEST))
+    ratio = guided.f1 / max(plain.f1, 1e-6) if found else None
+    yield context.row(TECHNIQUE, f"{kind}: edge F1 beside no guidance", OURS, ratio, "times", ">= 2")
+    lost = 100 * (plain.caption - guided.caption) if found else None
+    yield context.row(TECHNIQUE, f"{kind}: caption success lost", OURS, lost, "points", "< 5")
+    added = "> 0" if kind == ALL else ""
+    for measure, target in (("edge F1", added), ("caption success", added), ("caption sureness", "")):
+        key = MEASURES[measure]
+        gain = 100 * (getattr(best, key) - getattr(guided, key)) if found else None
+        yield context.row(TECHNIQUE, f"{kind}: {measure} added by Best Seed", BEST, gain, "points", target)
+
+
+def all_rows(context, found: Mapping[str, Mapping[str, Judged]]) -> Iterator[Row]:
+    """found: by kind and mode, empty where nothing could be painted."""
+    count = sum(by_mode[OURS].count for by_mode in found.values()) if found else None
+    yield context.row(TECHNIQUE, "sketches", OURS, count, "", ">= 100")
+    together = {mode: pooled([by_mode[mode] for by_mode in found.values()]) for mode in MODES} if found else {}
+    for kind, by_mode in [*((kind, found.get(kind, {})) for kind in KINDS), (ALL, together)]:
+        for mode in MODES:
+            yield from quality_rows(context, kind, mode, by_mode.get(mode))
+    for kind, by_mode in ((OUTLINE, found.get(OUTLINE, {})), (ALL, together)):
+        yield from target_rows(context, kind, by_mode)
+
+
+def own_row(context, t: Tests | None) -> Row:
+    """How well the outlines of the scenes themselves are found: the most that any picture could reach."""
+    own = None
+    if t is not None:
+        from ...papercut.outlines import outlines_score
+
+        own = 100 * float(outlines_score(torch.stack([scene.render() for scene in t.scenes]), t.edges).f1.mean())
+    return context.row(TECHNIQUE, f"{OUTLINE}: edge F1", "the scenes as drawn", own, "%")
 
 
 def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
-        world = load() if FILE.exists() and EDGES.exists() else None
-        t = tests() if world is not None else None
-        pictures = paint_outlines(world, t) if world is not None else {}
-        found = [row for part in LONGER for row in part(context, world, t, pictures)]
-        plain = without_guidance(world, t.first(PLAIN_SHORTER)) if world is not None else None
-        found += [row for part in SHORTER for row in part(context, world, t, plain)]
-        measure = "time beside unguided, half of 30 steps guided"
-        found += papercut_rows(context, TECHNIQUE, measure, world, t)
-        found += size_rows(context, TECHNIQUE, measure)
-        found += training_rows(context, TECHNIQUE, world)
-        return found
+        if not (FILE.exists() and EDGES.exists()):
+            return [own_row(context, None), *all_rows(context, {})]
+        world, t = load(), tests(COUNT)
+        plain = without_guidance(world, t)
+        found = {kind: painted(world, sketches(kind, t, plain)) for kind in KINDS}
+        return [own_row(context, t), *all_rows(context, found)]

@@ -1,17 +1,18 @@
 """The Papercut side of the sketch: outlines read off pictures, unsteady hands, a benchmark that names its targets."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from palimpsest.benchmarks.rows import Row
-from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch
-from palimpsest.benchmarks.suites._sketch_world import Judged, Tests
+from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch, sketch_cost
+from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, pooled
 from palimpsest.guidance.edge_score import edge_score
 from palimpsest.papercut.edge_quality import lines
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
 from palimpsest.papercut.scenes import SPLITS, sample_scene
-from palimpsest.papercut.train_edges import draw_pairs, prompt
+from palimpsest.papercut.train_edges import AUTOSAVE, draw_pairs, prompt, unfinished_training
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +61,45 @@ def test_a_training_picture_holds_the_scene_beside_its_edges(tmp_path):
     assert prompt("pairs", 9, 2, {"detail": "4"}, "x.safetensors")["6"]["inputs"]["continue_from"] == ["9", 0]
 
 
-def test_without_weights_the_suite_still_names_every_row_and_target():
+def test_an_interrupted_training_of_the_shipped_predictor_is_found_again(tmp_path):
+    assert unfinished_training(tmp_path / "nowhere") is None
+    for number in (1, 2):
+        path = tmp_path / f"{AUTOSAVE}_{number:05}_.safetensors"
+        path.write_bytes(b"")
+        os.utime(path, (number, number))
+    assert unfinished_training(tmp_path).name == f"{AUTOSAVE}_00002_.safetensors"
+
+
+def test_without_weights_the_suites_still_name_every_row_and_target():
     make = lambda *values: Row.make(*values, machine="m", date="2026-01-01")
     context = SimpleNamespace(row=make)
-    found = [row for part in sketch.PARTS for row in part(context, None, None, {})]
+    found = [sketch.own_row(context, None), *sketch.all_rows(context, {})]
+    found += [row for part in sketch_cost.PARTS for row in part(context, None, None, None)]
     assert len({row.key for row in found}) == len(found) and all(row.value is None for row in found)
     targets = {row.measure: row.target for row in found if row.target}
-    assert targets == {
-        "outline: edge F1 beside no guidance": ">= 2", "outline: caption success lost": "< 5",
-        "outline: edge F1 added by Best Seed": "> 0", "outline: caption success added by Best Seed": "> 0",
-    }  # fmt: skip
+    both = {"edge F1 beside no guidance": ">= 2", "caption success lost": "< 5"}
+    added = {"edge F1 added by Best Seed": "> 0", "caption success added by Best Seed": "> 0"}
+    wanted = {f"outline: {measure}": target for measure, target in both.items()}
+    wanted |= {f"all sketches: {measure}": target for measure, target in {**both, **added}.items()}
+    assert targets == {**wanted, "sketches": ">= 100"}
+
+
+def test_all_sketches_count_each_picture_once():
+    one, two = Judged(0.2, 0.4, 0.3, 1.0, 0.9, count=30), Judged(0.6, 0.8, 0.7, 0.5, 0.5, count=10)
+    both = pooled([one, two])
+    assert both == pytest.approx((0.3, 0.5, 0.4, 0.875, 0.8, 40))
+
+
+def test_each_kind_of_sketch_is_drawn_from_the_same_scenes(scenes):
+    plain = torch.stack([scene.render() for scene in scenes]).flip(-1)
+    edges = torch.stack([scene.edges() for scene in scenes])
+    t = Tests(scenes, [scene.caption for scene in scenes], edges, [5, 6, 7, 8])
+    made = {kind: sketch.sketches(kind, t, plain) for kind in sketch.KINDS}
+    assert torch.equal(made["outline"].lines, edges) and torch.equal(made["broken"].wanted, edges)
+    assert torch.equal(made["wobbled"].wanted, made["wobbled"].lines) and made["partial"].recipe.one_sided > 0
+    against = made["outline against the seed"]
+    assert torch.equal(against.lines, against.wanted) and len(against.tests.scenes) == len(against.plain) > 0
+    assert all(len(one.lines) == len(one.plain) == len(one.tests.seeds) for one in made.values())
 
 
 def test_an_outline_against_the_seed_lies_elsewhere(scenes):

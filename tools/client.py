@@ -151,6 +151,9 @@ class Client:
         return replace(result, seconds=time.monotonic() - start)
 
     def listen(self) -> WebSocket:
+        """A connection that gets the messages of the prompts posted from now on."""
+        # Each has an id of its own: the host forgets a closed one by its id, perhaps only after the next has come.
+        self.id = uuid.uuid4().hex
         return WebSocket(self.url.replace("http://", "ws://") + f"/ws?clientId={self.id}")
 
     def _follow(self, socket: WebSocket, prompt_id: str, listener: Listener, timeout: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,9 @@ class World(NamedTuple):
 
 
 class Negative(NamedTuple):
-    """What stands in the negative prompt's place. kind: "" (the empty prompt), "source", "null text" or "faithful null
-    text", which bring the source back; every_row: given to the edits as well, as the papers have it, and not to the
-    source's row alone; proximal: with Proximal Guidance, at its defaults.
+    """What stands in the negative prompt's place. kind: "" (the empty prompt), "source", "null text" or "fitted" (the
+    case's own), which bring the source back; every_row: given to the edits as well, as the papers have it, and not to
+    the source's row alone; proximal: with Proximal Guidance, at its defaults.
 
     self_steps: the share of the steps in which the edits keep shapes, with it.
     """
@@ -47,12 +48,13 @@ class Negative(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One edit with its picture (256, 256, 3), the trajectory and the source's prompt."""
+    """One edit with its picture (256, 256, 3), the trajectory and the source's prompt. fit: what `fitted` found."""
 
     edit: WordEdit | WordWeight
     picture: Tensor
     trajectory: object
     positive: list
+    fit: list | None = None
 
 
 def known() -> bool:
@@ -77,22 +79,39 @@ def encode(world: World, text: str) -> list:
 
 def cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> Iterator[Case]:
     """Every edit's picture, inverted with its caption; several at a time."""
+    for first in range(0, len(edits), GROUP):
+        yield from group_of_cases(world, edits[first : first + GROUP], refinement=refinement)
+
+
+def group_of_cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> list[Case]:
+    """All at a time."""
     from ...host.words import as_rows
-    from ...inversion.trajectory import Trajectory
     from ...nodes.inversion import DDIMInvert
 
-    for first in range(0, len(edits), GROUP):
-        group = edits[first : first + GROUP]
-        pictures = torch.stack([edit.before.render().movedim(0, -1) for edit in group])
-        prompts = [encode(world, edit.caption) for edit in group]
-        made = DDIMInvert.execute(
-            world.model, {"samples": world.vae.encode(pictures)}, world.sigmas, refinement=refinement,
-            positive=as_rows(prompts),
-        ).args[0]  # fmt: skip
-        for i, edit in enumerate(group):
-            latents = made.latents[:, i : i + 1].contiguous()
-            facts = (edit.caption, made.cfg, made.fingerprint, made.prediction, made.latent_format)
-            yield Case(edit, pictures[i], Trajectory(made.sigmas, latents, *facts), prompts[i])
+    pictures = torch.stack([edit.before.render().movedim(0, -1) for edit in edits])
+    prompts = [encode(world, edit.caption) for edit in edits]
+    made = DDIMInvert.execute(
+        world.model, {"samples": world.vae.encode(pictures)}, world.sigmas, refinement=refinement,
+        positive=as_rows(prompts),
+    ).args[0]  # fmt: skip
+    found = []
+    for i, edit in enumerate(edits):
+        alone = replace(made, latents=made.latents[:, i : i + 1].contiguous(), prompt=edit.caption)
+        found.append(Case(edit, pictures[i], alone, prompts[i]))
+    return found
+
+
+def fitted(world: World, group: Sequence[Case], cfg: float) -> list[Case]:
+    """The cases with a faithful null text each, fitted side by side, which no row of a fit notices."""
+    from ...host.null_text import fit_null_text
+    from ...host.words import as_rows
+    from ...inversion.null_text import Recipe
+
+    together = replace(group[0].trajectory, latents=torch.cat([case.trajectory.latents for case in group], dim=1))
+    positive, empty = as_rows([case.positive for case in group]), encode(world, "")
+    found = fit_null_text(world.model, together, positive, empty, Recipe(cfg, "faithful"))[0]
+    rows = range(len(group))
+    return [group[i]._replace(fit=[[entry[0][i : i + 1], entry[1]] for entry in found]) for i in rows]
 
 
 def decoded(world: World, latents: Tensor) -> Tensor:
@@ -170,13 +189,12 @@ def negative_for(world: World, case: Case, kind: str, cfg: float) -> list:
     from ...host.null_text import fit_null_text
     from ...inversion.null_text import Recipe
 
+    if kind == "fitted":
+        return case.fit
     if kind == "source":
         return case.positive
     empty = encode(world, "")
-    if not kind:
-        return empty
-    recipe = Recipe(cfg, "faithful" if kind.startswith("faithful") else "fast")
-    return fit_null_text(world.model, case.trajectory, case.positive, empty, recipe)[0]
+    return fit_null_text(world.model, case.trajectory, case.positive, empty, Recipe(cfg))[0] if kind else empty
 
 
 def departed(world: World, case: Case, latent: Tensor, mask: Tensor) -> float:

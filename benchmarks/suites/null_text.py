@@ -24,8 +24,10 @@ ROUNDS = 20
 WHOLE = "fast, whole budget"
 WAYS = ("plain DDIM", "negative-prompt", "anchored", "faithful", "fast")
 FITS = ("faithful", "fast")
-# The random network of Stable Diffusion 1's size: on a CPU a small picture, and a stretch of its levels for all modes.
-GPU_SIZE, CPU_SIZE, STRETCH = 64, 8, 5
+# The latent of the random network of Stable Diffusion 1's size, a small one on a CPU.
+GPU_SIZE, CPU_SIZE = 64, 8
+# Levels on which the memory of a fit on Papercut is counted; the first graph is as large as the last.
+STRETCH = 5
 AT_ONCE = 10
 
 
@@ -108,7 +110,8 @@ def came_back(context, world: Papercut, modes: Sequence[str], pairing: str = "ex
 
 def reconstruction(context, known: bool) -> Iterator[Row]:
     """PSNR at CFG 7.5, beside the bound of the VAE, and the cost of the fits side by side."""
-    found, fits = came_back(context, papercut(PICTURES, LEVELS), FITS) if known else ({}, {})
+    world = papercut(PICTURES, LEVELS) if known else None
+    found, fits = came_back(context, world, FITS) if known else ({}, {})
     for way in WAYS:
         measure = f"reconstruction at CFG {CFG}, {LEVELS} levels, {PICTURES} pictures"
         yield context.row(TECHNIQUE, measure, way, found.get(way), "dB")
@@ -119,21 +122,37 @@ def reconstruction(context, known: bool) -> Iterator[Row]:
     yield context.row(TECHNIQUE, "behind faithful", "fast", behind(found, "faithful", "fast"), "dB", "<= 0.5")
     for row in costs(f"{LEVELS} levels, Papercut", fits, {"faithful": "<= 1700", "fast": "<= 400"}):
         yield context.row(TECHNIQUE, *row)
+    memory = peaks(context, world) if known else {}
+    for mode in FITS:
+        measure = f"peak memory: weights, activations, gradients; a picture, Papercut (measured on {STRETCH} levels)"
+        yield context.row(TECHNIQUE, measure, mode, memory.get(mode), "MB")
+
+
+def peaks(context, world: Papercut) -> dict[str, float]:
+    """Megabytes of both modes, for one picture on a stretch of its levels; apart from the runs that are timed, since
+    counting takes time."""
+    positive, negative = ([[cond[0][0][:1], {}]] for cond in (world.positive, world.negative))
+    alone = world._replace(latents=world.latents[:1], positive=positive, negative=negative)
+    trajectory, memory = stretch(inverted(alone, "extrapolated", 0), STRETCH), {}
+    for mode in FITS:
+        with Held(world.model.model) as held:
+            fitted(context, world.model, trajectory, positive, negative, mode)
+        memory[mode] = held.peak / 2**20
+    return memory
 
 
 def behind(found: dict[str, float], one: str, other: str) -> float | None:
     return found[one] - found[other] if found else None
 
 
-def costs(what: str, fits: dict[str, Fitted], most: dict[str, str], share: float = 1.0) -> Iterator[tuple]:
+def costs(what: str, fits: dict[str, Fitted], most: dict[str, str]) -> Iterator[tuple]:
     """Rows but for their technique: forward-equivalents and seconds of the modes, and how many times longer the
     faithful one takes.
 
-    most: the modes, and the forward-equivalents that each may cost. share: of all levels, those that were fitted;
-    forward-equivalents are told for all.
+    most: the modes, and the forward-equivalents that each may cost.
     """
     for mode, target in most.items():
-        value = fits[mode].forwards / share if fits else None
+        value = fits[mode].forwards if fits else None
         yield f"forward-equivalents a picture, {what}", mode, value, "forwards", target
         yield f"time a picture, {what}", mode, fits[mode].seconds if fits else None, "s"
     for mode in [one for one in most if one != "faithful"]:
@@ -146,26 +165,19 @@ def costs(what: str, fits: dict[str, Fitted], most: dict[str, str], share: float
 
 
 def large(context) -> Iterator[Row]:
-    """Both modes on the random network of Stable Diffusion 1's size, one after the other in one run.
-
-    On a CPU both get the same few levels in a row out of the middle of a run of 50: fewer levels for the whole run
-    would lie further apart, and neither mode's stop would mean what it means in practice.
-    """
-    size, levels = (GPU_SIZE, LEVELS) if context.gpu else (CPU_SIZE, STRETCH)
+    """Every mode on the random network of Stable Diffusion 1's size, one after the other in one run."""
+    size = GPU_SIZE if context.gpu else CPU_SIZE
     model = stable_diffusion_1()
     positive, negative = ([[text(seed), {}]] for seed in (1, 2))
-    trajectory = stretch(random_trajectory(model, positive, size, LEVELS), levels)
+    trajectory = random_trajectory(model, positive, size, LEVELS)
     fits, memory = {}, {}
     for mode in (*FITS, WHOLE):
         with Held(model.model) as held:
             fits[mode] = fitted(context, model, trajectory, positive, negative, mode)
         memory[mode] = held.peak / 2**20
     what = f"{LEVELS} levels, SD1 size, random weights, {8 * size}x{8 * size}"
-    what += "" if levels == LEVELS else f" (measured on {levels})"
-    for row in costs(what, fits, {"faithful": "<= 1700", "fast": "<= 400"}, levels / LEVELS):
+    for row in costs(what, fits, {"faithful": "<= 1700", "fast": "<= 400", WHOLE: "<= 400"}):
         yield context.row(TECHNIQUE, *row)
-    # Not told for all levels: a budget that falls along a run is no multiple of a stretch's, which falls as far in 5.
-    yield context.row(TECHNIQUE, f"time a picture, {what}", WHOLE, fits[WHOLE].seconds, "s")
     for mode in memory:
         yield context.row(TECHNIQUE, f"peak memory: weights, activations, gradients; {what}", mode, memory[mode], "MB")
     measure = f"time for {LEVELS} levels at 512x512 in half precision, SD1 size"

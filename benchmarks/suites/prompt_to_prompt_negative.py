@@ -33,15 +33,13 @@ EDITORS = {
 }
 
 
-def measured(
-    count: int, editors: dict[str, tuple[Negative, float]] = EDITORS, split: str = "test"
-) -> dict[str, list[Found]]:
-    """Every editor's pictures, judged. editors: each with its CFG."""
-    found: dict[str, list[Found]] = {name: [] for name in editors}
+def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
+    """Every editor's pictures, judged."""
+    found: dict[str, list[Found]] = {name: [] for name in EDITORS}
     with torch.inference_mode(), every_core():
         world = load_world()
         for case in cases(world, word_edits(count, split)):
-            for name, (negative, cfg) in editors.items():
+            for name, (negative, cfg) in EDITORS.items():
                 latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
                 (made,) = edits_of(world, latents)
                 found[name].append(judged(world, case, made))

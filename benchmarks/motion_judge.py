@@ -17,7 +17,7 @@ from ..papercut.scenes import CutOut
 from ..papercut.shapes import COLOURS
 from .motion_cases import Case
 
-SOFT, GHOST, LEAST_BARE = 3, 0.1, 60
+SOFT, SHADOW, GHOST, LEAST_BARE = 3, 7, 0.1, 60
 NOTHING = 256.0  # the error in pixels of a thing that is not there
 
 
@@ -25,13 +25,15 @@ NOTHING = 256.0  # the error in pixels of a thing that is not there
 class Verdict:
     """goal: pixels by which the moved things miss their goals. colour: L1 along the asked flow. ghost: the share of the
     old place that still shows the thing, None where too little was laid bare. old_place: L1 to the right picture there.
-    background: dB against the source, outside what may change."""
+    background: dB against the source, outside what may change. sliver: as `ghost`, with all that was laid bare, up to
+    the thing's new outline: short moves and turns lay bare no more than that, and what misses its goal shows there."""
 
     goal: float
     colour: float
     ghost: float | None
     old_place: float | None
     background: float
+    sliver: float | None = None
 
 
 class Asked(NamedTuple):
@@ -52,8 +54,11 @@ class Judge:
         self.things = [case.before.objects[index] for index in moved]
         self.old, self.new = (scene.masks()[moved] for scene in (case.before, case.after))
         # Soft edges and the shadow at the new place belong to neither.
-        near = dilate(self.new.any(0, keepdim=True), SOFT + 7)
-        self.bare = self.old & ~near & ~dilate(~self.old, SOFT)
+        self.bare, self.bare_all = self._bare(SOFT + SHADOW, SOFT), self._bare(SOFT, 1)
+
+    def _bare(self, outside: int, inside: int) -> Tensor:
+        """(N, 256, 256) bool: the old places, so many pixels off the new ones and inside the old outlines."""
+        return self.old & ~dilate(self.new.any(0, keepdim=True), outside) & ~dilate(~self.old, inside)
 
     def shown(self, picture: Tensor) -> Tensor:
         """(N, 256, 256) bool: where a picture (3, 256, 256) shows each of the moved things."""
@@ -71,9 +76,10 @@ class Judge:
             errors += [float((_centre(found) - _centre(goal)).norm()), _outline_distance(found, goal)]
         return max(errors)
 
-    def ghost(self, picture: Tensor) -> float | None:
-        shares = [float(seen[bare].float().mean()) for seen, bare in zip(self.shown(picture), self.bare)
-                  if int(bare.sum()) >= LEAST_BARE]
+    def ghost(self, picture: Tensor, bare: Tensor | None = None) -> float | None:
+        """bare: (N, 256, 256) bool, where each thing is not to be seen; None: well off its new place."""
+        places = zip(self.shown(picture), self.bare if bare is None else bare)
+        shares = [float(seen[place].float().mean()) for seen, place in places if int(place.sum()) >= LEAST_BARE]
         return max(shares, default=None)
 
     def verdict(self, picture: Tensor, asked: Asked) -> Verdict:
@@ -83,7 +89,8 @@ class Judge:
         noise = (picture - self.source)[:, ~asked.free].square().mean().clamp_min(1e-10)
         ghost = self.ghost(picture)
         old = None if ghost is None else float((picture - self.truth).abs()[:, self.bare.any(0)].mean())
-        return Verdict(self.goal_error(picture), float(colour), ghost, old, float(-10 * noise.log10()))
+        sliver = self.ghost(picture, self.bare_all)
+        return Verdict(self.goal_error(picture), float(colour), ghost, old, float(-10 * noise.log10()), sliver)
 
     def reliable(self) -> bool:
         """Whether the drawn pictures are read rightly: at the goal after, a ghost before."""

@@ -51,6 +51,10 @@ def quality_rows(context, technique: str, kind: str, mode: str, found: list[Verd
     yield row("motions whose old place is judged", mode, len(bare) if known else None, "")
     old = statistics.mean(one.old_place for one in bare) if bare else None
     yield row("old place, L1 to the right picture", mode, old, "")
+    slivers = [one.sliver for one in found or () if one.sliver is not None]
+    near = share([one > GHOST for one in slivers]) if slivers else None
+    yield row("ghosts at the old place, up to the new outline", mode, near, "%")
+    yield row("motions judged up to the new outline", mode, len(slivers) if known else None, "")
 
 
 def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[Row]:

@@ -44,6 +44,16 @@ def test_drawn_pictures_are_read_rightly(judge):
     assert right.goal < 1 and right.ghost < 0.02 and right.old_place == 0 and right.colour < 0.05
     assert wrong.goal == pytest.approx(32, abs=2) and wrong.ghost > 0.9 and wrong.colour > 0.1
     assert wrong.background == pytest.approx(100, abs=1e-3) and right.background > 40
+    assert right.sliver < 0.02 and wrong.sliver > 0.9
+
+
+@pytest.mark.parametrize("kind", ["move 8 px", "turn"])
+def test_short_motions_are_judged_up_to_the_new_outline(kind):
+    judge = next(cases({kind: 1}, reliable_judge))
+    given = asked(judge.case)
+    right, wrong = judge.verdict(judge.truth, given), judge.verdict(judge.source, given)
+    assert right.sliver < 0.02 and wrong.sliver > 0.9
+    assert judge.ghost(judge.truth) is None or int(judge.bare_all.sum()) > int(judge.bare.sum())
 
 
 def test_a_thing_that_is_gone_is_at_no_goal_and_two_of_it_are_a_ghost(judge):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...guidance.anchor import Anchor
-from ...morphing.distances import plain_steps
+from ...morphing.choice import choose
+from ...morphing.distances import plain_between, plain_steps, table
 from ...morphing.fit import Recipe
 from ...morphing.looks import Look, together
 from ...morphing.reschedule import reschedule
@@ -52,13 +53,13 @@ STAGES = {
 class Settings:
     """Frames and steps of the run; how pictures are inverted and fitted.
 
-    looks: frames of each run that Reschedule looks at, a Reschedule after each. They take the steps of the final run:
-    where a morph leaps is a matter of the noise levels that the model is asked at, and with others it leaps elsewhere.
+    looks: frames of each run that Reschedule looks at, a Reschedule after each; of all these frames the evenest are
+    the morph, and nothing is made twice.
     """
 
     frames: int = 16
     steps: int = 8
-    looks: tuple[int, ...] = (9, 16)
+    looks: tuple[int, ...] = (9, 16, 16)
     refinement: int = 1
     recipe: Recipe = QUICK
 
@@ -157,8 +158,10 @@ class Run:
 
     def frames(self, stage: Stage) -> SimpleNamespace:
         """latents (N, C, h, w) and pictures (N, H, W, 3) of the frames, and their alphas."""
-        alphas = self.rescheduled(stage) if stage.reschedule else schedule(self.settings.frames, self.keyframes)
-        return self.at(alphas, stage)
+        if not stage.reschedule:
+            return self.at(schedule(self.settings.frames, self.keyframes), stage)
+        chosen = self.rescheduled(stage)
+        return SimpleNamespace(**vars(chosen) | {"pictures": self.world.decode(chosen.latents)})
 
     def at(self, alphas: Alphas, stage: Stage, pictures: bool = True) -> SimpleNamespace:
         """The frames at these alphas; `pictures` are None where nobody will see them."""
@@ -169,14 +172,14 @@ class Run:
         decoded = self.world.decode(latents) if pictures else None
         return SimpleNamespace(pictures=decoded, latents=latents, alphas=alphas)
 
-    def rescheduled(self, stage: Stage) -> Alphas:
-        """Even steps, from looks that are never decoded."""
+    def rescheduled(self, stage: Stage) -> SimpleNamespace:
+        """The evenest frames out of those looked at; no `pictures`, since looks are never decoded."""
         settings = self.settings
         alphas, looks = schedule(settings.looks[0], self.keyframes), []
         for frames in (*settings.looks[1:], settings.frames):
             looks.append(Look(alphas, self.sampled(alphas, stage, settings.steps)))
             alphas = evened(looks, frames)
-        return alphas
+        return evenest(looks, settings.frames)
 
     def sampled(self, alphas: Alphas, stage: Stage, steps: int) -> Tensor:
         """All frames in one run of the stock sampler."""
@@ -231,6 +234,14 @@ class Ring:
         """Alphas rescheduled, each pair by itself, from all looks at the pairs, the latest last."""
         return self._around([evened(seen) for seen in zip(*([_look(pair) for pair in pairs] for pairs in looks))])
 
+    def evenest(
+        self, looks: Sequence[Sequence[SimpleNamespace]], distances: Callable[[Tensor], Tensor] | None = None
+    ) -> list[SimpleNamespace]:
+        """Each pair's evenest frames, out of all looks at the pairs; distances: as `evenest` takes them."""
+        chosen = [evenest([_look(pair) for pair in seen], self.per + 1, distances) for seen in zip(*looks)]
+        pictures = self.whole.world.decode(torch.cat([pair.latents for pair in chosen])).split(self.per + 1)
+        return [SimpleNamespace(**vars(pair) | {"pictures": one}) for pair, one in zip(chosen, pictures)]
+
     def chain(self, pairs: Sequence[SimpleNamespace]) -> SimpleNamespace:
         """The morph from the first to the last key picture: the frames of the pairs on the way, one after another."""
         way = pairs[:-1]
@@ -260,6 +271,18 @@ def evened(looks: Sequence[Look], frames: int | None = None) -> Alphas:
     """Alphas rescheduled from all that was seen; None keeps the number of frames of the last look."""
     seen = together(looks)
     return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(looks[-1].alphas))
+
+
+def evenest(looks: Sequence[Look], frames: int, distances: Callable[[Tensor], Tensor] | None = None) -> SimpleNamespace:
+    """The frames that make the evenest morph, out of all that was seen; no `pictures`.
+
+    distances: latents (P, C, h, w) -> (P, P), of any two frames; None for those of the latents themselves.
+    """
+    seen = together(looks)
+    between = distances(seen.latents) if distances else table(seen.latents, plain_between)
+    rows = choose(seen.alphas, between, frames)
+    alphas = replace(seen.alphas, values=tuple(seen.alphas.values[row] for row in rows))
+    return SimpleNamespace(pictures=None, latents=seen.latents[rows], alphas=alphas)
 
 
 def host_interpolation() -> Callable[[Tensor, int], Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -11,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...morphing.distances import token_steps
+from ...morphing.distances import table, token_between, token_steps
 from ...papercut.recogniser import SIDE, Recogniser
 from ...papercut.scenes import SIZE, SPLITS, CutOut, Ground, Scene, pixel_grid
 
@@ -118,16 +119,25 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
 
 
 def perceived(pictures: Tensor, recogniser: Recogniser, cyclic: bool = False) -> Tensor:
-    """Distances of neighbours to the eye of the recogniser, as LPIPS (arXiv 1801.03924) has them: between directions of
-    its features, place by place and layer by layer. (N, H, W, 3) in 0..1 -> (N-1,), or (N,) around a cycle.
+    """Distances of neighbours to the eye of the recogniser, much as LPIPS (arXiv 1801.03924) has them: between
+    directions of its features, place by place and layer by layer. (N, H, W, 3) in 0..1 -> (N-1,), or (N,) around a
+    cycle.
     """
+    return torch.stack([token_steps(tokens, cyclic) for tokens in _looked_at(pictures, recogniser)]).mean(0)
+
+
+def perceived_table(pictures: Tensor, recogniser: Recogniser) -> Tensor:
+    """(N, N), such distances of any two pictures."""
+    return torch.stack([table(tokens, token_between) for tokens in _looked_at(pictures, recogniser)]).mean(0)
+
+
+def _looked_at(pictures: Tensor, recogniser: Recogniser) -> Iterator[Tensor]:
+    """(N, places, features) of each layer."""
     x = pictures.movedim(-1, 1)
     x = torch.nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True) * 2 - 1
-    total = torch.zeros(())
     for layer in recogniser.trunk:
         x = layer(x)
-        total = total + token_steps(rearrange(x, "n c h w -> n (h w) c"), cyclic)
-    return total / len(recogniser.trunk)
+        yield rearrange(x, "n c h w -> n (h w) c")
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

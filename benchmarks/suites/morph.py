@@ -3,7 +3,7 @@
 Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
 inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them. The
 last stage is the whole method as the examples have it: Trajectory Anchor holds the key pictures as well, since few
-steps do not bring every picture back from its noise, and Reschedule remembers all frames that it looked at.
+steps do not bring every picture back from its noise, and the frames are the evenest of all that Reschedule looked at.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from ..context import every_core
 from ..rows import Row
 from . import _morph_faithful
 from ._morph_counts import Counter, kept_between_calls
-from ._morph_run import STAGES, Keys, Ring, Run, Settings, Stage, World, evened, host_interpolation
-from ._morph_world import chains, frechet, perceived, psnr, things_in
+from ._morph_run import STAGES, Keys, Ring, Run, Settings, Stage, World, evened, evenest, host_interpolation
+from ._morph_world import chains, frechet, perceived, perceived_table, psnr, things_in
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-STEPS_OF_A_PAIR, PAIR_LOOKS, CHAIN_FRAMES, CHAIN_LOOKS = 4, 2, 13, 3
+STEPS_OF_A_PAIR, PAIR_LOOKS, CHAIN_FRAMES, CHAIN_LOOKS = 6, 3, 19, 3
 INTERPOLATED = "the host's frame interpolation"
-PAIR_STAGES = (*STAGES, INTERPOLATED)
-CHAIN_STAGES = ("+ AdaIN", "+ reschedule")
+# The same looks, and the evenest frames by the recogniser's distances instead of the latents'.
+TO_THE_EYE = "+ reschedule, to the recogniser's eye"
+PAIR_STAGES = (*STAGES, TO_THE_EYE, INTERPOLATED)
+CHAIN_STAGES = ("+ AdaIN", "+ reschedule", TO_THE_EYE)
 FAITHFUL, FAST = "faithful", "fast"
+# Latents (P, C, h, w) -> (P, P), the distances of any two frames.
+Eye = Callable[[Tensor], Tensor]
 
 
 def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float | Tensor]:
@@ -85,25 +89,26 @@ def morphs(world: World, count: int = 10, split: str = "test") -> tuple[dict[str
     wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
     for scenes in chains(count, split=split):
         ring = Ring(Keys(world, scenes, Settings()), STEPS_OF_A_PAIR)
-        found, looks = around(ring)
+        eye = lambda latents: perceived_table(world.decode(latents), recogniser)
+        found, looks = around(ring, eye)
         for name, made in found.items():
             pairs[name] += [judged(run, pair, recogniser) for run, pair in zip(ring.pairs, made)]
-        for name, made in through(ring, found, looks).items():
+        for name, made in through(ring, found, looks, eye).items():
             wholes[name].append(judged(ring.whole, made, recogniser))
     return pairs, wholes
 
 
-def around(ring: Ring) -> tuple[dict[str, list[SimpleNamespace]], list[list[SimpleNamespace]]]:
-    """The pairs of a ring at every stage; and what Reschedule looked at: frames of the whole method at an even pace, at
-    the pace that it made of them, and the last ones.
+def around(ring: Ring, eye: Eye) -> tuple[dict[str, list[SimpleNamespace]], list[list[SimpleNamespace]]]:
+    """The pairs of a ring at every stage; and what Reschedule looked at: frames of the whole method at an even pace,
+    and again and again at the pace that it made of them. eye: distances of any two frames, by their latents.
     """
     found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
     looks = [ring.at(ring.even(), FULL, pictures=False)]
     for _ in range(PAIR_LOOKS - 1):
         looks.append(ring.at(ring.evened(looks), FULL, pictures=False))
-    found["+ reschedule"] = ring.at(ring.evened(looks), FULL)
+    found["+ reschedule"], found[TO_THE_EYE] = ring.evenest(looks), ring.evenest(looks, eye)
     found[INTERPOLATED] = interpolated(ring)
-    return found, [*looks, found["+ reschedule"]]
+    return found, looks
 
 
 def interpolated(ring: Ring) -> list[SimpleNamespace]:
@@ -117,7 +122,7 @@ def interpolated(ring: Ring) -> list[SimpleNamespace]:
 
 
 def through(
-    ring: Ring, found: dict[str, list[SimpleNamespace]], seen: list[list[SimpleNamespace]]
+    ring: Ring, found: dict[str, list[SimpleNamespace]], seen: list[list[SimpleNamespace]], eye: Eye
 ) -> dict[str, SimpleNamespace]:
     """The morph through all key pictures of a ring, not back to the first. The reschedule goes by what was seen of its
     pairs, and looks CHAIN_LOOKS times at what it makes of that.
@@ -126,8 +131,11 @@ def through(
     for _ in range(CHAIN_LOOKS):
         alphas = evened(looks, CHAIN_FRAMES)
         looks.append(Look(alphas, ring.whole.at(alphas, FULL, pictures=False).latents))
-    alphas = evened(looks, CHAIN_FRAMES)
-    return {"+ AdaIN": ring.chain(found["+ AdaIN"]), "+ reschedule": ring.whole.at(alphas, FULL)}
+    made = {"+ AdaIN": ring.chain(found["+ AdaIN"])}
+    for name, distances in (("+ reschedule", None), (TO_THE_EYE, eye)):
+        made[name] = evenest(looks, CHAIN_FRAMES, distances)
+        made[name].pictures = ring.whole.world.decode(made[name].latents)
+    return made
 
 
 def quality(context, world: World | None) -> Iterator[Row]:
@@ -162,21 +170,24 @@ def gains(context, pairs: dict[str, list]) -> Iterator[Row]:
         ("strange", "distance from pictures as a set, saved", "latent interpolation", "+ LoRA", -1),
         ("detour", "way over the direct distance, saved", "+ LoRA", "+ attention", -1),
         ("felt", "variation as the recogniser sees it, saved", "+ LoRA", "+ attention", -1),
+        ("variation", "variation of the steps, saved", "+ LoRA", "+ attention", -1),
         ("tint", "mean colour off the straight way, saved", "+ attention", "+ AdaIN", -1),
         ("variation", "variation of the steps, saved", "+ AdaIN", "+ reschedule", -1),
     ):
         values = [mean(pairs[stage], key) for stage in (before, name)]
         gain = None if None in values else sign * (values[1] - values[0])
         yield context.row(TECHNIQUE, f"{measure}, 40 pairs", f"{name} over {before}", gain, "", "> 0")
-        if key not in ("strange", "detour"):
+        if key != "strange":
             error = standard_error(pairs[before], pairs[name], key) if pairs[name] else None
             yield context.row(TECHNIQUE, f"{measure}, 40 pairs: standard error", f"{name} over {before}", error, "")
 
 
 def standard_error(before: Sequence[dict], after: Sequence[dict], name: str) -> float:
-    """Of the mean difference of two stages, pair by pair: what a gain is to be held against."""
-    differences = torch.tensor([b[name] - a[name] for a, b in zip(before, after)], dtype=torch.float64)
-    return float(differences.std() / len(differences) ** 0.5)
+    """Of the difference of two stages, by what each pair does to it (the jackknife): what a gain is held against."""
+    count = len(before)
+    without = lambda tables, pair: mean([*tables[:pair], *tables[pair + 1 :]], name)
+    found = torch.tensor([without(after, pair) - without(before, pair) for pair in range(count)], dtype=torch.float64)
+    return float(((count - 1) * found.var(correction=0)) ** 0.5)
 
 
 def timed(make: Callable[[], object]) -> tuple[float, object]:
@@ -197,9 +208,9 @@ def whole(world: World, mode: str) -> dict[str, float]:
         seconds, (latents, stored, alphas) = timed(lambda: _morph_faithful.morph(keys, run.settings.frames))
         made = SimpleNamespace(latents=latents, pictures=world.decode(latents), alphas=alphas)
     else:
-        undecoded = lambda: (alphas := run.rescheduled(FULL), run.sampled(alphas, FULL, run.settings.steps))
-        seconds, (alphas, latents) = timed(undecoded)
-        made = SimpleNamespace(latents=latents, pictures=world.decode(latents), alphas=alphas)
+        seconds, chosen = timed(lambda: run.rescheduled(FULL))
+        alphas = chosen.alphas
+        made = SimpleNamespace(latents=chosen.latents, pictures=world.decode(chosen.latents), alphas=alphas)
     facts = {"calls": counter.calls, "samples": counter.rows, "seconds": seconds}
     # Ours by what is alive: a further run, since counting takes its time.
     facts["stored"] = (stored if mode == FAITHFUL else kept_between_calls(keys, (0, 1), alphas, FULL)) / 2**20

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from palimpsest.benchmarks.suites import _morph_faithful
-from palimpsest.benchmarks.suites._morph_world import chains, frechet, perceived, psnr, things_in
+from palimpsest.benchmarks.suites._morph_world import chains, frechet, perceived, perceived_table, psnr, things_in
 from palimpsest.host.attention_blend import blended
 from palimpsest.host.morph_conditioning import morphed
 from palimpsest.host.row_lora import interpolated
@@ -63,8 +63,10 @@ def test_things_are_counted_and_ghosts_as_well():
 
 def test_what_looks_alike_is_near_and_the_same_is_nothing():
     first, second = (scene.render().movedim(0, -1) for scene in chains(1)[0][:2])
-    steps = perceived(torch.stack([first, first, torch.lerp(first, second, 0.2), second]), load_recogniser())
+    pictures, recogniser = torch.stack([first, first, torch.lerp(first, second, 0.2), second]), load_recogniser()
+    steps = perceived(pictures, recogniser)
     assert steps[0] == 0 and 0 < steps[1] < steps[2]
+    assert torch.allclose(perceived_table(pictures, recogniser).diagonal(1), steps, atol=1e-6)
     assert psnr(first[None], first[None]) > 100
 
 

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...guidance.sketch_guidance import RENEW, SketchRecipe
 from ..rows import Row
@@ -181,6 +183,29 @@ def _status(name: str) -> int:
     """A line of the process's status, in KiB."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def first_layer_row(context, technique: str) -> Row:
+    """How many times fewer operations the predictor's first and widest layer takes by being applied before the features
+    are enlarged; counted on the features of Stable Diffusion 1 at 512 x 512."""
+    from ...guidance.edge_predictor import WIDTHS, EdgeNetwork
+
+    maps = ((320, 64), (640, 32), (1280, 16), (1280, 8), (1280, 8), (1280, 8), (1280, 16), (1280, 16), (640, 64))
+    with torch.device("meta"):
+        network = EdgeNetwork([channels for channels, _ in maps], 1)
+        features = [torch.empty(1, channels, side, side) for channels, side in maps]
+        enlarged = torch.empty(1, sum(channels for channels, _ in maps), 64, 64)
+        wide = torch.empty(WIDTHS[0], enlarged.shape[1], 1, 1)
+    after = operations(lambda: F.conv2d(enlarged, wide))
+    ratio = after / operations(lambda: network.first_layer(features, (64, 64)))
+    name = "operations of the first layer after the enlargement beside before it, SD1 at 512 x 512"
+    return context.row(technique, name, "fast", ratio, "times", ">= 6")
+
+
+def operations(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def training_rows(context, technique: str, world: World | None) -> Iterator[Row]:

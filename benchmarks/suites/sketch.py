@@ -40,12 +40,15 @@ from ._sketch_world import (
 TECHNIQUE = "Sketch guidance"
 TECHNIQUES = (TECHNIQUE,)
 SDEDIT = 0.8
-UNFINISHED = 1.0
-"""For partial strokes: blank paper says nothing."""
+LOOSE = SketchRecipe(strength=0.8, one_sided=0.9)
+"""For partial strokes: blank paper says next to nothing, and the model completes what is not drawn."""
+FIRM = SketchRecipe(one_sided=0.8)
 OUTLINE, AGAINST, ALL = "outline", "outline against the seed", "all sketches"
-UNSTEADY = ("wobbled", "broken", "partial")
+PARTIAL = "partial"
+UNSTEADY = ("wobbled", "broken", PARTIAL)
 KINDS = (OUTLINE, *UNSTEADY, AGAINST)
 PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
+FIRMLY = f"guided, strength {FIRM.strength:g}, unfinished {FIRM.one_sided:g}"
 MEASURES = {
     "edge precision": "precision", "edge recall": "recall", "edge F1": "f1", "caption success": "caption",
     "caption sureness": "sureness",
@@ -75,7 +78,7 @@ def sketches(kind: str, t: Tests, plain: Tensor) -> Drawn:
         return Drawn(t.chosen(rows), lines[rows], lines[rows], SketchRecipe(), plain[rows])
     few = t.first(FEW)
     lines = torch.stack([SKETCHES[kind](edges, seed) for edges, seed in zip(few.edges, few.seeds)])
-    recipe = SketchRecipe(one_sided=UNFINISHED if kind == "partial" else 0.0)
+    recipe = LOOSE if kind == PARTIAL else SketchRecipe()
     return Drawn(few, lines, lines if kind == "wobbled" else few.edges, recipe, plain[:FEW])
 
 
@@ -98,6 +101,8 @@ def painted(world: World, drawn: Drawn) -> dict[str, Judged]:
         PLAIN: drawn.plain, PEER: sdedit(world, t, lines, SDEDIT),
         OURS: with_guidance(world, t, lines, recipe=recipe), BEST: with_guidance(world, t, lines, seeds, recipe=recipe),
     }  # fmt: skip
+    if recipe == LOOSE:
+        pictures[FIRMLY] = with_guidance(world, t, lines, recipe=FIRM)
     return {mode: judged(world, made, drawn.wanted, t.scenes) for mode, made in pictures.items()}
 
 
@@ -128,7 +133,7 @@ def all_rows(context, found: Mapping[str, Mapping[str, Judged]]) -> Iterator[Row
     yield context.row(TECHNIQUE, "sketches", OURS, count, "", ">= 100")
     together = {mode: pooled([by_mode[mode] for by_mode in found.values()]) for mode in MODES} if found else {}
     for kind, by_mode in [*((kind, found.get(kind, {})) for kind in KINDS), (ALL, together)]:
-        for mode in MODES:
+        for mode in (*MODES, FIRMLY) if kind == PARTIAL else MODES:
             yield from quality_rows(context, kind, mode, by_mode.get(mode))
     for kind, by_mode in ((OUTLINE, found.get(OUTLINE, {})), (ALL, together)):
         yield from target_rows(context, kind, by_mode)

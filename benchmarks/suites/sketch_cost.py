@@ -14,7 +14,7 @@ from ...papercut.edge_quality import FILE as EDGES
 from ...papercut.export import FILE
 from ..context import every_core
 from ..rows import Row
-from ._sketch_cost import RECIPES, papercut_rows, size_rows, training_rows
+from ._sketch_cost import RECIPES, first_layer_row, papercut_rows, size_rows, training_rows
 from ._sketch_plot import Curve, draw
 from ._sketch_world import Judged, Tests, World, judged, load, sdedit, tests, with_guidance, without_guidance
 from .sketch import MEASURES, OURS, PEER
@@ -73,4 +73,4 @@ def rows(context) -> Iterable[Row]:
         found += papercut_rows(context, TECHNIQUE, measure, world, t)
         found += size_rows(context, TECHNIQUE, measure)
         found += training_rows(context, TECHNIQUE, world)
-        return found
+        return [*found, first_layer_row(context, TECHNIQUE)]

@@ -84,6 +84,13 @@ def test_without_weights_the_suites_still_name_every_row_and_target():
     assert targets == {**wanted, "sketches": ">= 100"}
 
 
+def test_the_first_layer_is_far_cheaper_before_the_enlargement():
+    context = SimpleNamespace(row=lambda *values: Row.make(*values, machine="m", date="2026-01-01"))
+    with torch.inference_mode():
+        row = _sketch_cost.first_layer_row(context, "x")
+    assert row.met and row.value < 10
+
+
 def test_all_sketches_count_each_picture_once():
     one, two = Judged(0.2, 0.4, 0.3, 1.0, 0.9, count=30), Judged(0.6, 0.8, 0.7, 0.5, 0.5, count=10)
     both = pooled([one, two])

@@ -5,6 +5,8 @@ import time
 
 import pytest
 import torch
+from palimpsest.morphing.distances import plain_steps
+from palimpsest.morphing.reschedule import variation
 from safetensors.torch import load_file
 
 from ..host.prompts import latent, run
@@ -127,15 +129,18 @@ def test_a_probe_feeds_one_final_run_with_its_key_pictures_held(host_client):
     made = scene.sampled([scene.add("PalimpsestTrajectoryAnchor", **held), 0], texts, starts)
     saved, keys = scene.save(made), scene.save(scene.latent)
     remembered = scene.add(
-        "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=9, hold_keys=True, latent=made
+        "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=5, hold_keys=True, latent=made
     )
-    evener = scene.add("PreviewAny", source=[remembered, 2])
+    evener, chosen = scene.add("PreviewAny", source=[remembered, 2]), scene.save([remembered, 3])
     result = run(host_client, scene)
     frames = latent(host_client, result, saved)
     assert frames.shape[0] == 7
     assert torch.allclose(frames[[0, -1]], latent(host_client, result, keys), atol=1e-5)
     assert 0 < float(result.texts(evener)[0]) < float(result.texts(told)[0])
-    assert float(result.texts(told)[0]) > 0
+    # Of all that was looked at, five frames: evener than the five of the first look, which were among them.
+    evenest = latent(host_client, result, chosen)
+    assert len(evenest) == 5 and torch.equal(evenest[[0, -1]], frames[[0, -1]])
+    assert variation(plain_steps(evenest)) < float(result.texts(told)[0])
 
 
 def test_pictures_fitted_before_are_reused(host, host_client):

@@ -174,13 +174,37 @@ try {
   await show("two.png");
 
   told.saved = await page.evaluate(() => window.app.graph.serialize());
-  const done = page.evaluate(() => new Promise((resolve) => {
-    for (const name of ["execution_success", "execution_error"]) {
-      window.app.api.addEventListener(name, ({ detail }) => resolve([name, detail]), { once: true });
-    }
-  }));
-  await page.evaluate(() => window.app.queuePrompt(0));
-  told.run = await done;
+  const queued = () => page.evaluate(async () => {
+    const done = new Promise((resolve) => {
+      for (const name of ["execution_success", "execution_error"]) {
+        window.app.api.addEventListener(name, ({ detail }) => resolve([name, detail]), { once: true });
+      }
+    });
+    await window.app.queuePrompt(0);
+    return done;
+  });
+  told.run = await queued();
+
+  // A picture that another node makes is shown after the first run, and the drawing stays.
+  const shown = async () => (await painted())[120][20];
+  told.given = await shown();
+  await page.evaluate(() => {
+    const { graph } = window.app;
+    const first = (kind) => graph._nodes.find((node) => node.comfyClass === kind);
+    const invert = window.LiteGraph.createNode("ImageInvert");
+    invert.pos = [0, 600];
+    graph.add(invert);
+    first("LoadImage").connect(0, invert, 0);
+    invert.connect(0, first("PalimpsestFlowCanvas"), 0);
+  });
+  await page.waitForTimeout(300);
+  told.unknown = await shown();
+  told.rerun = await queued();
+  for (let i = 0; i < 20; i++) {
+    told.inverted = await shown();
+    if (String(told.inverted) !== String(told.unknown)) break;
+  }
+  told.kept = await drawn();
 
   // A saved workflow brings the drawing back.
   await page.evaluate((workflow) => window.app.loadGraphData(workflow), told.saved);

@@ -36,7 +36,7 @@ def node(number, kind, x, size, inputs=(), outputs=(), values=()):
 def workflow(picture):
     """Load Image -> Flow Canvas -> Flow Warp -> Preview Image."""
     return {
-        "version": 0.4, "last_node_id": 4, "last_link_id": 4, "groups": [], "config": {}, "extra": {},
+        "version": 0.4, "last_node_id": 4, "last_link_id": 5, "groups": [], "config": {}, "extra": {},
         "nodes": [
             node(1, "LoadImage", 0, [300, 320], (), [("IMAGE", "IMAGE", [1, 2]), ("MASK", "MASK", [])],
                  [picture, "image"]),
@@ -122,7 +122,10 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     colours = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in told["chips"]]
     hues = [360 * colorsys.rgb_to_hls(*colour)[0] for colour in colours]
     assert hues == pytest.approx([28, 205], abs=2)
-    assert told["loaded"] == told["still"]
+    assert told["loaded"] == told["still"] == told["kept"]
+    # Nothing of a picture is known before a run: the dark backdrop; after it the negative.
+    assert max(told["unknown"]) < 60 and told["rerun"][0] == "execution_success"
+    assert told["inverted"] == pytest.approx([255 - value for value in told["given"]], abs=2)
 
     kind, detail = told["run"]
     assert kind == "execution_success", detail

@@ -59,6 +59,20 @@ def test_the_whole_edit_twice_in_a_row(host_client, sampler):
     assert torch.equal(latent(host_client, run(host_client, scene), result), after)
 
 
+def test_the_depth_is_the_host_s_own_splitting_of_the_schedule(host_client):
+    """Of the same picture and mask the low part of Split Sigmas changes less; what is kept is exact at either depth."""
+    scene = Scene("sd1")
+    mask, source = [masked(scene, seed=3), 0], scene.save(scene.latent)
+    deep = edited(scene, mask, start_from_source=True)
+    scene.sigmas = [scene.add("SplitSigmas", sigmas=scene.sigmas, step=4), 1]
+    shallow = edited(scene, mask, start_from_source=True)
+    result = run(host_client, scene)
+    before, *after = (latent(host_client, result, node) for node in (source, deep, shallow))
+    more, less = ((before - one).abs().amax(1) for one in after)
+    assert torch.equal(more == 0, less == 0) and (more == 0).any()
+    assert 0 < float(less.mean()) < 0.8 * float(more.mean())
+
+
 def test_anchored_everywhere_is_the_source_and_an_empty_mask_keeps_all(host_client):
     scene = Scene("sd1")
     mask = masked(scene, grow=-200)

@@ -1,0 +1,52 @@
+"""The reference may be an empty text: the map then shows what the query names, whether it changes or not."""
+
+import pytest
+import torch
+from palimpsest.benchmarks import diffedit_ways
+from palimpsest.guidance.diffedit import heat_map
+from palimpsest.tools.workflow import read, to_prompt
+
+ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Eight edits of objects on the shipped weights; their masks with captions and with an empty text for reference."""
+    with torch.inference_mode():
+        world = diffedit_ways.papercut(22)
+        world = world.part([i for i in range(8, 22) if not world.grounds[i]][-8:])
+        maps = {name: diffedit_ways.our_search(world, noises=4, references=texts)[0]
+                for name, texts in {"captions": None, "empty": world.empty}.items()}  # fmt: skip
+        return world, maps, {name: diffedit_ways.our_masks(world, one) for name, one in maps.items()}
+
+
+def test_it_finds_the_object_without_being_told_what_it_was(found):
+    world, _, masks = found
+    scores = diffedit_ways.scored(masks["empty"], world)
+    assert float(scores.recall.mean()) > 0.85 and float(scores.iou.mean()) > 0.6
+
+
+def test_what_the_query_names_besides_lights_up_too(found):
+    """Of what stays as it is, more lights up than where the reference names it as well."""
+    world, maps, _ = found
+    inside = torch.stack([edit.mask for edit in world.edits])[:, ::8, ::8]
+    share = {}
+    for name, one in maps.items():
+        heat = heat_map(one)
+        share[name] = float(heat[~inside].mean() / heat[inside].mean())
+    assert share["empty"] > share["captions"]
+
+
+def test_it_runs_through_the_host_s_own_text_nodes(host_client):
+    template = read(ROOT / "example_workflows" / "24_diffedit_thresholds.json")
+    prompt = to_prompt(template, host_client.object_info())
+    texts = [one["inputs"] for one in prompt.values() if one["class_type"] == "CLIPTextEncode"]
+    (old,) = (one for one in texts if one["text"].startswith("a red"))
+    old["text"] = ""
+    mask = next(key for key, one in prompt.items() if one["class_type"] == "PalimpsestDiffEditMask")
+    prompt["note"] = {"class_type": "PreviewAny", "inputs": {"source": [mask, 3]}}
+    result = host_client.run(prompt)
+    assert result.status == "success", result.error
+    (note,) = result.texts("note")
+    share = float(note.split("Picture 0: ")[1].split(" %")[0])
+    assert 2 < share < 80 and "samples of the network" in note

@@ -68,10 +68,12 @@ def their_mask(pipeline, image: Tensor, reference: Tensor, query: Tensor, negati
 def their_edit(
     pipeline, image: Tensor, mask: Tensor, reference: Tensor, query: Tensor, negative: Tensor, cfg: float
 ) -> Tensor:
-    """`invert` and the masked decode with their defaults (50 steps, depth 0.8, CFG in both): a latent (1, C, h, w).
+    """`invert` and the masked decode with their defaults (50 steps, depth 0.8, CFG in both): latents (B, C, h, w).
 
-    image: as in `their_mask`.
+    image: as in `their_mask`, but B of them; mask: (B, h, w); reference, query: (B, T, D); negative: (1, T, D). Rows
+    do not see each other here, unlike in `generate_mask`.
     """
+    negative = negative.expand_as(query)
     inverted = pipeline.invert(
         image=image, prompt_embeds=reference, negative_prompt_embeds=negative, guidance_scale=cfg
     ).latents

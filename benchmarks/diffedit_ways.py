@@ -1,28 +1,32 @@
 """Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit.
 
-Masks and costs are measured in float32. The many edits of the pack and of SDEdit are sampled in bfloat16
-where that is quicker, both alike, as GPUs do: that halves the time.
+Masks and costs are measured in float32; `diffedit_many.py` makes hundreds of edits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, steadiness, strongest
+from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, off_ground, steadiness, strongest
 from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, soften, to_size
-from ..papercut.data import autocast
 from ..papercut.scenes import SIZE, Scene
 from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
 from .edits import Edit, edits, pictures
 
-BATCH, NOISES, STRENGTH, CFG = 5, 10, 0.5, 5.0
-STEPS, DEPTH, GROW = 20, 0.65, 6  # the blueprint's
+if TYPE_CHECKING:
+    from ..inversion.trajectory import Trajectory
+
+BATCH, NOISES, STRENGTH = 10, 10, 0.5
+STEPS, DEPTH, GROW, CFG = 20, 0.65, 6, 7.5  # the blueprint's; the CFG is diffusers' too
 OURS = MaskRecipe()
 ROOMY = MaskRecipe(room=0.15)  # the blueprint's: for edits, which need room where masks are to be exact
+BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)  # diffusers'
+THEIR_STRENGTH = 481 / 999  # the step that diffusers takes for its 0.5
 FRAME = Frame(SIZE, SIZE)
 
 
@@ -101,25 +105,24 @@ def scored(masks: Tensor, world: World) -> Scores:
     return Scores(both / (masks | truth).sum((1, 2)), both / truth.sum((1, 2)))
 
 
-def our_maps(world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None) -> Tensor:
-    """(n, B, 32, 32): the maps of single noises. queries: (B, 77, 192); the asked ones where there are none."""
-    return our_search(world, strength, noises, queries)[0]
-
-
 def our_search(
-    world: World, strength: float = STRENGTH, noises: int = NOISES, queries: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    world: World, strength: float = STRENGTH, noises: int = NOISES, *, queries: Tensor | None = None,
+    references: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The maps of single noises (n, B, 32, 32) and the changes (B, 4, 32, 32) that are found with them.
 
-    What the references predict is remembered by the node's own store, as in an artist's session.
+    queries, references: (B, 77, 192) or one for all; the asked ones and the captions where there are none. What the
+    references predict is remembered by the node's own store, as in an artist's session.
     """
     from ..host.diffedit import MapRecipe, Prompts, compare
 
     queries, found = world.asked if queries is None else queries, []
+    references = world.before if references is None else references
     for rows, part in world.batches():
-        prompts = Prompts([[part.before, {}]], [[queries[rows], {}]])
+        old, new = (texts if texts.shape[0] == 1 else texts[rows] for texts in (references, queries))
         items = list(range(rows.start, rows.stop))
-        found.append(compare(part.model, prompts, part.latents, MapRecipe(noises, strength), items))
+        recipe = MapRecipe(noises, strength)
+        found.append(compare(part.model, Prompts([[old, {}]], [[new, {}]]), part.latents, recipe, items))
     return torch.cat([one.maps for one in found], 1), torch.cat([one.change for one in found])
 
 
@@ -133,7 +136,8 @@ def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, compleme
 def our_changes(world: World, maps: Tensor, changes: Tensor) -> Tensor:
     """(B, 4, 32, 32) as the node gives them: where something was found, and none for a new ground."""
     small, _ = find(heat_map(maps, trim=ROOMY.trims), ROOMY)
-    return changes * (small & ~world.grounds[:, None, None])[:, None]
+    latents = world.model.model.process_latent_in(world.latents)
+    return off_ground(changes, small & ~world.grounds[:, None, None], latents)
 
 
 def peer_masks(world: World) -> Tensor:
@@ -143,6 +147,22 @@ def peer_masks(world: World) -> Tensor:
         one = world.part(slice(i, i + 1))
         unit = one.model.model.process_latent_in(one.latents)
         made.append(their_mask(one.pipeline, unit, one.before, one.after, one.empty, seed=i))
+    return torch.cat(made)
+
+
+def faithful_masks(world: World) -> Tensor:
+    """(B, 32, 32) bool: diffusers' rule on our maps with diffusers' own noises, at its noise level."""
+    from ..host import diffedit
+
+    made = []
+    for i in range(len(world.edits)):
+        one, generator = world.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
+        noises = torch.randn(NOISES, *one.latents.shape[1:], generator=generator)[:, None]
+        with patch.object(diffedit, "item_noises", lambda *_, noises=noises: noises):
+            diffedit.REFERENCES.clear()
+            maps, _ = our_search(one, THEIR_STRENGTH, queries=one.after)
+        made.append(find(heat_map(maps), BARE)[0])
+    diffedit.REFERENCES.clear()
     return torch.cat(made)
 
 
@@ -161,14 +181,14 @@ def enlarged(small: Tensor) -> Tensor:
 
 
 class Edited(NamedTuple):
-    """pictures: (B, 256, 256, 3). soft: (B, 256, 256), what the mask lets through; None where there is none."""
+    """pictures: (B, 256, 256, 3). soft: (B, 256, 256), what the mask lets through."""
 
     pictures: Tensor
-    soft: Tensor | None = None
+    soft: Tensor
 
 
-def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
-    """The TRAJECTORY of all pictures up to `depth` at CFG 1, with the empty text as in the paper, or with captions."""
+def inverted(world: World, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
+    """All pictures up to `depth` at CFG 1, with the empty text as in the paper, or with captions."""
     from ..nodes.inversion import DDIMInvert
 
     text = [[world.before if named else world.empty, {}]]
@@ -176,8 +196,8 @@ def inverted(world: World, depth: float = DEPTH, *, named: bool = False):
 
 
 def anchored_edit(
-    world: World, masks: Tensor, changes: Tensor | None, trajectory, depth: float = DEPTH, *, fresh: bool = False,
-    wider: int = GROW,
+    world: World, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
+    fresh: bool = False, wider: int = GROW, cfg: float = CFG,
 ) -> Edited:  # fmt: skip
     """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
     pixels. changes: (B, 4, 32, 32), along which the edit gets its head start; None: none, as in the paper. fresh:
@@ -191,8 +211,19 @@ def anchored_edit(
     held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
     if changes is not None:
         held = with_head_start(held, changes, HEAD_START)
-    decoded = world.vae.decode(_sample(held, world, depth))
-    return Edited(torch.lerp(world.pictures, decoded, soft[..., None]), soft)
+    return Edited(pasted(world.pictures, decoded(world, _sample(held, world, depth, cfg)), soft), soft)
+
+
+def pasted(pictures: Tensor, made: Tensor, soft: Tensor) -> Tensor:
+    """The host's own Image Composite Masked, as in the blueprint and in the example workflows."""
+    from comfy_extras.nodes_mask import ImageCompositeMasked
+
+    return ImageCompositeMasked.execute(pictures, made, 0, 0, False, soft).args[0]
+
+
+def decoded(world: World, latents: Tensor) -> Tensor:
+    """(B, 256, 256, 3), by two, which is quicker on a CPU than all at once."""
+    return torch.cat([world.vae.decode(some) for some in latents.split(2)])
 
 
 def whole_edit(world: World) -> Edited:
@@ -210,34 +241,32 @@ def fresh_mask(world: World) -> tuple[Tensor, Tensor]:
     return our_masks(world, maps, ROOMY), our_changes(world, maps, changes)
 
 
-def sdedit(world: World, depth: float = DEPTH) -> Edited:
-    """Noise, and sampling with the new caption: the stock KSampler with this denoise (arXiv 2108.01073)."""
-    return Edited(world.vae.decode(_sample(world.model, world, depth)))
+def sdedit(world: World, depth: float = DEPTH, seed: int = 0) -> Tensor:
+    """Noise, and sampling with the new caption, by the stock KSampler with this denoise (arXiv 2108.01073): pictures
+    (B, 256, 256, 3)."""
+    import comfy.utils
+    from nodes import KSampler
+
+    texts, latent = ([[world.after, {}]], [[world.empty, {}]]), {"samples": world.latents}
+    steps = round(STEPS * depth)
+    with patch.object(comfy.utils, "PROGRESS_BAR_ENABLED", False):
+        (made,) = KSampler().sample(world.model, seed, steps, CFG, "euler", "normal", *texts, latent, depth)
+    return decoded(world, made["samples"])
 
 
-def peer_edit(world: World, masks: Tensor | None = None) -> Edited:
-    """diffusers' three calls with their defaults, a picture at a time. masks: (B, 32, 32), if already made."""
-    masks, made = peer_masks(world) if masks is None else masks, []
-    for i in range(len(world.edits)):
-        one = world.part(slice(i, i + 1))
-        unit = one.model.model.process_latent_in(one.latents)
-        made.append(their_edit(one.pipeline, unit, masks[i : i + 1], one.before, one.after, one.empty, CFG))
-    return Edited(world.oracle.pictures(torch.cat(made)).movedim(1, -1))
+def peer_edit(world: World, masks: Tensor) -> Tensor:
+    """diffusers' inversion and decode with their defaults: pictures (B, 256, 256, 3). masks: (B, 32, 32)."""
+    unit = world.model.model.process_latent_in(world.latents)
+    made = their_edit(world.pipeline, unit, masks, world.before, world.after, world.empty, CFG)
+    return torch.cat([world.oracle.pictures(some) for some in made.split(2)]).movedim(1, -1)
 
 
-def whole_peer_edit(world: World) -> Edited:
+def whole_peer_edit(world: World) -> Tensor:
     """diffusers' three calls for one edit, from picture to picture."""
     picture, texts = world.pictures.movedim(-1, 1), (world.before, world.after, world.empty)
     mask = their_mask(world.pipeline, picture, *texts, seed=0)
     made = their_edit(world.pipeline, picture, mask, *texts, CFG)
-    return Edited(world.oracle.pictures(made).movedim(1, -1))
-
-
-def in_batches(world: World, way: Callable[[World, slice], Edited]) -> Edited:
-    with autocast():
-        made = [way(part, rows) for rows, part in world.batches()]
-    soft = None if made[0].soft is None else torch.cat([one.soft for one in made])
-    return Edited(torch.cat([one.pictures for one in made]), soft)
+    return world.oracle.pictures(made).movedim(1, -1)
 
 
 def schedule(world: World, depth: float) -> Tensor:
@@ -247,11 +276,11 @@ def schedule(world: World, depth: float) -> Tensor:
     return BasicScheduler.execute(world.model, "normal", round(STEPS * depth), depth).args[0]
 
 
-def _sample(model, world: World, depth: float) -> Tensor:
+def _sample(model, world: World, depth: float, cfg: float) -> Tensor:
     import comfy.sample
     import comfy.samplers
 
     return comfy.sample.sample_custom(
-        model, comfy.sample.prepare_noise(world.latents, 0), CFG, comfy.samplers.sampler_object("euler"),
+        model, comfy.sample.prepare_noise(world.latents, 0), cfg, comfy.samplers.sampler_object("euler"),
         schedule(world, depth), [[world.after, {}]], [[world.empty, {}]], world.latents, disable_pbar=True, seed=0,
     )  # fmt: skip

@@ -10,7 +10,7 @@ The other steps of the paper are not here: the encoding is an inversion, the mas
 Differs from the paper: nothing in the map itself; how it becomes a mask is in `masks.py`. With one negative for both
 texts, classifier-free guidance only scales every difference, so it is left out: 2 n samples of the network, not 4 n.
 The same predictions, with their signs, also tell which way the picture has to change; the paper throws that away, and
-here the masked decode may start some way along it (`change`).
+here the masked decode may start some way along it (`change`, `off_ground`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
@@ -90,6 +91,40 @@ def change(query: Tensor, reference: Tensor, ratio: float) -> Tensor:
     by k times the ratio of its first level, which is how far the noise there hides where it started.
     """
     return reduce(query.float() - reference.float(), "n b c h w -> b c h w", "mean") / ratio
+
+
+def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
+    """The changes (B, C, h, w) where the mask (B, h, w) bool marks an object; those of its colour off its ground.
+
+    latent: (B, C, h, w) the picture in the model's own scale. Asked for a thing of one colour where it sees another,
+    the model also answers that nothing is there, so that the change leads to the ground more than the true one does:
+    some times of it, and dark things that are to become light go to pieces. So of a change that is even, the same all
+    over the object as that of a colour, what leads to the ground is taken out. One that is not, as where a new shape
+    has to leave cells to the ground, stays whole.
+
+    The ground is the mean of the cells round the mask, two to four away (all others where there are none); the way to
+    it leads from the mean of the marked cells.
+    """
+    marked = rearrange(mask.to(changes), "b h w -> b 1 h w")
+    ring = F.max_pool2d(marked, 9, 1, 4) - F.max_pool2d(marked, 3, 1, 1)
+    around = torch.where(ring.flatten(1).any(1)[:, None, None, None], ring, 1 - marked)
+    seen = (around.flatten(1).any(1) & mask.flatten(1).any(1))[:, None, None, None]
+    way = (_mean_over(latent.to(changes), around) - _mean_over(latent.to(changes), marked)) * seen
+    way = way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(changes.dtype).tiny)
+    towards = (changes * way).sum(1, keepdim=True).clamp_min(0)
+    return marked * (changes - (2 * evenness(changes, marked)).clamp_max(1) * towards * way)
+
+
+def evenness(changes: Tensor, where: Tensor) -> Tensor:
+    """(B, 1, 1, 1) from 0 to 1: how much of the changes (B, C, h, w) over the cells of `where` (B, 1, h, w), zeros and
+    ones, is their mean, by energy."""
+    energy = _mean_over(changes**2, where).sum(1, keepdim=True)
+    return (_mean_over(changes, where) ** 2).sum(1, keepdim=True) / energy.clamp_min(torch.finfo(changes.dtype).tiny)
+
+
+def _mean_over(values: Tensor, where: Tensor) -> Tensor:
+    """The mean (B, C, 1, 1) of values (B, C, h, w) over the cells of `where` (B, 1, h, w), zeros and ones."""
+    return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp_min(1)
 
 
 def heat_map(maps: Tensor, *, trim: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, is_noise, steadiness, strongest
+from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, is_noise, off_ground, steadiness, strongest
 from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, to_size
 from ..host.checks import require_conditioning, require_finite, require_latent
 from ..host.diffedit import MapRecipe, Prompts, compare, same_content
@@ -59,8 +59,9 @@ class DiffEditMask(io.ComfyNode):
                 io.Mask.Output("soft_mask", tooltip="The mask with the soft edge round it, for pasting and blending."),
                 io.String.Output("note", tooltip="What was found, in words: area, threshold, cost, warnings."),
                 io.Latent.Output(
-                    "change", tooltip="Which way the picture has to change where the mask is, for DiffEdit Head Start; "
-                    "found with the mask, at no cost. With 'complement' it is nothing."
+                    "change",
+                    tooltip="Which way the picture has to change where the mask is, for DiffEdit Head Start; found "
+                    "with the mask, at no cost. With 'complement' it is nothing.",
                 ),
             ],
         )
@@ -88,7 +89,8 @@ class DiffEditMask(io.ComfyNode):
         hard, soft = finish(mask, frame, recipe)
         image = to_size(rescaled, frame)[..., None].repeat(1, 1, 1, 3)
         note = _note(hard, silent, cost, _doubts(maps, raw, silent))
-        return io.NodeOutput(hard, image, soft, note, {"samples": change * (mask[:, None] & (not complement))})
+        moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
+        return io.NodeOutput(hard, image, soft, note, {"samples": moved})
 
 
 def _require_strength(strength: float) -> None:

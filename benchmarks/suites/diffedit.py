@@ -1,70 +1,61 @@
-"""DiffEdit Mask and the anchored edit on Papercut, beside diffusers' pipeline and SDEdit on the same weights.
+"""DiffEdit Mask and the anchored edit on Papercut, beside diffusers' pipeline and SDEdit: the same 200 edits, the same
+weights, in one run.
 
 Every number is a mean over edits whose true mask is known (`benchmarks/edits.py`). A new ground is found as the
-complement of the object (`complement`); the peers, which cannot do that, are given the ground's words. "diffusers'
-rule" is its threshold on our maps, for all edits: the same masks at half the cost (`tests/diffedit/test_parity.py`);
-"diffusers" is the pipeline itself, for some. Masks and our edits are measured on all; SDEdit, which takes as long, on
-the first ones; and variations on some. Every subset holds all kinds alike, and sizes from the least to the greatest.
+complement of the object (`complement`); the peers, which cannot do that, are given the ground's words. "diffusers" is
+the pipeline itself, with its defaults; "diffusers' rule" is its threshold on our maps, and *faithful* that with its
+noises as well, which gives its masks at half the cost. SDEdit is the stock KSampler with a denoise below 1. How many
+noises, how strong, and other choices: `diffedit_settings.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...guidance.masks import MaskRecipe
-from ...papercut.data import autocast
 from ..context import every_core
 from ..diffedit_cost import costs, peak_memory
+from ..diffedit_many import Judged, groups, inversions, judged, our_edits, peer_edits, sdedits
 from ..diffedit_ways import (
+    BARE,
     DEPTH,
     NOISES,
     OURS,
     ROOMY,
     World,
-    anchored_edit,
-    doubted,
     enlarged,
+    faithful_masks,
     fresh_mask,
-    in_batches,
-    inverted,
     our_changes,
-    our_maps,
     our_masks,
     our_search,
     papercut,
-    peer_edit,
     peer_masks,
     scored,
-    sdedit,
     whole_edit,
     whole_peer_edit,
 )
-from ..edits import KINDS
-from ..figures import Curve, line_plot
 from ..rows import Row
+from ._diffedit_plots import LEVELS, Line, draw_sweep, draw_tradeoff
+from ._diffedit_rows import edit_rows, mask_rows_by
 
 MASKS, EDITS = "DiffEdit Mask", "DiffEdit"
 TECHNIQUES = (MASKS, EDITS)
-COUNT, BESIDE, TIMED = 200, 80, 3
-OTHER_DEPTHS = (0.5, 0.8)
-# Of ten sizes some, in every kind; diffusers' own edit takes 160 samples each.
-SOME = [i for i in range(40) if i // len(KINDS) in (0, 3, 6, 9)]
-THEIRS = [i for i in SOME if i // len(KINDS) in (3, 6)]
-LEVELS = [round(0.05 * i, 2) for i in range(21)]
-BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)
-RULES = {f"fixed {level}": replace(OURS, threshold="fixed", level=level) for level in (0.25, 0.5, 0.75)}
+COUNT, SAME_NOISES, TIMED = 200, 40, 3
+DEPTHS, THEIR_DEPTH = (0.5, DEPTH, 0.8), 0.8
+FIXED = (0.25, 0.5, 0.75)
+RULES = {f"fixed {level}": replace(OURS, threshold="fixed", level=level) for level in FIXED}
 RULES |= {"1.5 x mean": replace(OURS, threshold="1.5 x mean")}
-SIZES = {"below 8 %": (0.0, 0.08), "8 to 25 %": (0.08, 0.25), "above 25 %": (0.25, 1.0)}
+FOR_EDITS = "adaptive, with room"
 
 
 class Found(NamedTuple):
-    """maps: (10, B, 32, 32) of single noises. changes: (B, 4, 32, 32). masks: (B, 256, 256) by mode. peer: diffusers'
-    for SOME, (B, 32, 32)."""
+    """maps: (10, B, 32, 32) of single noises. changes: (B, 4, 32, 32). masks: (B, 256, 256) by mode. peer: (B, 32, 32),
+    diffusers' own."""
 
     maps: Tensor
     changes: Tensor
@@ -75,177 +66,100 @@ class Found(NamedTuple):
 def search(world: World) -> Found:
     (maps, changes), grounds = our_search(world), world.part(world.grounds.nonzero()[:, 0].tolist())
     named = maps.clone()
-    named[:, world.grounds] = our_maps(grounds, queries=grounds.after)
+    named[:, world.grounds] = our_search(grounds, queries=grounds.after)[0]
     masks = {"adaptive": our_masks(world, maps), "adaptive, grounds by name": our_masks(world, named, complement=False)}
-    masks["adaptive, with room"] = our_masks(world, maps, ROOMY)
+    masks[FOR_EDITS] = our_masks(world, maps, ROOMY)
     masks |= {name: our_masks(world, maps, recipe) for name, recipe in RULES.items()}
     masks["diffusers' rule"] = our_masks(world, named, BARE, complement=False)
-    return Found(maps, our_changes(world, maps, changes), masks, peer_masks(world.part(SOME)))
+    peer = peer_masks(world)
+    return Found(maps, our_changes(world, maps, changes), masks | {"diffusers": enlarged(peer)}, peer)
 
 
 # Masks
 
 
-def mask_rows(context, world: World, found: Found) -> Iterator[Row]:
-    """By threshold rule and size of the object, number of noises, and strength; beside diffusers."""
+def found_rows(context, world: World, found: Found) -> Iterator[Row]:
+    """By threshold rule, and by size and kind of what changes; beside diffusers."""
     scores = {mode: scored(masks, world) for mode, masks in found.masks.items()}
-    share = torch.tensor([edit.share for edit in world.edits])
-    whole = {"objects": ~world.grounds, "grounds": world.grounds}
-    sizes = {f"objects of {name}": (a <= share) & (share < b) & ~world.grounds for name, (a, b) in SIZES.items()}
-    kinds = {f"new {kind}": torch.tensor([edit.kind == kind for edit in world.edits]) for kind in KINDS[:-1]}
-    groups = whole | sizes | kinds
-    for mode, (iou, recall) in scores.items():
-        for name, rows in (groups if mode in ("adaptive", "diffusers' rule") else whole).items():
-            yield context.row(MASKS, f"IoU, {name}", mode, float(iou[rows].mean()), "")
-            yield context.row(MASKS, f"recall, {name}", mode, float(recall[rows].mean()), "")
-    gains = scores["adaptive"].iou - scores["diffusers' rule"].iou
-    for name, rows in {"all": torch.ones_like(world.grounds), **groups}.items():
-        target, gain = ">= 0.1" if name in ("all", "objects") else "", float(gains[rows].mean())
-        yield context.row(MASKS, f"IoU above diffusers' rule, {name}", "adaptive", gain, "", target)
-    yield from _peer_rows(context, world.part(SOME), found)
-    for count in (1, 2, 4, NOISES):
-        made = scored(our_masks(world, found.maps[:count]), world)
-        yield context.row(MASKS, f"IoU, {count} noises", "adaptive", float(made.iou.mean()), "")
-        yield context.row(MASKS, f"recall, {count} noises", "adaptive", float(made.recall.mean()), "")
-    some = world.part(SOME)
-    for strength in (0.3, 0.5, 0.7):
-        one = our_maps(some, strength, 4)
-        made = scored(our_masks(some, one), some)
-        yield context.row(MASKS, f"IoU, 4 noises, strength {strength}", "adaptive", float(made.iou.mean()), "")
-        yield context.row(MASKS, f"recall, 4 noises, strength {strength}", "adaptive", float(made.recall.mean()), "")
-    yield from _doubt_rows(context, some, found)
-    _draw_sweep(world, found)
-
-
-def _doubt_rows(context, some: World, found: Found) -> Iterator[Row]:
-    """Texts that say the same in other words give a map too; how often is that said, and how often of true edits?"""
-    captions = [edit.before.caption for edit in some.edits]
-    texts = {
-        "a full stop": [caption + "." for caption in captions],
-        "an article": [caption.replace(" on a", " on the") for caption in captions],
-    }
-    for name, words in texts.items():
-        share = doubted(our_maps(some, noises=4, queries=some.embed(words)))
-        yield context.row(MASKS, f"doubted where the texts differ in {name}", "adaptive", share, "")
-    yield context.row(MASKS, "doubted where the texts differ in a word", "adaptive", doubted(found.maps), "")
-
-
-def _peer_rows(context, some: World, found: Found) -> Iterator[Row]:
-    """diffusers' own pipeline, 40 samples a mask, on the first edits."""
-    count = len(some.edits)
-    theirs = scored(enlarged(found.peer), some)
-    for mode in ("adaptive", "diffusers' rule", "diffusers"):
-        iou, recall = theirs if mode == "diffusers" else scored(found.masks[mode][SOME], some)
-        yield context.row(MASKS, f"IoU, {count} edits", mode, float(iou.mean()), "")
-        yield context.row(MASKS, f"recall, {count} edits", mode, float(recall.mean()), "")
-    gain = scored(found.masks["adaptive"][SOME], some).iou - theirs.iou
-    yield context.row(MASKS, f"IoU above diffusers', {count} edits", "adaptive", float(gain.mean()), "", ">= 0.1")
-
-
-def _draw_sweep(world: World, found: Found) -> None:
-    """IoU and recall over the fixed threshold, beside the rules that have none; a picture for the gallery."""
+    chosen = groups(world)
+    whole = {name: chosen[name] for name in ("objects", "grounds")}
+    for mode, one in scores.items():
+        closer = mode in ("adaptive", "diffusers' rule", "diffusers")
+        yield from mask_rows_by(context, MASKS, mode, one, chosen if closer else whole)
+    for peer in ("diffusers' rule", "diffusers"):
+        gains = scores["adaptive"].iou - scores[peer].iou
+        for name, rows in {"all": torch.ones_like(world.grounds), **chosen}.items():
+            target, measure = ">= 0.1" if name in ("all", "objects") else "", f"IoU above that of {peer}, {name}"
+            yield context.row(MASKS, measure, "adaptive", float(gains[rows].mean()), "", target)
+    apart = faithful_masks(world.part(slice(SAME_NOISES))) ^ found.peer[:SAME_NOISES]
+    measure = f"cells that differ from diffusers' mask with its noises, {SAME_NOISES} edits"
+    yield context.row(MASKS, measure, "faithful", float(apart.float().mean()), "", "<= 0.001")
+    yield from _area_rows(context, world)
     recipes = [replace(OURS, threshold="fixed", level=level) for level in LEVELS]
     swept = [scored(our_masks(world, found.maps, recipe), world) for recipe in recipes]
-    curves = [Curve("recall, fixed", [float(s.recall.mean()) for s in swept])]
-    curves.append(Curve("IoU, fixed", [float(s.iou.mean()) for s in swept]))
-    for mode in ("adaptive", "1.5 x mean", "diffusers' rule"):
-        level = float(scored(found.masks[mode], world).iou.mean())
-        curves.append(Curve(f"IoU, {mode}", [level] * len(LEVELS), flat=True))
-    title = f"DiffEdit Mask on {len(world.edits)} Papercut edits: the threshold"
-    line_plot("diffedit_threshold", title, "fixed threshold, in the map from 0 to 1", LEVELS, curves)
+    draw_sweep(len(world.edits), swept, {mode: scores[mode] for mode in ("adaptive", "1.5 x mean", "diffusers")})
+
+
+def _area_rows(context, world: World) -> Iterator[Row]:
+    """How large the cut-outs are, and what has to change: the ground's changes are the large ones."""
+    objects = torch.stack([edit.before.masks()[0].float().mean() for edit in world.edits])
+    changed = torch.tensor([edit.share for edit in world.edits])
+    for name, areas in {"the objects": objects, "what has to change": changed}.items():
+        for word, area in {"smallest": areas.min(), "middle": areas.median(), "largest": areas.max()}.items():
+            yield context.row(MASKS, f"area of {name}, {word}", "truth", 100 * float(area), "%")
 
 
 # Edits
 
 
-def edit_rows(context, world: World, found: Found) -> Iterator[Row]:
-    """Success, background, and what must not change at all; then by depth, threshold and number of noises."""
-    masks, changes = found.masks["adaptive, with room"], found.changes
-    made = in_batches(world, lambda part, rows: anchored_edit(part, masks[rows], changes[rows], inverted(part)))
-    yield from _quality(context, "", "fast", made.pictures, world)
-    moved = (made.pictures - world.pictures).abs().amax(-1)[made.soft == 0]
-    yield context.row(EDITS, "largest change outside the feather", "fast", float(moved.max()), "", "== 0")
-    right, kinds = _success(made.pictures, world), [edit.kind for edit in world.edits]
-    for kind in KINDS:
-        rows = torch.tensor([one == kind for one in kinds])
-        yield context.row(EDITS, f"success, {kind}", "fast", float(right[rows].mean()), "")
-    yield from _depths(context, world.part(slice(BESIDE)), found, made.pictures[:BESIDE])
-    theirs, label = world.part(THEIRS), f", {len(THEIRS)} edits"
-    with autocast():
-        peer = peer_edit(theirs, found.peer[[SOME.index(i) for i in THEIRS]]).pictures
-    for mode, pictures in {"diffusers": peer, "fast": made.pictures[THEIRS]}.items():
-        yield from _quality(context, label, mode, pictures, theirs)
-    yield from _variations(context, world.part(SOME), found, made.pictures[SOME])
+def made_rows(context, world: World, found: Found) -> Iterator[Row]:
+    """Success and background by depth, beside SDEdit; by threshold; beside diffusers; what must not change at all."""
+    ours, rules, theirs = {}, {}, {}
+    for depth in DEPTHS:
+        path = inversions(world, depth)
+        made = our_edits(world, found.masks[FOR_EDITS], found.changes, path, depth)
+        ours[depth] = judged(made.pictures, world)
+        theirs[depth] = judged(sdedits(world, depth), world)
+        if depth == DEPTH:
+            moved = (made.pictures - world.pictures).abs().amax(-1)[made.soft == 0]
+            yield context.row(EDITS, "largest change outside the feather", "fast", float(moved.max()), "", "== 0")
+            rules = {name: _with_rule(world, found, name, path) for name in RULES}
+    pipeline = judged(peer_edits(world, found.peer), world)
+    yield from _beside(context, world, ours, theirs, pipeline)
+    for name, one in rules.items():
+        yield from edit_rows(context, EDITS, f", depth {DEPTH}", f"mask by {name}", one)
+        empty = float((~found.masks[name].flatten(1).any(1)).float().mean())
+        yield context.row(EDITS, "edits whose mask is empty", f"mask by {name}", empty, "")
+    lines = [Line("DiffEdit, adaptive, by depth", {f"{d:g}": one for d, one in ours.items()})]
+    lines.append(Line("SDEdit, by depth", {f"{d:g}": one for d, one in theirs.items()}, above=False))
+    by_level = {f"> {level:g}": rules[f"fixed {level}"] for level in FIXED}
+    lines.append(Line(f"fixed thresholds, depth {DEPTH:g}", by_level, above=False))
+    lines.append(Line("1.5 x mean", {"": rules["1.5 x mean"]}))
+    lines.append(Line("diffusers", {"": pipeline}))
+    draw_tradeoff(len(world.edits), lines)
 
 
-def _depths(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
-    """The first edits at three depths, and SDEdit's. usual: ours of the usual depth."""
-    masks, changes = found.masks["adaptive, with room"], found.changes
-
-    def ours(depth: float) -> Tensor:
-        return in_batches(
-            world, lambda part, at: anchored_edit(part, masks[at], changes[at], inverted(part, depth), depth)
-        ).pictures
-
-    for depth in (DEPTH, *OTHER_DEPTHS):
-        noisy = in_batches(world, lambda part, _, depth=depth: sdedit(part, depth)).pictures
-        yield from _beside(context, depth, usual if depth == DEPTH else ours(depth), noisy, world)
+def _with_rule(world: World, found: Found, name: str, path) -> Judged:
+    """The default edit with masks of another threshold."""
+    return judged(our_edits(world, found.masks[name], found.changes, path).pictures, world)
 
 
-def _beside(context, depth: float, ours: Tensor, noisy: Tensor, world: World) -> Iterator[Row]:
-    """Our edits and SDEdit's of the same depth."""
-    label = f", {len(world.edits)} edits, depth {depth}"
-    for mode, pictures in {"fast": ours, "SDEdit": noisy}.items():
-        yield from _quality(context, label, mode, pictures, world)
-    gain = float((_success(ours, world) - _success(noisy, world)).mean())
-    yield context.row(EDITS, f"success above SDEdit's, depth {depth}", "fast", gain, "", ">= 0")
-
-
-def _variations(context, world: World, found: Found, usual: Tensor) -> Iterator[Row]:
-    """Some edits again: with other masks, no head start, fresh noise, another inversion. usual: as they were made."""
-    adaptive, mean = (found.masks[name][SOME] for name in ("adaptive, with room", "1.5 x mean"))
-    single, changes = our_masks(world, found.maps[:1, SOME], ROOMY), found.changes[SOME]
-    paths = [inverted(part) for _, part in world.batches()]
-    named = [inverted(part, named=True) for _, part in world.batches()]
-
-    def ours(masks: Tensor, paths: list = paths, start: bool = True, **changed) -> Tensor:
-        known = iter(paths)
-
-        def way(part: World, at: slice):
-            return anchored_edit(part, masks[at], changes[at] if start else None, next(known), **changed)
-
-        return in_batches(world, way).pictures
-
-    made = {"fast": usual, "1.5 x mean": ours(mean), "mask of 1 noise": ours(single)}
-    made |= {"mask not grown": ours(adaptive, wider=0), "no head start": ours(adaptive, start=False)}
-    made["fresh noise"] = ours(adaptive, fresh=True)
-    made["inverted with the old caption"] = ours(adaptive, named)
-    for mode, pictures in made.items():
-        yield from _quality(context, f", {len(world.edits)} edits", mode, pictures, world)
-
-
-def _quality(context, label: str, mode: str, made: Tensor, world: World) -> Iterator[Row]:
-    right, whole = (float(_success(made, world, every=every).mean()) for every in (False, True))
-    yield context.row(EDITS, f"edits that the recogniser confirms{label}", mode, right, "")
-    yield context.row(EDITS, f"edits with the whole caption right{label}", mode, whole, "")
-    kept = _background(made, world)
-    yield context.row(EDITS, f"background PSNR outside the true mask, at most 60{label}", mode, kept, "dB")
-
-
-def _success(made: Tensor, world: World, *, every: bool = False) -> Tensor:
-    """(B,) 1 where the recogniser reads the changed word, or every word of the new caption; else 0."""
-    from ...papercut.recogniser import load_recogniser
-
-    readings = load_recogniser().read(made.movedim(-1, 1).float())
-    names = [() if every else (edit.kind,) for edit in world.edits]
-    return torch.tensor([float(r.agrees(e.after, *n)) for r, e, n in zip(readings, world.edits, names, strict=True)])
-
-
-def _background(made: Tensor, world: World) -> float:
-    outside = ~torch.stack([edit.mask for edit in world.edits])
-    error = ((made - world.pictures) ** 2).mean(-1)
-    mean = (error * outside).sum((1, 2)) / outside.sum((1, 2)).clamp_min(1)
-    return float((-10 * mean.clamp_min(1e-6).log10()).mean())
+def _beside(
+    context, world: World, ours: Mapping[float, Judged], theirs: Mapping[float, Judged], pipeline: Judged
+) -> Iterator[Row]:
+    """Ours at each depth and SDEdit's of the same depth; diffusers' with its own."""
+    for depth in DEPTHS:
+        for mode, one in {"fast": ours[depth], "SDEdit": theirs[depth]}.items():
+            yield from edit_rows(context, EDITS, f", depth {depth}", mode, one)
+        gain = float((ours[depth].right - theirs[depth].right).mean())
+        yield context.row(EDITS, f"success above SDEdit's, depth {depth}", "fast", gain, "", ">= 0")
+    yield from edit_rows(context, EDITS, f", depth {THEIR_DEPTH}", "diffusers", pipeline)
+    gain = float((ours[THEIR_DEPTH].right - pipeline.right).mean())
+    yield context.row(EDITS, f"success above diffusers', depth {THEIR_DEPTH}", "fast", gain, "")
+    modes = {"fast": (DEPTH, ours[DEPTH]), "SDEdit": (DEPTH, theirs[DEPTH]), "diffusers": (THEIR_DEPTH, pipeline)}
+    for name, rows in groups(world).items():
+        for mode, (depth, one) in modes.items():
+            yield context.row(EDITS, f"success, {name}, depth {depth}", mode, float(one.right[rows].mean()), "")
 
 
 # Cost
@@ -282,6 +196,6 @@ def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
         world = papercut(COUNT)
         found = search(world)
-        yield from mask_rows(context, world, found)
-        yield from edit_rows(context, world, found)
+        yield from found_rows(context, world, found)
+        yield from made_rows(context, world, found)
         yield from cost_rows(context, world)

@@ -1,15 +1,20 @@
 """The benchmark's parts: edits with a known truth, plots, costs, and the ways to edit on the shipped weights."""
 
+import contextlib
+import json
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.benchmarks import diffedit_ways, figures
+from palimpsest.benchmarks import diffedit_many, diffedit_ways, figures
 from palimpsest.benchmarks.diffedit_cost import costs, peak_memory
-from palimpsest.benchmarks.edits import KINDS, LARGEST, SMALLEST, edits
+from palimpsest.benchmarks.edits import KINDS, LARGEST, SMALLEST, edits, pictures
 from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, heat, single_maps
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
+
+ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 
 
 def test_edits_change_one_word_and_know_where():
@@ -77,11 +82,18 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
     torch.testing.assert_close(maps[:2], fewer, atol=1e-6, rtol=1e-5)
 
 
-def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(monkeypatch):
+@pytest.fixture
+def world(monkeypatch):
+    """Four edits on the shipped weights, in few steps and batches of two."""
     monkeypatch.setattr(diffedit_ways, "STEPS", 5)
-    monkeypatch.setattr(diffedit_ways, "BATCH", 2)
+    for module in (diffedit_ways, diffedit_many):
+        monkeypatch.setattr(module, "BATCH", 2)
     with torch.inference_mode():
-        world = diffedit_ways.papercut(4)
+        yield diffedit_ways.papercut(4)
+
+
+def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
+    with torch.inference_mode():
         maps, changes = diffedit_ways.our_search(world, noises=2)
         changes = diffedit_ways.our_changes(world, maps, changes)
         masks = diffedit_ways.our_masks(world, maps)
@@ -95,7 +107,53 @@ def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(monkeypatch):
     assert ((0 <= scores.iou) & (scores.iou <= scores.recall) & (scores.recall <= 1)).all()
     untouched = made.soft == 0
     assert torch.equal(made.pictures[untouched], one.pictures[untouched]) and untouched.any()
-    assert not torch.equal(noisy.pictures[untouched], one.pictures[untouched])
+    assert not torch.equal(noisy[untouched], one.pictures[untouched])
+
+
+def test_many_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(world, monkeypatch):
+    monkeypatch.setattr(diffedit_many, "autocast", contextlib.nullcontext)
+    masks = torch.zeros(4, 256, 256, dtype=torch.bool)
+    masks[[0, 1, 3], 96:160, 96:160] = True
+    with torch.inference_mode():
+        path = diffedit_many.inversions(world)
+        made = diffedit_many.our_edits(world, masks, None, path)
+        last = world.part([3])
+        alone = diffedit_ways.anchored_edit(last, masks[3:], None, diffedit_ways.inverted(last))
+    assert torch.equal(made.pictures[2], world.pictures[2]) and not made.soft[2].any()
+    torch.testing.assert_close(made.pictures[3:], alone.pictures, atol=1e-3, rtol=0)
+    assert torch.equal(made.soft[3:], alone.soft) and not torch.equal(made.pictures[0], world.pictures[0])
+
+
+def test_what_is_measured_is_the_blueprint():
+    (graph,) = json.loads((ROOT / "subgraphs" / "DiffEdit.json").read_text())["definitions"]["subgraphs"]
+    values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
+    ways, mask = diffedit_ways, values["PalimpsestDiffEditMask"]
+    assert values["BasicScheduler"] == ["normal", round(ways.STEPS * ways.DEPTH), ways.DEPTH]
+    assert values["CFGGuider"] == [ways.CFG] and values["PalimpsestDiffEditHeadStart"] == [ways.HEAD_START]
+    assert mask[1:4] == [ways.NOISES, ways.STRENGTH, "adaptive"] and mask[-1] == ways.ROOMY.room
+    assert mask[-4:-2] == [ways.GROW, ways.OURS.soft_edge] and values["KSamplerSelect"] == ["euler"]
+
+
+def test_true_pictures_are_judged_right_and_sources_wrong():
+    chosen = edits(40)[20:32]
+    before, after = (pictures([getattr(edit, name) for edit in chosen]).movedim(1, -1) for name in ("before", "after"))
+    world = SimpleNamespace(edits=chosen, pictures=before)
+    found, source = diffedit_many.judged(after, world), diffedit_many.judged(before, world)
+    assert found.right.mean() >= found.whole.mean() > 0.9 and source.right.mean() < 0.1
+    assert (source.kept == 60).all() and not source.whole.any()
+    changed = before.clone()
+    changed[0] += 0.1
+    assert float(diffedit_many.judged(changed, world).kept[0]) == pytest.approx(20, abs=1e-3)
+
+
+def test_sizes_and_kinds_part_the_edits():
+    chosen = edits(80)
+    world = SimpleNamespace(edits=chosen, grounds=torch.tensor([edit.kind == "tone" for edit in chosen]))
+    found = diffedit_many.groups(world)
+    objects = [name for name in found if name.startswith("objects of")]
+    assert torch.equal(sum(found[name].int() for name in objects), found["objects"].int())
+    assert torch.equal(sum(found[f"new {kind}"].int() for kind in KINDS[:-1]), found["objects"].int())
+    assert not (found["objects"] & found["grounds"]).any() and all(rows.any() for rows in found.values())
 
 
 def test_scores_are_what_they_say():

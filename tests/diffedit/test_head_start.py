@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.anchor import Anchor
-from palimpsest.guidance.diffedit import change, differences
+from palimpsest.guidance.diffedit import change, differences, evenness, off_ground
 from palimpsest.host.anchor import anchored
 from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, compare, single_maps
 from palimpsest.host.head_start import with_head_start
@@ -45,6 +45,42 @@ def test_the_change_is_the_mean_of_the_signed_differences():
     map_ = differences(x[one] - sigma * eps_query[one], x[one] - sigma * eps_reference[one], sigma)[0]
     single = change(x[one] - sigma * eps_query[one], x[one] - sigma * eps_reference[one], sigma)
     torch.testing.assert_close(single.abs().mean(1), map_, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def object_on_ground():
+    """Zeros on a ground of 2 in the first of two channels, which is the way to it; nothing is marked in the third."""
+    mask = torch.zeros(3, 16, 16, dtype=torch.bool)
+    mask[:2, 4:10, 4:10] = True
+    latent = torch.zeros(3, 2, 16, 16)
+    latent[:, 0] = torch.where(mask, 0.0, 2.0)
+    return mask, latent
+
+
+def test_an_even_change_keeps_off_the_ground_and_goes_all_other_ways(object_on_ground):
+    mask, latent = object_on_ground
+    changes = torch.tensor([[3.0, -4.0], [-3.0, 1.0], [1.0, 1.0]])[:, :, None, None].expand(3, 2, 16, 16)
+    found = off_ground(changes, mask, latent)
+    assert not found.movedim(1, -1)[~mask].any()
+    assert found[0, :, 7, 7].tolist() == [0.0, -4.0] and found[1, :, 7, 7].tolist() == [-3.0, 1.0]
+    assert torch.equal(off_ground(changes, torch.ones_like(mask), latent), changes)  # no ground to be seen
+    far = latent.clone()
+    far[:, 0, 15] = 50.0  # beyond the ring round the object
+    assert torch.equal(off_ground(changes, mask, far), off_ground(changes, mask, latent))
+    alone = torch.cat([off_ground(*(one[i : i + 1] for one in (changes, mask, latent))) for i in range(3)])
+    assert torch.equal(alone, found)
+
+
+def test_an_uneven_change_may_lead_to_the_ground(object_on_ground):
+    """Half of the object to the ground and half away from it, as where a shape moves: no part of that is the mean."""
+    mask, latent = object_on_ground
+    changes = torch.zeros(3, 2, 16, 16)
+    changes[:, 0, :, :7], changes[:, 0, :, 7:] = 3.0, -3.0
+    marked = mask[:, None].float()
+    assert torch.equal(off_ground(changes, mask, latent), changes * marked)
+    assert not evenness(changes, marked).any() and evenness(changes.abs(), marked).flatten().tolist() == [1, 1, 0]
+    shifted = changes + 1.0  # mean energy 2 (one in each channel) of 11
+    assert evenness(shifted, marked)[:2].flatten().tolist() == pytest.approx([2 / 11] * 2)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd3"])
@@ -106,7 +142,8 @@ def test_the_node_gives_the_change_where_the_mask_is(models):
     found = DiffEditMask.execute(model, *texts, latent, **plain).args[4]["samples"]
     whole = compare(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])
     marked = found.abs().amax(1) > 0
-    assert marked.any() and not marked.all() and torch.equal(found, whole.change * marked[:, None])
+    expected = off_ground(whole.change, marked, model.model.process_latent_in(latent["samples"]))
+    assert marked.any() and not marked.all() and torch.equal(found, expected)
     assert torch.equal(whole.maps, single_maps(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])[0])
     assert not DiffEditMask.execute(model, *texts, latent, **{**plain, "complement": True}).args[4]["samples"].any()
 

@@ -8,7 +8,7 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
-from palimpsest.benchmarks.diffedit_peer import counted, diffedit_pipeline
+from palimpsest.benchmarks.diffedit_peer import counted, diffedit_pipeline, their_edit
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.masks import MaskRecipe, find
 from palimpsest.host import diffedit
@@ -164,3 +164,15 @@ def test_the_fault_is_not_shared(model, decode, words):
     their_error = (edited - words[-1])[..., kept].square().mean().sqrt()
     assert 1e-3 < float(their_error) < 0.2
     assert not torch.allclose(found[..., : SIDE // 2], edited[..., : SIDE // 2], atol=1e-3)
+
+
+def test_their_edits_of_a_batch_are_their_single_ones(pipeline, words):
+    """Unlike their masks; so the benchmark may make many of them at a time."""
+    reference, query, negative, other, latent = words
+    both = lambda one, two: torch.cat((one, two))
+    latents, masks = both(latent, -latent), torch.zeros(2, SIDE, SIDE)
+    masks[0, :6], masks[1, 3:] = 1, 1
+    together = their_edit(pipeline, latents, masks, both(reference, other), both(query, reference), negative, CFG)
+    alone = their_edit(pipeline, latents[1:], masks[1:], other, reference, negative, CFG)
+    torch.testing.assert_close(together[1:], alone, atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(together[0], together[1], atol=0.1)

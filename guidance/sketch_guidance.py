@@ -68,7 +68,7 @@ class SketchRecipe:
     blur: float = 3.0
     renew: float = 0.0
     adapt: float = 0.5
-    hold: float = 0.1
+    hold: float = 0.15
 
     @staticmethod
     def faithful(**changes) -> "SketchRecipe":

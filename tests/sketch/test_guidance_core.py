@@ -150,6 +150,18 @@ def target_of(kind: str, **changes) -> SketchTarget:
     return sketch_target(made, lines, lines.float(), (8, 8), latent=latent, **changes)
 
 
+@pytest.mark.parametrize("deviation", [0.4, 1.5, 9.0])
+def test_the_blur_is_a_gaussian_with_a_reflected_border(deviation):
+    map_ = draw(0, 2, 3, 20, 14)
+    reach = min(math.ceil(3 * deviation), 13)
+    k = torch.arange(-reach, reach + 1.0)
+    weights = torch.exp(-k.square() / (2 * deviation**2))
+    kernel = (weights[:, None] * weights / weights.sum() ** 2).expand(3, 1, -1, -1)
+    padded = torch.nn.functional.pad(map_, (reach,) * 4, mode="reflect")
+    assert torch.allclose(blur(map_, deviation), torch.nn.functional.conv2d(padded, kernel, groups=3), atol=1e-5)
+    assert torch.allclose(blur(torch.ones(1, 1, 20, 14), deviation), torch.ones(1, 1, 20, 14), atol=1e-5)
+
+
 @pytest.mark.parametrize("deviation", [0.0, 1.5])
 @pytest.mark.parametrize("kind", ["edges", "latent"])
 def test_the_loss_has_its_minimum_at_the_target(kind, deviation):

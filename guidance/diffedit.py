@@ -37,10 +37,13 @@ mean nearly the same to the model. Papercut's edits lie above; texts that differ
 STEADY = 0.5
 """Below this correlation of the maps of two halves of the noises a map is chance: other noises would give another."""
 
-
 HEAD_START = 4.0
 """How many times `change` the noise of an edit starts with. On Papercut 3 to 5 do alike, at every depth: colours and
 patterns change that stayed otherwise, and small objects stay where they are. With 10 colours overshoot."""
+
+EVEN = (0.35, 0.6)
+"""From which evenness on a change is taken for that of a colour: in part, and wholly. On Papercut nearly all new colours
+lie above the first and most above the second, nearly all new shapes and patterns below the first."""
 
 
 def item_noises(shape: Sequence[int], count: int, seed: int, items: Sequence[int]) -> Tensor:
@@ -100,7 +103,7 @@ def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
     the model also answers that nothing is there, so that the change leads to the ground more than the true one does:
     some times of it, and dark things that are to become light go to pieces. So of a change that is even, the same all
     over the object as that of a colour, what leads to the ground is taken out. One that is not, as where a new shape
-    has to leave cells to the ground, stays whole.
+    has to leave cells to the ground, stays whole, and in between (EVEN) a part.
 
     The ground is the mean of the cells round the mask, two to four away (all others where there are none); the way to
     it leads from the mean of the marked cells.
@@ -112,7 +115,8 @@ def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
     way = (_mean_over(latent.to(changes), around) - _mean_over(latent.to(changes), marked)) * seen
     way = way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(changes.dtype).tiny)
     towards = (changes * way).sum(1, keepdim=True).clamp_min(0)
-    return marked * (changes - (2 * evenness(changes, marked)).clamp_max(1) * towards * way)
+    low, high = EVEN
+    return marked * (changes - ((evenness(changes, marked) - low) / (high - low)).clamp(0, 1) * towards * way)
 
 
 def evenness(changes: Tensor, where: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..rows import Row
 from ._sketch_world import STEPS, Tests, World, guided, noises, sampled, schedule
 from .inversion import stable_diffusion_1
 
-TURNS = 3
+TURNS = 7
 TRAINING_STEPS = 12
 PREDICTED = 12
 RECIPES = {"fast": SketchRecipe(), "faster": SketchRecipe(renew=RENEW), "faithful": SketchRecipe.faithful()}

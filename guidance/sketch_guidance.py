@@ -55,9 +55,9 @@ class SketchRecipe:
     target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
     of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by OLD_SLOPE
     of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step length follows
-    its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which what the negative
-    prompt changes serves: where slopes are taken within it, the negative half of the call is spared (0: none is, as in
-    the paper).
+    its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after the EARLY
+    steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the call is
+    spared (0: none is, as in the paper).
     """
 
     strength: float = 1.6
@@ -68,7 +68,7 @@ class SketchRecipe:
     blur: float = 3.0
     renew: float = 0.0
     adapt: float = 0.5
-    hold: float = 0.12
+    hold: float = 0.15
 
     @staticmethod
     def faithful(**changes) -> "SketchRecipe":
@@ -157,12 +157,12 @@ def next_gain(
     return (gain * torch.exp(adapt * cosine)).clamp(LEAST_GAIN, MOST_GAIN)
 
 
-def renewed(shares: Sequence[float], renew: float, early: float = EARLY) -> list[bool]:
+def renewed(shares: Sequence[float], renew: float) -> list[bool]:
     """At which guided steps something is taken anew that serves for a share of the run: a slope, or what the negative
-    prompt changes (early 0). shares: of the run, rising; renew: see the recipe; early: where each step takes it."""
+    prompt changes. shares: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
     for share in shares:
-        out.append(share - last >= renew - 1e-6 or share - shares[0] < early)
+        out.append(share - last >= renew - 1e-6 or share - shares[0] < EARLY)
         last = share if out[-1] else last
     if out[-2:] == [False, True]:
         out[-1] = False  # taken at the very end it would serve that step alone

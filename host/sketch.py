@@ -172,7 +172,7 @@ def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas
         )
     chosen = known[:: recipe.every]
     shares = [share_of_run(sampling, sigmas[i]) for i in chosen]
-    return dict(zip(chosen, map(Anew, renewed(shares, recipe.renew), renewed(shares, recipe.hold, early=0.0))))
+    return dict(zip(chosen, map(Anew, renewed(shares, recipe.renew), renewed(shares, recipe.hold))))
 
 
 def share_of_run(sampling, sigma: float) -> float:

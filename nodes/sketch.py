@@ -116,9 +116,10 @@ class EdgePredictorGuidance(io.ComfyNode):
                 advanced(io.Float, "adapt", "How fast the step's length follows what is seen: longer where the way to "
                           "the sketch stays the same, shorter where the picture swings to and fro across a line. 0 = "
                           "the same share in all steps, as in the paper.", default=0.5, min=0.0, max=2.0, step=0.05),
-                advanced(io.Float, "hold", "For this share of the run what the negative prompt changes serves, so that "
-                          "a guided step costs little more than a plain one. 0 = computed in each, as in the paper.",
-                          default=0.12, min=0.0, max=0.5, step=0.005, round=0.001),
+                advanced(io.Float, "hold", "After the first tenth, what the negative prompt changes serves for this "
+                          "share of the run, so that a guided step costs little more than a plain one. 0 = computed "
+                          "in each step, as in the paper.",
+                          default=0.15, min=0.0, max=0.5, step=0.005, round=0.001),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),
@@ -129,7 +130,7 @@ class EdgePredictorGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, edge_predictor, sketch, strength=1.6, end_percent=0.5, mask=None, vae=None, unfinished=0.0,
                 start_percent=0.0, every=1, soften=3.0, stroke_weights=True, renew=0.0, adapt=0.5,
-                hold=0.12) -> io.NodeOutput:  # fmt: skip
+                hold=0.15) -> io.NodeOutput:  # fmt: skip
         require_predictor_of(model, edge_predictor.spec, "Edge Predictor Guidance")
         if edge_predictor.spec.target == "latent":
             require_vae(model, vae)

@@ -78,12 +78,6 @@ def test_a_slope_serves_for_a_share_of_the_run(steps, renew, anew):
     assert "".join(str(int(one)) for one in found) == anew
 
 
-def test_what_the_negative_prompt_changes_serves_from_the_first_step_on():
-    shares = [i / 29 for i in range(15)]
-    assert [i for i, anew in enumerate(renewed(shares, SketchRecipe().hold, early=0.0)) if anew] == [0, 4, 8, 12]
-    assert all(renewed(shares, 0.0, early=0.0))
-
-
 def test_a_row_goes_farther_along_a_slope_that_lasts_and_less_along_one_that_turns():
     before, gain = draw(2, 4, 4, 8, 8), torch.tensor([1.0, 1.0, 1.9, 0.21]).view(4, 1, 1, 1)
     ways = torch.tensor([3.0, -0.1, 1.0, -1e5]).view(4, 1, 1, 1)

@@ -1,6 +1,7 @@
 // Opens workflows in the real front end and tells which of their nodes cover each other as they are drawn there.
-//   node layout_browser.mjs '{"playwright", "chromium", "url", "workflows": {name: workflow}, "vue", "patience"}'
-// Prints one line of JSON: name -> pairs of nodes that overlap, and nodes that reach out of every group.
+//   node layout_browser.mjs '{"playwright", "chromium", "url", "workflows": {name: path}, "vue", "patience"}'
+// Prints one line of JSON: name -> pairs of nodes that overlap, and nodes that lie partly in a group.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const given = JSON.parse(process.argv[2]);
@@ -38,17 +39,17 @@ try {
   await page.goto(given.url, { waitUntil: "domcontentloaded" });
   await page.waitForFunction(() => window.app?.graph && window.app.canvas);
   const told = {};
-  for (const [name, workflow] of Object.entries(given.workflows)) {
+  for (const [name, path] of Object.entries(given.workflows)) {
     await page.evaluate(async (one) => {
       await window.app.loadGraphData(one);
       const [x, y] = [0, 1].map((i) => Math.min(...window.app.graph._nodes.map((node) => node.pos[i])));
       Object.assign(window.app.canvas.ds, { scale: 0.5, offset: [120 - x, 160 - y] });
       window.app.canvas.setDirty(true, true);
-    }, workflow);
+    }, JSON.parse(readFileSync(path, "utf8")));
     const { nodes, groups } = await settled();
     const covered = nodes.flatMap((a, i) => nodes.slice(i + 1).filter((b) => overlap(a, b)).map((b) => [a.name, b.name]));
-    const outside = nodes.filter((a) => !groups.some((group) => within(a, group))).map((a) => a.name);
-    told[name] = { nodes: nodes.length, covered, outside };
+    const torn = nodes.filter((a) => groups.some((group) => overlap(a, group) && !within(a, group))).map((a) => a.name);
+    told[name] = { nodes: nodes.length, covered, torn };
   }
   console.log(JSON.stringify(told));
 } catch (error) {

@@ -113,7 +113,7 @@ def quality_rows(context, kind: str, mode: str, found: Judged | None) -> Iterato
 
 
 def target_rows(context, kind: str, found: Mapping[str, Judged]) -> Iterator[Row]:
-    """F1 beside no guidance, what the captions lose, and what Best Seed adds to both: of outlines, and of all sketches."""
+    """F1 beside no guidance, what captions lose, and what Best Seed adds to both: of outlines, and of all sketches."""
     plain, guided, best = (found.get(mode) for mode in (PLAIN, OURS, BEST))
     ratio = guided.f1 / max(plain.f1, 1e-6) if found else None
     yield context.row(TECHNIQUE, f"{kind}: edge F1 beside no guidance", OURS, ratio, "times", ">= 2")

@@ -28,6 +28,12 @@ def meets(value: float | None, target: str) -> bool | None:
     return None if value is None else bool(RELATIONS[found[1]](value, float(found[2])))
 
 
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 @dataclass(frozen=True)
 class Row:
     """technique, measure, mode: what was measured, unique together; mode: faithful, fast, or a peer's name.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..motion_judge import Verdict
-from ..rows import Row
+from ..rows import Row, mean
 from ._motion_world import Item, World, fast, faithful, verdict
 
 FAITHFUL_STEPS, RECURSION = 16, 5
@@ -77,37 +77,32 @@ SEEN = {"goal": "px", "colour": "L1", "old_place": "L1", "background": "dB"}
 
 def cost_rows(context, technique: str, world: World | None, items: list[Item]) -> Iterator[Row]:
     costs = dict.fromkeys(("fast", "fast, flow network", "faithful"), ()) | (both(world, items) if items else {})
-    mean = lambda mode, get: _mean([get(cost) for cost in costs[mode]])
+    over = lambda mode, get: mean(get(cost) for cost in costs[mode])
     for mode in costs:
         for measure, name in COUNTS.items():
-            yield context.row(technique, measure, mode, mean(mode, lambda c, n=name: getattr(c.record, n)), "")
-        yield context.row(technique, "arithmetic", mode, mean(mode, lambda c: c.operations / 1e12), "TFLOP")
-        yield context.row(technique, "time", mode, mean(mode, lambda c: c.seconds), "s")
-        yield context.row(technique, "flow error, same motions", mode, mean(mode, lambda c: c.flow), "px")
+            yield context.row(technique, measure, mode, over(mode, lambda c, n=name: getattr(c.record, n)), "")
+        yield context.row(technique, "arithmetic", mode, over(mode, lambda c: c.operations / 1e12), "TFLOP")
+        yield context.row(technique, "time", mode, over(mode, lambda c: c.seconds), "s")
+        yield context.row(technique, "flow error, same motions", mode, over(mode, lambda c: c.flow), "px")
         for name, unit in SEEN.items():
-            value = mean(mode, lambda c, n=name: getattr(c.seen, n))
+            value = over(mode, lambda c, n=name: getattr(c.seen, n))
             yield context.row(technique, f"{name.replace('_', ' ')}, same motions", mode, value, unit)
-    yield from beside_faithful(context, technique, mean)
+    yield from beside_faithful(context, technique, over)
 
 
-def beside_faithful(context, technique: str, mean: Callable) -> Iterator[Row]:
+def beside_faithful(context, technique: str, over: Callable) -> Iterator[Row]:
     """Fast beside faithful. The targets are those of the fast mode that has the flow network, as the faithful has."""
     run = f"{FAITHFUL_STEPS * RECURSION} faithful evaluations"
-    whole = mean("faithful", lambda c: c.operations / max(c.record.model_calls, 1) * PAPER_EVALUATIONS)
+    whole = over("faithful", lambda c: c.operations / max(c.record.model_calls, 1) * PAPER_EVALUATIONS)
     for mode, (least, most) in {"fast": ("", ""), "fast, flow network": (">= 20", "<= 1")}.items():
-        ratio = lambda get, m=mode: _ratio(mean("faithful", get), mean(m, get))
+        ratio = lambda get, m=mode: _ratio(over("faithful", get), over(m, get))
         row = lambda measure, value, unit, target="", m=mode: context.row(technique, measure, m, value, unit, target)
         yield row(f"arithmetic saved beside {run}", ratio(lambda c: c.operations), "times", least)
         yield row(f"time saved beside {run}", ratio(lambda c: c.seconds), "times")
-        error = _ratio(mean(mode, lambda c: c.flow), mean("faithful", lambda c: c.flow))
+        error = _ratio(over(mode, lambda c: c.flow), over("faithful", lambda c: c.flow))
         yield row(f"flow error beside {run}", error, "times", most)
-        less = _ratio(whole, mean(mode, lambda c: c.operations))
+        less = _ratio(whole, over(mode, lambda c: c.operations))
         yield row(f"arithmetic saved beside the paper's {PAPER_EVALUATIONS} evaluations", less, "times")
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:

@@ -12,7 +12,7 @@ from ...papercut.export import FILE
 from ..context import every_core
 from ..motion_cases import cases
 from ..motion_judge import reliable_judge
-from ..rows import Row
+from ..rows import Row, mean
 from ._motion_cost import Cost, measured
 from ._motion_world import OUTSIDE, fast, faithful, load, ready, through_vae, verdict
 from .motion import quality_rows
@@ -54,22 +54,17 @@ def pair_rows(context, technique: str, counts: dict[str, int], length: Faithful,
     if FILE.exists():
         with torch.inference_mode(), every_core():
             slow, quick, bounds = run(counts, length, split)
-    mean = lambda costs, get: _mean([get(cost) for cost in costs or ()])
+    over = lambda costs, get: mean(get(cost) for cost in costs or ())
     flows, operations = [], []
     for mode, costs in ((length.name, slow), (FAST, quick)):
         yield from quality_rows(context, technique, "", mode, costs and [cost.seen for cost in costs])
         lost = statistics.mean(b - cost.seen.background for b, cost in zip(bounds, costs)) if costs else None
         yield context.row(technique, f"background PSNR below the VAE's, {OUTSIDE}", mode, lost, "dB")
-        flows.append(mean(costs, lambda cost: cost.flow))
-        operations.append(mean(costs, lambda cost: cost.operations / 1e12))
+        flows.append(over(costs, lambda cost: cost.flow))
+        operations.append(over(costs, lambda cost: cost.operations / 1e12))
         yield context.row(technique, "flow error", mode, flows[-1], "px")
         yield context.row(technique, "arithmetic", mode, operations[-1], "TFLOP")
     beside = flows[1] / flows[0] if flows[0] else None
     yield context.row(technique, "flow error beside faithful's", FAST, beside, "times")
     saved = operations[0] / operations[1] if operations[1] else None
     yield context.row(technique, "arithmetic saved beside faithful", FAST, saved, "times")
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -253,9 +253,3 @@ class Found(NamedTuple):
 def judged(world: World, case: Case, made: Tensor, reach: int = 0) -> Found:
     success = 100.0 * succeeded(world, made, case.edit)
     return Found(case.edit.kind, success, background(made, case), background(made, case, reach))
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known; None where none is."""
-    values = [value for value in values if value is not None]
-    return sum(values) / len(values) if values else None

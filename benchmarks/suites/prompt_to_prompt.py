@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..context import every_core
-from ..rows import Row
+from ..rows import Row, mean
 from ..word_edits import KINDS, WEIGHTS, word_edits, word_weights
 from ._words_world import (
     CFG, GROWN, Case, Found, World, background, by_prompt, by_words, cases, departed, edits_of, judged,
-    known, load_world, mean, painted, sureness, through_vae,
+    known, load_world, painted, sureness, through_vae,
 )  # fmt: skip
 
 TECHNIQUE = "Prompt-to-Prompt"

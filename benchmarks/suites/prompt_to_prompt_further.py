@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ..context import every_core
-from ..rows import Row
+from ..rows import Row, mean
 from ..word_edits import word_edits
 from ._words_world import (
-    GROUP, Case, Found, Negative, by_words, edits_of, fitted, group_of_cases, judged, known, load_world, mean
+    GROUP, Case, Found, Negative, by_words, edits_of, fitted, group_of_cases, judged, known, load_world
 )  # fmt: skip
 from .prompt_to_prompt_negative import BACKGROUND, CFG, EDITS, SELF_STEPS, SUCCESS
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import torch
 
 from ..context import every_core
-from ..rows import Row
+from ..rows import Row, mean
 from ..word_edits import KINDS, word_edits
-from ._words_world import Found, Negative, by_words, cases, edits_of, judged, known, load_world, mean
+from ._words_world import Found, Negative, by_words, cases, edits_of, judged, known, load_world
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor"
 TECHNIQUES = (TECHNIQUE,)

@@ -12,9 +12,10 @@ from ..host.checks import require_latent, require_sigmas
 from ..host.edge_layers import require_predictor_of
 from ..host.prompts import conditionings
 from ..host.sketch import Sketch
-from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, advanced, encoder, require_image, require_vae, strokes_of
+from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, encoder, require_image, require_vae, strokes_of
 from .sockets import EdgePredictor as EdgePredictorSocket
 from .sockets import Flow as FlowSocket
+from .sockets import advanced
 
 
 class BestSeed(io.ComfyNode):

@@ -18,8 +18,9 @@ from ..host.edge_training import EdgeTraining, LevelRange, new_spec
 from ..host.notice import notice
 from ..host.prompts import connected_or_encoded, encode
 from ._loss_plot import plot
-from .sketch import CATEGORY, advanced
+from .sketch import CATEGORY
 from .sockets import EdgePredictor as EdgePredictorSocket
+from .sockets import advanced
 
 SUFFIX = ".safetensors"
 KIND = "edge_predictors"
@@ -33,6 +34,32 @@ def one(values: Sequence | None, name: str, default=None):
     if len(values) > 1:
         raise ValueError(f"Edge Predictor Train takes one {name}, and {len(values)} are connected: connect only one.")
     return values[0]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most pictures."""
+    return [
+        advanced(io.Combo, "detail", "Cells a side for each pixel of the latent ('edges' only): 2 places an "
+                 "edge within 4 pixels, 4 within 2.", options=["1", "2", "4"], default="2"),
+        advanced(io.Float, "learning_rate", "Step of the optimiser: 0.0003 to "
+                                            "0.003.", default=0.001, min=1e-6, max=0.1,
+                 step=1e-5, round=1e-7),
+        advanced(io.Float, "end_percent", "Noise levels to learn, from pure noise to this share of a run. At "
+                 "least as far as you will guide; 0.8 leaves room.", default=0.8, min=0.1, max=1.0, step=0.05),
+        advanced(io.Float, "held_out", "Share of the pictures kept aside to judge by; the weights that do best "
+                 "on them are "
+                 "returned. 0 learns from all and never stops early.",
+                 default=0.1, min=0.0, max=0.5, step=0.05),
+        advanced(io.Boolean, "flips", "Learn from the mirrored pictures too. Off for lettering.", default=True),
+        advanced(io.Int, "seed", "Of everything random in the training.", default=0, min=0, max=2**31 - 1),
+        advanced(io.String, "autosave", "The unfinished training is kept under this name and a counter in "
+                 "output/edge_predictors, to go on after an interruption; removed when the training ends. "
+                 "Empty: not kept.",
+                 default="unfinished_training"),
+        advanced(io.Int, "width", "Channels of the predictor's first layer; each of the three behind it has "
+                 "half as many. 512 is the paper's; 256 guides faster with small models.",
+                 default=512, min=64, max=2048, step=64),
+    ]  # fmt: skip
 
 
 class EdgePredictorTrain(io.ComfyNode):
@@ -77,26 +104,7 @@ class EdgePredictorTrain(io.ComfyNode):
                 io.Combo.Input("target", options=list(KINDS), default="edges", optional=True, tooltip="edges: a map of "
                                "closeness to an edge, for stroke weights and unfinished sketches. encoded edges: the "
                                "edge picture through the VAE, as in the paper; the guidance then needs the VAE too."),
-                advanced(io.Combo, "detail", "Cells a side for each pixel of the latent ('edges' only): 2 places an "
-                         "edge within 4 pixels, 4 within 2.", options=["1", "2", "4"], default="2"),
-                advanced(io.Float, "learning_rate", "Step of the optimiser: 0.0003 to "
-                                                    "0.003.", default=0.001, min=1e-6, max=0.1,
-                         step=1e-5, round=1e-7),
-                advanced(io.Float, "end_percent", "Noise levels to learn, from pure noise to this share of a run. At "
-                         "least as far as you will guide; 0.8 leaves room.", default=0.8, min=0.1, max=1.0, step=0.05),
-                advanced(io.Float, "held_out", "Share of the pictures kept aside to judge by; the weights that do best "
-                         "on them are "
-                         "returned. 0 learns from all and never stops early.",
-                         default=0.1, min=0.0, max=0.5, step=0.05),
-                advanced(io.Boolean, "flips", "Learn from the mirrored pictures too. Off for lettering.", default=True),
-                advanced(io.Int, "seed", "Of everything random in the training.", default=0, min=0, max=2**31 - 1),
-                advanced(io.String, "autosave", "The unfinished training is kept under this name and a counter in "
-                         "output/edge_predictors, to go on after an interruption; removed when the training ends. "
-                         "Empty: not kept.",
-                         default="unfinished_training"),
-                advanced(io.Int, "width", "Channels of the predictor's first layer; each of the three behind it has "
-                         "half as many. 512 is the paper's; 256 guides faster with small models.",
-                         default=512, min=64, max=2048, step=64),
+                *_advanced_inputs(),
             ],
             outputs=[
                 EdgePredictorSocket.Output("edge_predictor", tooltip="For Edge Predictor Guidance; keep it with Save "

@@ -10,8 +10,9 @@ from ..guidance.edge_predictor import EdgePredictor
 from ..host import folders
 from ..host.edge_layers import require_predictor_of
 from .edge_predictor import KIND, SUFFIX
-from .sketch import CATEGORY, advanced
+from .sketch import CATEGORY
 from .sockets import EdgePredictor as EdgePredictorSocket
+from .sockets import advanced
 
 
 class SaveEdgePredictor(io.ComfyNode):

@@ -13,8 +13,9 @@ from ..host.edge_layers import require_predictor_of
 from ..host.edge_preview import predicted_edges
 from ..host.prompts import connected_or_encoded
 from ._panel import panel
-from .sketch import CATEGORY, PREDICTOR_TIP, advanced, require_image
+from .sketch import CATEGORY, PREDICTOR_TIP, require_image
 from .sockets import EdgePredictor as EdgePredictorSocket
+from .sockets import advanced
 
 
 class EdgePredictorPreview(io.ComfyNode):

@@ -21,6 +21,7 @@ from ._loss_plot import plot
 from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP, fitted_flow, matched
 from .sockets import Flow as FlowSocket
 from .sockets import Trajectory as TrajectorySocket
+from .sockets import advanced, optional
 
 PRESETS = {"normal": NORMAL, "draft": DRAFT, "faithful": FAITHFUL}
 # Beyond this mean error in 0..1 what comes back is not the picture: an encoder of noise, or a VAE of another family.
@@ -62,12 +63,30 @@ def recipe_of(preset: str, strength: float, start: float, end: float, curve, rec
     )  # fmt: skip
 
 
-def _optional(kind, name: str, tip: str, **more):
-    return kind.Input(name, tooltip=tip, optional=True, **more)
-
-
-def _advanced(kind, name: str, tip: str, **more):
-    return kind.Input(name, tooltip=tip, optional=True, advanced=True, **more)
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most pictures."""
+    return [
+        advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0,
+                 max=1.0, step=0.01),
+        advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",
+                 default=1.0, min=0.0, max=1.0, step=0.01),
+        advanced(io.Float, "colour_weight", "Weight of the colour loss.", default=100.0, min=0.0, max=10000.0),
+        advanced(io.Float, "flow_weight", "Weight of the flow loss.", default=3.0, min=0.0, max=1000.0),
+        advanced(io.Float, "clip", "Largest pull, as a norm at 512 x 512 (scaled to your size); 0 = no limit. "
+                 "Sane: 50 to 400.", default=200.0, min=0.0, max=100000.0),
+        advanced(io.Int, "recursion", "Evaluations of the model at each step; 0 = the preset's. Sane: 1 to "
+                                      "10.",
+                 default=0, min=0, max=50),
+        advanced(io.Int, "inner_updates", "Pulls at each clean estimate of the second half (not faithful); 0: "
+                 "the preset's. Sane: 1 to 4.", default=0, min=0, max=100),
+        advanced(io.Int, "flow_every", "The flow network judges every n-th step (not faithful); 0 = never, "
+                 "-1 = the preset's.", default=-1, min=-1, max=100),
+        advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
+                 max=32),
+        advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls "
+                 "(not faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0.4 to 0.9.",
+                 default=-1.0, min=-1.0, max=1.0, step=0.05),
+    ]  # fmt: skip
 
 
 class FlowGuidanceSamplerNode(io.ComfyNode):
@@ -96,39 +115,20 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
                 io.Int.Input("grow", default=10, min=0, max=256,
                              tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
                              "fiftieth of the picture's side, more for wide shadows."),
-                _optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the "
+                optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the "
                           "colours alone guide."),
-                _optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, "
+                optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, "
                           "what stays is the source noised to each level."),
-                _optional(io.Mask, "layers", LAYERS_TIP),
-                _optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
-                _optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less "
+                optional(io.Mask, "layers", LAYERS_TIP),
+                optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
+                optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less "
                           "memory. Left open, the host's own from models/vae_approx, where its file is; faithful takes "
                           "the full VAE."),
                 # A socket alone: the host's own curve widget is drawn by one of its two renderers only.
-                _optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, "
+                optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, "
                                                        "constant.",
                           extra_dict={"forceInput": True}),
-                _advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0,
-                          max=1.0, step=0.01),
-                _advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",
-                          default=1.0, min=0.0, max=1.0, step=0.01),
-                _advanced(io.Float, "colour_weight", "Weight of the colour loss.", default=100.0, min=0.0, max=10000.0),
-                _advanced(io.Float, "flow_weight", "Weight of the flow loss.", default=3.0, min=0.0, max=1000.0),
-                _advanced(io.Float, "clip", "Largest pull, as a norm at 512 x 512 (scaled to your size); 0 = no limit. "
-                          "Sane: 50 to 400.", default=200.0, min=0.0, max=100000.0),
-                _advanced(io.Int, "recursion", "Evaluations of the model at each step; 0 = the preset's. Sane: 1 to "
-                                               "10.",
-                          default=0, min=0, max=50),
-                _advanced(io.Int, "inner_updates", "Pulls at each clean estimate of the second half (not faithful); 0: "
-                          "the preset's. Sane: 1 to 4.", default=0, min=0, max=100),
-                _advanced(io.Int, "flow_every", "The flow network judges every n-th step (not faithful); 0 = never, "
-                          "-1 = the preset's.", default=-1, min=-1, max=100),
-                _advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
-                          max=32),
-                _advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls "
-                          "(not faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0.4 to 0.9.",
-                          default=-1.0, min=-1.0, max=1.0, step=0.05),
+                *_advanced_inputs(),
             ],
             outputs=[io.Sampler.Output("sampler", tooltip="For Sampler Custom Advanced.")],
         )  # fmt: skip

@@ -13,6 +13,7 @@ from ..host.edge_layers import require_predictor_of
 from ..host.notice import notice
 from ..host.sketch import Sketch, sketch_guided
 from .sockets import EdgePredictor as EdgePredictorSocket
+from .sockets import advanced
 
 CATEGORY = "Palimpsest/sketch"
 PREDICTOR_TIP = "From Edge Predictor Train or Load Edge Predictor; it must have been trained for this model's family."
@@ -49,8 +50,32 @@ def encoder(vae):
     return None if vae is None else vae.encode
 
 
-def advanced(kind, name: str, tip: str, **more):
-    return kind.Input(name, tooltip=tip, optional=True, advanced=True, **more)
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most pictures."""
+    return [
+        advanced(io.Float, "start_percent", "Where in the run the guidance starts: 0 = at pure noise.",
+                 default=0.0, min=0.0, max=1.0, step=0.01),
+        advanced(io.Int, "every", "Guide each n-th step: 2 halves the cost, and weakens the guidance as much.",
+                 default=1, min=1, max=20),
+        advanced(io.Float, "soften", "Blur of the sketch at the start of the guidance, in pixels of the latent "
+                 "(8 pixels of the picture); it sharpens towards the end, so that things find their place "
+                 "before they are held to the line. 0 = sharp from the start, as in the paper: things end up "
+                 "half outside their outline more often.", default=3.0, min=0.0, max=8.0, step=0.25),
+        advanced(io.Boolean, "stroke_weights", "On: faint strokes (their grey level, or alpha) count less. "
+                 "Off: all strokes count alike.", default=True),
+        advanced(io.Float, "renew", "0 = each guided step looks at the edges, as in the paper. Above, after "
+                 "the first tenth, one look serves for this share of the run and the steps within it follow "
+                 "it by half, at no cost: 0.045 looks at every second of 30 steps, in half of the time and "
+                 "less exactly.",
+                 default=0.0, min=0.0, max=0.5, step=0.005, round=0.001),
+        advanced(io.Float, "adapt", "How fast the step's length follows what is seen: longer where the way to "
+                 "the sketch stays the same, shorter where the picture swings to and fro across a line. 0 = "
+                 "the same share in all steps, as in the paper.", default=0.5, min=0.0, max=2.0, step=0.05),
+        advanced(io.Float, "hold", "After the first tenth, what the negative prompt changes serves for this "
+                 "share of the run, so that a guided step costs little more than a plain one. 0 = computed "
+                 "in each step, as in the paper.",
+                 default=0.15, min=0.0, max=0.5, step=0.005, round=0.001),
+    ]  # fmt: skip
 
 
 class EdgePredictorGuidance(io.ComfyNode):
@@ -98,28 +123,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                     "should be no edges; 1 = blank paper says nothing, only the strokes count. Around 0.5 to 0.8 for a "
                     "few lines.",
                 ),
-                advanced(io.Float, "start_percent", "Where in the run the guidance starts: 0 = at pure noise.",
-                          default=0.0, min=0.0, max=1.0, step=0.01),
-                advanced(io.Int, "every", "Guide each n-th step: 2 halves the cost, and weakens the guidance as much.",
-                          default=1, min=1, max=20),
-                advanced(io.Float, "soften", "Blur of the sketch at the start of the guidance, in pixels of the latent "
-                          "(8 pixels of the picture); it sharpens towards the end, so that things find their place "
-                          "before they are held to the line. 0 = sharp from the start, as in the paper: things end up "
-                          "half outside their outline more often.", default=3.0, min=0.0, max=8.0, step=0.25),
-                advanced(io.Boolean, "stroke_weights", "On: faint strokes (their grey level, or alpha) count less. "
-                          "Off: all strokes count alike.", default=True),
-                advanced(io.Float, "renew", "0 = each guided step looks at the edges, as in the paper. Above, after "
-                          "the first tenth, one look serves for this share of the run and the steps within it follow "
-                          "it by half, at no cost: 0.045 looks at every second of 30 steps, in half of the time and "
-                          "less exactly.",
-                          default=0.0, min=0.0, max=0.5, step=0.005, round=0.001),
-                advanced(io.Float, "adapt", "How fast the step's length follows what is seen: longer where the way to "
-                          "the sketch stays the same, shorter where the picture swings to and fro across a line. 0 = "
-                          "the same share in all steps, as in the paper.", default=0.5, min=0.0, max=2.0, step=0.05),
-                advanced(io.Float, "hold", "After the first tenth, what the negative prompt changes serves for this "
-                          "share of the run, so that a guided step costs little more than a plain one. 0 = computed "
-                          "in each step, as in the paper.",
-                          default=0.15, min=0.0, max=0.5, step=0.005, round=0.001),
+                *_advanced_inputs(),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),

@@ -1,4 +1,4 @@
-"""The pack's own socket types; everything else is the host's."""
+"""The pack's own socket types; everything else is the host's. And inputs that may stay open, in a line."""
 
 from __future__ import annotations
 
@@ -12,3 +12,13 @@ Flow = io.Custom("FLOW")
 EdgePredictor = io.Custom("EDGE_PREDICTOR")
 # One float a frame: with K key frames from 0 to K - 1, so that 1.3 lies between the second and the third.
 Alphas = io.Custom("ALPHAS")
+
+
+def optional(kind, name: str, tip: str, **more):
+    """An input of the io type `kind` that may stay open."""
+    return kind.Input(name, tooltip=tip, optional=True, **more)
+
+
+def advanced(kind, name: str, tip: str, **more):
+    """One that the node shows on demand."""
+    return optional(kind, name, tip, advanced=True, **more)

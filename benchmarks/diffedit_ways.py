@@ -12,8 +12,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, off_ground, steadiness, strongest
-from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, soften, to_size
+from ..guidance.diffedit import DRAFTS, HEAD_START, heat_map, new_shape, off_ground
+from ..guidance.masks import Frame, MaskRecipe, find, finish, grow, roomy, soften, to_size
 from ..papercut.scenes import SIZE, Scene
 from .diffedit_peer import diffedit_pipeline, their_edit, their_mask
 from .edits import Edit, edits, pictures
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH, NOISES, STRENGTH = 10, 10, 0.5
 STEPS, DEPTH, GROW, CFG = 20, 0.65, 6, 7.5  # the blueprint's; the CFG is diffusers' too
 OURS = MaskRecipe()
-ROOMY = MaskRecipe(room=0.15)  # the blueprint's: for edits, which need room where masks are to be exact
+ROOMY = MaskRecipe(room=0.2)  # the blueprint's: for edits, which need room where masks are to be exact
 BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)  # diffusers'
 THEIR_STRENGTH = 481 / 999  # the step that diffusers takes for its 0.5
 FRAME = Frame(SIZE, SIZE)
@@ -133,11 +133,20 @@ def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, compleme
     return finish(small ^ turned, FRAME, recipe)[0].bool()
 
 
-def our_changes(world: World, maps: Tensor, changes: Tensor) -> Tensor:
-    """(B, 4, 32, 32) as the node gives them: where something was found, and none for a new ground."""
-    small, _ = find(heat_map(maps, trim=ROOMY.trims), ROOMY)
-    latents = world.model.model.process_latent_in(world.latents)
-    return off_ground(changes, small & ~world.grounds[:, None, None], latents)
+class Place(NamedTuple):
+    """What an edit takes from DiffEdit Mask. masks: (B, 256, 256) bool. changes: (B, 4, 32, 32), 0 for a new ground."""
+
+    masks: Tensor
+    changes: Tensor
+
+
+def our_places(world: World, maps: Tensor, changes: Tensor, recipe: MaskRecipe = ROOMY) -> Place:
+    """As the node gives them."""
+    small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
+    turned = world.grounds[:, None, None]
+    moved = off_ground(changes, small & ~turned, world.model.model.process_latent_in(world.latents))
+    masks = finish(roomy(small ^ turned, new_shape(moved), recipe), FRAME, recipe)[0].bool()
+    return Place(masks, moved)
 
 
 def peer_masks(world: World) -> Tensor:
@@ -166,12 +175,6 @@ def faithful_masks(world: World) -> Tensor:
     return torch.cat(made)
 
 
-def doubted(maps: Tensor) -> float:
-    """The share of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
-    slight, chance = strongest(heat_map(maps, trim=OURS.trims)) < SLIGHT, steadiness(maps) < STEADY
-    return float((slight | chance).float().mean())
-
-
 def enlarged(small: Tensor) -> Tensor:
     """Masks (B, 32, 32) bool at the size of the picture."""
     return to_size(small.float(), FRAME) > 0.5
@@ -197,11 +200,12 @@ def inverted(world: World, depth: float = DEPTH, *, named: bool = False) -> Traj
 
 def anchored_edit(
     world: World, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
-    fresh: bool = False, wider: int = GROW, cfg: float = CFG,
+    fresh: bool = False, wider: int = GROW, cfg: float = CFG, drafts: int = DRAFTS,
 ) -> Edited:  # fmt: skip
     """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
     pixels. changes: (B, 4, 32, 32), along which the edit gets its head start; None: none, as in the paper. fresh:
-    within the mask sampling starts from the picture under fresh noise, and not from the inverted one."""
+    within the mask sampling starts from the picture under fresh noise, and not from the inverted one. drafts: of new
+    shapes."""
     from ..guidance.anchor import Anchor
     from ..host.anchor import anchored
     from ..host.head_start import with_head_start
@@ -210,7 +214,7 @@ def anchored_edit(
     soft = soften(hard, OURS.soft_edge)
     held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
     if changes is not None:
-        held = with_head_start(held, changes, HEAD_START)
+        held = with_head_start(held, changes, HEAD_START, drafts=drafts)
     return Edited(pasted(world.pictures, decoded(world, _sample(held, world, depth, cfg)), soft), soft)
 
 
@@ -232,13 +236,12 @@ def whole_edit(world: World) -> Edited:
     return anchored_edit(world, *fresh_mask(world), inverted(world))
 
 
-def fresh_mask(world: World) -> tuple[Tensor, Tensor]:
-    """Masks (B, 256, 256) bool and changes (B, 4, 32, 32), with nothing remembered from before."""
+def fresh_mask(world: World) -> Place:
+    """The masks and changes, with nothing remembered from before."""
     from ..host.diffedit import REFERENCES
 
     REFERENCES.clear()
-    maps, changes = our_search(world)
-    return our_masks(world, maps, ROOMY), our_changes(world, maps, changes)
+    return our_places(world, *our_search(world))
 
 
 def sdedit(world: World, depth: float = DEPTH, seed: int = 0) -> Tensor:

@@ -37,8 +37,8 @@ class MaskRecipe:
     level: of the "fixed" threshold, in the map rescaled to 0..1. gap: cells of the latent that an outline may lack
     and still be closed. parts: how many connected parts to keep, the largest first; 0 = all. complement: edit what was
     *not* found. grow: pixels by which the edited part is widened (below 0: narrowed). soft_edge: width in pixels of
-    the ramp round the mask. room: where the "adaptive" map shows an outline, so that another shape is to come, the
-    share of its own side by which the mask is widened.
+    the ramp round the mask. room: where another shape is to come, the share of its own side by which the mask is
+    widened; see `roomy`.
     """
 
     outliers: Outliers = "drop the extreme noises"
@@ -145,13 +145,19 @@ def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     if recipe.fill_holes:
         mask = fill_holes(mask)
     if recipe.threshold == "adaptive" and recipe.fill_holes:
-        mask, outlined = fill_outlines(clipped, mask)
-        mask = torch.where(outlined[:, None, None], widen(mask, recipe.room), mask)
+        mask = fill_outlines(clipped, mask)
     if recipe.parts > 0:
         mask = keep_largest(mask, recipe.parts)
     if recipe.complement:
         mask = ~mask & mask.flatten(1).any(1)[:, None, None]
     return mask, rescale(clipped)
+
+
+def roomy(mask: Tensor, shapes: Tensor, recipe: MaskRecipe) -> Tensor:
+    """The mask (B, h, w) bool, wider by the recipe's room for the pictures that are to get another shape (B,) bool."""
+    if recipe.room == 0 or recipe.complement:
+        return mask
+    return torch.where(shapes[:, None, None], widen(mask, recipe.room), mask)
 
 
 def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,8 @@ LEAST = 4
 """Within fewer cells there is no telling an outline from the whole."""
 
 
-def fill_outlines(heat: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """mask (B, h, w) bool, or its convex hull where heat (B, h, w) shows little but an outline with gaps; and whether
-    it shows an outline, with gaps or without, (B,) bool."""
+def fill_outlines(heat: Tensor, mask: Tensor) -> Tensor:
+    """mask (B, h, w) bool, or its convex hull where heat (B, h, w) shows little but an outline with gaps."""
     whole = hull(mask)
     inner, line, rest = _shrunk(whole, 2), whole & ~_shrunk(whole, 1), whole & ~mask
     outside, within, along, between, found = (_mean(heat, m) for m in (~whole, inner, whole & ~inner, rest, mask))
@@ -40,14 +39,16 @@ def fill_outlines(heat: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     large = _count(inner) >= LEAST
     hollow = _count(mask) < HOLLOW * _count(whole)
     filled = large & (pieces | (faint & closed & hollow))
-    return torch.where(filled[:, None, None], whole, mask), large & (pieces | faint)
+    return torch.where(filled[:, None, None], whole, mask)
 
 
 def widen(mask: Tensor, share: float) -> Tensor:
-    """Each picture of mask (B, h, w) bool wider by this share of its side, the root of its area, in whole cells."""
+    """Each picture of mask (B, h, w) bool wider by this share of its side, the root of its area, in whole cells; a
+    small one as if its side were half the picture's: what takes its place may well be larger."""
+    least = (mask.shape[1] * mask.shape[2]) ** 0.5 / 2
     wider = []
-    for one, cells in zip(mask, (share * _count(mask).sqrt()).round().int().tolist(), strict=True):
-        for i in range(cells):
+    for one, side in zip(mask, _count(mask).sqrt().tolist(), strict=True):
+        for i in range(round(share * max(side, least)) if side else 0):
             # Every other step with corners comes near to a disc.
             one = _widened(one[None])[0] if i % 2 else _crossed(one[None])[0]
         wider.append(one)

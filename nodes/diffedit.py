@@ -7,8 +7,19 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.diffedit import HEAD_START, SLIGHT, STEADY, heat_map, is_noise, off_ground, steadiness, strongest
-from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, to_size
+from ..guidance.diffedit import (
+    DRAFTS,
+    HEAD_START,
+    SLIGHT,
+    STEADY,
+    heat_map,
+    is_noise,
+    new_shape,
+    off_ground,
+    steadiness,
+    strongest,
+)
+from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, roomy, to_size
 from ..host.checks import require_conditioning, require_finite, require_latent
 from ..host.diffedit import MapRecipe, Prompts, compare, same_content
 from ..host.edit_batch import batch_items, picture_frame
@@ -86,10 +97,10 @@ class DiffEditMask(io.ComfyNode):
             raise ValueError(SAME_TEXTS)
         mask, rescaled = find(raw, recipe)
         mask[silent] = False
-        hard, soft = finish(mask, frame, recipe)
+        moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
+        hard, soft = finish(roomy(mask, new_shape(moved), recipe), frame, recipe)
         image = to_size(rescaled, frame)[..., None].repeat(1, 1, 1, 3)
         note = _note(hard, silent, cost, _doubts(maps, raw, silent))
-        moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
         return io.NodeOutput(hard, image, soft, note, {"samples": moved})
 
 
@@ -234,8 +245,8 @@ def _rare_inputs() -> list:
         ),
         io.Float.Input(
             "room", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
-            tooltip="Where the map shows an outline, so that another shape is to come: widens the mask by this share "
-            "of its own side (with the adaptive threshold and fill_holes). 0.1 to 0.25 for edits, 0 for exact masks.",
+            tooltip="Where another shape is to come: widens the mask by this share of its own side, of a small one by "
+            "this share of half the picture's. 0.15 to 0.25 for edits, 0 for exact masks.",
         ),
     ]  # fmt: skip
 
@@ -251,8 +262,8 @@ class DiffEditHeadStart(io.ComfyNode):
             category="Palimpsest/editing",
             description=(
                 "Lets an edit begin some way along the change that DiffEdit Mask has found: old colours and patterns "
-                "go more surely, the more so in shallow edits, and small objects stay where they are in deep ones. It "
-                "costs nothing."
+                "go more surely, the more so in shallow edits, and small objects stay where they are in deep ones. A "
+                "new shape is drafted first, which costs one step; all else costs nothing."
             ),
             search_aliases=["diffedit", "edit direction", "delta"],
             inputs=[
@@ -266,14 +277,20 @@ class DiffEditHeadStart(io.ComfyNode):
                     tooltip="How far along: 0 is the paper's edit, 3 to 5 help at every depth, with 10 colours "
                     "overshoot.",
                 ),
+                io.Int.Input(
+                    "drafts", default=DRAFTS, min=0, max=4, optional=True,
+                    tooltip="Only where another shape is to come: so often the model drafts the new picture before the "
+                    "run, a step each, and the run starts from the draft instead of the old shape. 1 is enough; 0 "
+                    "keeps nearer to the old one.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler and guider that samples this picture.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, change, head_start) -> io.NodeOutput:
+    def execute(cls, model, change, head_start, drafts=DRAFTS) -> io.NodeOutput:
         found = require_latent(change, "The change", model)
-        return io.NodeOutput(with_head_start(model, found, head_start))
+        return io.NodeOutput(with_head_start(model, found, head_start, drafts=drafts))
 
 
 NODES = (DiffEditMask, DiffEditHeadStart)

@@ -25,13 +25,12 @@ from ..diffedit_ways import (
     DEPTH,
     NOISES,
     OURS,
-    ROOMY,
     World,
     enlarged,
     faithful_masks,
     fresh_mask,
-    our_changes,
     our_masks,
+    our_places,
     our_search,
     papercut,
     peer_masks,
@@ -68,11 +67,12 @@ def search(world: World) -> Found:
     named = maps.clone()
     named[:, world.grounds] = our_search(grounds, queries=grounds.after)[0]
     masks = {"adaptive": our_masks(world, maps), "adaptive, grounds by name": our_masks(world, named, complement=False)}
-    masks[FOR_EDITS] = our_masks(world, maps, ROOMY)
+    place = our_places(world, maps, changes)
+    masks[FOR_EDITS] = place.masks
     masks |= {name: our_masks(world, maps, recipe) for name, recipe in RULES.items()}
     masks["diffusers' rule"] = our_masks(world, named, BARE, complement=False)
     peer = peer_masks(world)
-    return Found(maps, our_changes(world, maps, changes), masks | {"diffusers": enlarged(peer)}, peer)
+    return Found(maps, place.changes, masks | {"diffusers": enlarged(peer)}, peer)
 
 
 # Masks
@@ -166,8 +166,9 @@ def _beside(
 
 
 def cost_rows(context, world: World) -> Iterator[Row]:
-    """Samples of the network, time and memory for one edit, from picture to picture, in turns."""
-    one = world.part(slice(1))
+    """Samples of the network, time and memory for one edit, from picture to picture, in turns: a new shape, which takes
+    most, as it is drafted."""
+    one = world.part(slice(1, 2))
     ours, theirs = one.model.model.diffusion_model, one.oracle.unet
     ways = {
         ("the mask", "fast"): (lambda: fresh_mask(one), ours),

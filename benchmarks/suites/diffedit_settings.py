@@ -11,17 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from ...guidance.diffedit import SLIGHT, STEADY, heat_map, steadiness, strongest
 from ..context import every_core
 from ..diffedit_many import groups, inversions, judged, our_edits
 from ..diffedit_ways import (
     NOISES,
-    ROOMY,
+    OURS,
     STRENGTH,
     World,
-    doubted,
-    our_changes,
     our_masks,
+    our_places,
     our_search,
     papercut,
     scored,
@@ -61,8 +62,14 @@ def setting_rows(context, world: World, name: str, found: tuple, path) -> Iterat
     chosen = {"all": torch.ones_like(world.grounds), **groups(world)}
     parts = {f"{part}, {name}": chosen[part] for part in ("all", "objects", "grounds")}
     yield from mask_rows_by(context, TECHNIQUE, "adaptive", scored(our_masks(world, maps), world), parts)
-    made = our_edits(world, our_masks(world, maps, ROOMY), our_changes(world, maps, changes), path)
+    made = our_edits(world, *our_places(world, maps, changes), path)
     yield from edit_rows(context, TECHNIQUE, f", {name}", "fast", judged(made.pictures, world))
+
+
+def doubted(maps: Tensor) -> float:
+    """The share of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
+    slight, chance = strongest(heat_map(maps, trim=OURS.trims)) < SLIGHT, steadiness(maps) < STEADY
+    return float((slight | chance).float().mean())
 
 
 def _doubt_rows(context, some: World) -> Iterator[Row]:
@@ -81,11 +88,12 @@ def _way_rows(context, some: World, plain: tuple, path) -> Iterator[Row]:
     """The first edits with one thing left out or made in another way; plain, path: of all edits."""
     maps, changes = plain[0][:, :FIRST], plain[1][:FIRST]
     path = replace(path, latents=path.latents[:, :FIRST])
-    masks, moved = our_masks(some, maps, ROOMY), our_changes(some, maps, changes)
+    masks, moved = our_places(some, maps, changes)
     made = {
         "fast": our_edits(some, masks, moved, path),
         "mask not grown": our_edits(some, masks, moved, path, wider=0),
         "no head start": our_edits(some, masks, None, path),
+        "no draft of a new shape": our_edits(some, masks, moved, path, drafts=0),
         "CFG 5": our_edits(some, masks, moved, path, cfg=5.0),
         "fresh noise": our_edits(some, masks, moved, path, fresh=True),
         "inverted with the old caption": our_edits(some, masks, moved, inversions(some, named=True)),

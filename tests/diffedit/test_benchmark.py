@@ -95,8 +95,7 @@ def world(monkeypatch):
 def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
     with torch.inference_mode():
         maps, changes = diffedit_ways.our_search(world, noises=2)
-        changes = diffedit_ways.our_changes(world, maps, changes)
-        masks = diffedit_ways.our_masks(world, maps)
+        masks, changes = diffedit_ways.our_places(world, maps, changes)
         scores = diffedit_ways.scored(masks, world)
         one = world.part([1])
         made = diffedit_ways.anchored_edit(one, masks[1:2], changes[1:2], diffedit_ways.inverted(one))
@@ -129,7 +128,7 @@ def test_what_is_measured_is_the_blueprint():
     values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
     ways, mask = diffedit_ways, values["PalimpsestDiffEditMask"]
     assert values["BasicScheduler"] == ["normal", round(ways.STEPS * ways.DEPTH), ways.DEPTH]
-    assert values["CFGGuider"] == [ways.CFG] and values["PalimpsestDiffEditHeadStart"] == [ways.HEAD_START]
+    assert values["CFGGuider"] == [ways.CFG] and values["PalimpsestDiffEditHeadStart"] == [ways.HEAD_START, ways.DRAFTS]
     assert mask[1:4] == [ways.NOISES, ways.STRENGTH, "adaptive"] and mask[-1] == ways.ROOMY.room
     assert mask[-4:-2] == [ways.GROW, ways.OURS.soft_edge] and values["KSamplerSelect"] == ["euler"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.anchor import Anchor
-from palimpsest.guidance.diffedit import change, differences, evenness, off_ground
+from palimpsest.guidance.diffedit import change, differences, evenness, new_shape, off_ground
 from palimpsest.host.anchor import anchored
 from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, compare, single_maps
 from palimpsest.host.head_start import with_head_start
@@ -83,6 +83,62 @@ def test_an_uneven_change_may_lead_to_the_ground(object_on_ground):
     assert evenness(shifted, marked)[:2].flatten().tolist() == pytest.approx([2 / 11] * 2)
 
 
+def test_a_shape_comes_in_where_another_leaves():
+    """Next to nothing of its change is the mean; of a colour's much is, of nothing there is none."""
+    changes = torch.zeros(3, 2, 8, 8)
+    changes[0, :, 2:6, 2:4], changes[0, :, 2:6, 4:6] = 1.0, -1.1
+    changes[1, 0, 2:6, 2:6] = 1.0
+    assert new_shape(changes).tolist() == [True, False, False]
+    assert new_shape(changes[:1] + 0.5 * (changes[:1] != 0)).tolist() == [False]
+
+
+def shaped_change(latent, seed=4):
+    """A change whose mean is zero, so that it counts as a new shape's."""
+    found = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    return found - found.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+@pytest.mark.parametrize("drafts", [1, 2])
+def test_a_new_shape_starts_from_its_draft_under_fresh_noise(models, family, drafts):
+    """The first calls see the plain start and the drafts; the run begins as one whose picture is the last draft."""
+    model, latent = models[family], tiny_latent(family)
+    moved, noise = shaped_change(latent), torch.randn(latent.shape, generator=torch.Generator().manual_seed(5))
+    calls = []
+
+    def spy(executor, x, timestep, *args, **kwargs):
+        calls.append((x.clone(), float(timestep[0]), executor(x, timestep, *args, **kwargs)))
+        return calls[-1][2]
+
+    spied = model.clone()
+    spied.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "spy", spy)
+    plain = run(with_head_start(spied, moved, 3.0), family, noise, latent)
+    steps, start = len(calls), calls[0][0]
+    calls.clear()
+    made = run(with_head_start(spied, moved, 3.0, drafts=drafts), family, noise, latent)
+    assert len(calls) == steps + drafts and torch.equal(calls[0][0], start)
+    for number in range(drafts):
+        (_, sigma, draft), (begun, level, _) = calls[number], calls[number + 1]
+        fresh = comfy.sample.prepare_noise(draft, 1 + number)
+        share = 1 - sigma if family == "sd3" else 1.0
+        assert level == sigma
+        torch.testing.assert_close(begun, share * draft + sigma * fresh, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(made, plain, atol=1e-3)
+
+
+def test_only_pictures_that_get_another_shape_are_drafted(models):
+    model, latent = models["sd1"], tiny_latent("sd1", batch=2)
+    moved = shaped_change(latent)
+    moved[1] = 1.0
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(5))
+    plain, drafted = (run(with_head_start(model, moved, 3.0, drafts=d), "sd1", noise, latent) for d in (0, 1))
+    torch.testing.assert_close(drafted[1], plain[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(drafted[0], plain[0], atol=1e-3)
+    even = torch.ones_like(latent)
+    same = [run(with_head_start(model, even, 3.0, drafts=d), "sd1", noise, latent) for d in (0, 1)]
+    assert torch.equal(*same)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd3"])
 def test_a_start_along_the_change_is_a_start_from_a_moved_picture(models, family):
     """k changes in the noise move the picture by k times the noise-to-picture ratio, in either kind of model."""
@@ -121,13 +177,13 @@ def test_none_is_the_plain_model_to_the_last_bit_and_nothing_is_changed(models):
 def test_what_is_anchored_stays_exact(models, first, start_from_source):
     model, latent = models["sd1"], tiny_latent("sd1")
     source = model.model.process_latent_in(latent)
-    noise, moved = torch.randn(2, *latent.shape, generator=torch.Generator().manual_seed(4))
+    noise, moved = torch.randn(latent.shape, generator=torch.Generator().manual_seed(4)), shaped_change(latent)
     levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
     path = Trajectory(levels, torch.stack([source + s * noise for s in levels]), "", 1.0, "", "eps", "SD15")
     mask = torch.zeros(1, 8, 8)
     mask[..., :4] = 1
     both = [lambda m: anchored(m, Anchor(path, mask), start_from_source=start_from_source)]
-    both.insert(0 if first == "head start" else 1, lambda m: with_head_start(m, moved, 4.0))
+    both.insert(0 if first == "head start" else 1, lambda m: with_head_start(m, moved, 4.0, drafts=1))
     made = run(both[1](both[0](model)), "sd1", noise, latent)
     assert torch.equal(made[..., 4:], latent[..., 4:]) and not torch.equal(made[..., :4], latent[..., :4])
 

@@ -34,8 +34,10 @@ def strokes_of(sketch, grey: bool = True) -> Strokes:
     """The strokes of a connected sketch, what was found said on the node; a blank one is a sentence."""
     strokes = read_strokes(require_image(sketch, "The sketch"))
     if strokes.blank:
-        raise ValueError("The sketch is blank, so there is nothing to guide by: draw on it; a drawing on a transparent "
-                         "layer goes through Sketch Prepare, with Load Image's MASK as its transparency.")
+        raise ValueError(
+            "The sketch is blank, so there is nothing to guide by: draw on it; a drawing on a transparent "
+            "layer goes through Sketch Prepare, with Load Image's MASK as its transparency."
+        )
     for note in strokes.notes:
         notice(note)
     return strokes if grey else Strokes(strokes.lines, strokes.lines.float(), strokes.notes)
@@ -120,8 +122,8 @@ class EdgePredictorGuidance(io.ComfyNode):
                 io.Float.Input(
                     "unfinished", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="For sketches that show only part of what is wanted. 0 = where nothing is drawn there "
-                    "should be no edges; 1 = blank paper says nothing, only the strokes count. Around 0.5 to 0.8 for a "
-                    "few lines.",
+                    "should be no edges; 1 = blank paper says nothing, only the strokes count: for half a drawing, "
+                    "with a strength of 0.8. 0.5 where strokes have gaps.",
                 ),
                 *_advanced_inputs(),
             ],

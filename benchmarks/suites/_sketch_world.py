@@ -12,8 +12,8 @@ from torch import Tensor
 from ...guidance.sketch_guidance import SketchRecipe
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 112 in all.
-COUNT, FEW = 48, 16
+# Outlines, and sketches of each of four further kinds: 192 in all.
+COUNT, FEW = 64, 32
 AT_ONCE, STEPS, CFG, FIRST_SEED = 16, 30, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 
@@ -78,6 +78,16 @@ def tests(count: int = COUNT) -> Tests:
     edges = torch.stack([scene.edges() for scene in found])
     # A hundred apart, so that no two pictures share a candidate of Best Seed.
     return Tests(found, [scene.caption for scene in found], edges, [FIRST_SEED + 100 * i for i in range(len(found))])
+
+
+def legible(world: World, t: Tests) -> list[int]:
+    """The numbers of the tests whose captions the judge can read at all: off the scene's own picture, as the VAE leaves
+    it. Where it cannot, no way to paint that scene could be found right."""
+    rows = []
+    for i, scene in enumerate(t.scenes):
+        picture = world.vae.decode(world.vae.encode(scene.render().movedim(0, -1)[None])).movedim(-1, 1).clamp(0, 1)
+        rows += [i] if world.judge.read(picture)[0].agrees(scene, "shape", "colour") else []
+    return rows
 
 
 def prompts(world: World, captions: list[str]) -> list:

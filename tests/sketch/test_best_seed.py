@@ -6,6 +6,7 @@ from palimpsest.guidance.best_seed import cheap_levels, flow_distance, ranking, 
 from palimpsest.guidance.edge_predictor import PredictorSpec
 from palimpsest.guidance.sketch_guidance import sketch_target
 from palimpsest.nodes.best_seed import BestSeed
+from palimpsest.tests.sketch.common import drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 
 SIGMAS = torch.tensor([14.6, 9.0, 6.0, 4.0, 2.5, 1.5, 0.8, 0.3, 0.0])
@@ -67,3 +68,18 @@ def test_seeds_are_judged_by_a_flow_of_the_source():
     scores = [float(line.split(":")[1]) for line in report.splitlines()]
     assert noise.seed == best == int(report.split(":")[0].split()[1]) and scores == sorted(scores)
     assert drafts["samples"].shape == (4, 4, 8, 8) and best in range(3, 7)
+
+
+def test_blank_paper_always_counts_a_little_when_seeds_are_compared():
+    """By the strokes alone, seeds that draw something everywhere would win."""
+    with torch.inference_mode():
+        model = tiny_model("sd1")
+        sketch = drawing().lines.float()[..., None].expand(-1, -1, -1, 3)
+
+        def report(unfinished):
+            return BestSeed.execute(
+                model, tiny_cond("sd1"), {"samples": torch.zeros_like(tiny_latent("sd1"))}, SIGMAS, candidates=2,
+                steps=2, cfg=1.0, edge_predictor=tiny_predictor(model), sketch=sketch, unfinished=unfinished,
+            ).args[3]  # fmt: skip
+
+        assert report(1.0) == report(0.9) != report(0.5)

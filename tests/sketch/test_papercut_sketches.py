@@ -1,16 +1,18 @@
 """The Papercut side of the sketch: outlines read off pictures, unsteady hands, a benchmark that names its targets."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from palimpsest.benchmarks.rows import Row
 from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch, sketch_cost
-from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, pooled
+from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, legible, pooled
 from palimpsest.guidance.edge_score import edge_score
 from palimpsest.papercut.edge_quality import lines
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
+from palimpsest.papercut.recogniser import load_recogniser
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_edges import AUTOSAVE, draw_pairs, prompt, unfinished_training
 
@@ -73,7 +75,7 @@ def test_an_interrupted_training_of_the_shipped_predictor_is_found_again(tmp_pat
 def test_without_weights_the_suites_still_name_every_row_and_target():
     make = lambda *values: Row.make(*values, machine="m", date="2026-01-01")
     context = SimpleNamespace(row=make)
-    found = [sketch.own_row(context, None), *sketch.all_rows(context, {})]
+    found = [*sketch.own_rows(context, None, None), *sketch.all_rows(context, {})]
     found += [row for part in sketch_cost.PARTS for row in part(context, None, None, None)]
     assert len({row.key for row in found}) == len(found) and all(row.value is None for row in found)
     targets = {row.measure: row.target for row in found if row.target}
@@ -85,6 +87,30 @@ def test_without_weights_the_suites_still_name_every_row_and_target():
             ("edge F1 added by Best Seed", "> 0"), ("caption success added by Best Seed", "> 0"),
         )
     }  # fmt: skip
+
+
+def test_scenes_that_the_recogniser_misreads_as_they_are_take_no_part():
+    """By the judge's own answers on the scene as the VAE leaves it."""
+    scenes = [sample_scene(seed, objects=1) for seed in SPLITS["validation"][:3]]
+    t = Tests(scenes, [scene.caption for scene in scenes], torch.stack([scene.edges() for scene in scenes]), [1, 2, 3])
+    same = SimpleNamespace(encode=lambda picture: picture, decode=lambda picture: picture)
+    judge = load_recogniser()
+    wrong = {0: "shape", 2: "colour"}
+
+    class Misled:
+        """The recogniser, wrong about one word of some scenes."""
+
+        def __init__(self):
+            self.count = -1
+
+        def read(self, picture):
+            self.count += 1
+            (reading,) = judge.read(picture)
+            word = wrong.get(self.count)
+            return [reading if word is None else replace(reading, **{word: "nothing"})]
+
+    assert legible(SimpleNamespace(vae=same, judge=judge), t) == [0, 1, 2]
+    assert legible(SimpleNamespace(vae=same, judge=Misled()), t) == [1]
 
 
 def test_the_first_layer_is_far_cheaper_before_the_enlargement():

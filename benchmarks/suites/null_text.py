@@ -52,7 +52,9 @@ def fitted(context, model, trajectory, positive: list, negative: list, mode: str
     from ...host.null_text import fit_null_text
 
     begin = now(context)
-    conditioning, fit = fit_null_text(model, trajectory, positive, negative, recipe(mode), levels_at_once=at_once)
+    conditioning, fit = fit_null_text(
+        model, trajectory, positive, negative, recipe(mode), levels_at_once=at_once
+    )
     count = trajectory.rows
     return Fitted(conditioning, fit.cost.forward_equivalents / count, (now(context) - begin) / count)
 

@@ -217,7 +217,9 @@ def _mask_inputs() -> list:
             tooltip="Marks everything but what was found: name a change of the object to get the background.",
         ),
         io.Int.Input(
-            "grow", default=0, min=-256, max=256, tooltip="Pixels by which the mask is widened; below 0 it is narrowed."
+            "grow", default=0, min=-256, max=256,
+            tooltip="Pixels by which the mask is widened; below 0 it is narrowed. 4 to 12 for edits, 24 to 36 where a "
+            "thing gets another shape and another colour at once.",
         ),
         io.Int.Input(
             "soft_edge", default=8, min=0, max=256,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...guidance.diffedit import new_shape
 from ..context import every_core
 from ..diffedit_cost import costs, peak_memory
 from ..diffedit_many import Judged, groups, inversions, judged, our_edits, peer_edits, sdedits
@@ -165,10 +166,11 @@ def _beside(
 # Cost
 
 
-def cost_rows(context, world: World) -> Iterator[Row]:
-    """Samples of the network, time and memory for one edit, from picture to picture, in turns: a new shape, which takes
-    most, as it is drafted."""
-    one = world.part(slice(1, 2))
+def cost_rows(context, world: World, found: Found) -> Iterator[Row]:
+    """Samples of the network, time and memory for one edit, from picture to picture, in turns: the first that is
+    drafted, as such take most."""
+    drafted = int(new_shape(found.changes).nonzero()[0])
+    one = world.part(slice(drafted, drafted + 1))
     ours, theirs = one.model.model.diffusion_model, one.oracle.unet
     ways = {
         ("the mask", "fast"): (lambda: fresh_mask(one), ours),
@@ -199,4 +201,4 @@ def rows(context) -> Iterable[Row]:
         found = search(world)
         yield from found_rows(context, world, found)
         yield from made_rows(context, world, found)
-        yield from cost_rows(context, world)
+        yield from cost_rows(context, world, found)

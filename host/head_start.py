@@ -31,7 +31,9 @@ def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0):
 
     def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         moved = noise + times * _for_batch(change, noise)
-        for number in range(drafts if shapes.any() else 0):
+        # An inversion starts at the picture, which is not to be drafted, and a single level is no run.
+        falling = float(sigmas[0]) > float(sigmas[-1])
+        for number in range(drafts if falling and shapes.any() else 0):
             full = executor.class_obj.max_denoise(guider, sigmas)
             again = _drafted(guider, sigmas[0], extra_args, moved, latent_image, full, number)
             moved = torch.where(shapes.to(moved.device), again, moved)
@@ -49,8 +51,9 @@ def _drafted(
     sampling = guider.inner_model.model_sampling
     start = sampling.noise_scaling(sigma, noise.clone(), latent_image, full)
     made = guider(start, sigma.expand(len(start)), **extra_args)
-    # Another seed than the run's, whose noise the start may have been made with.
-    fresh = comfy.sample.prepare_noise(made, (extra_args.get("seed") or 0) + 1 + number).to(made)
+    # Another seed than the run's, whose noise the start may have been made with; the greatest is followed by 0.
+    seed = ((extra_args.get("seed") or 0) + 1 + number) % 2**64
+    fresh = comfy.sample.prepare_noise(made, seed).to(made)
     return noise_for_start(sampling, sampling.noise_scaling(sigma, fresh, made, full), sigma, latent_image, full)
 
 

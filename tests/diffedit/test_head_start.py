@@ -28,10 +28,14 @@ def models():
     return {family: tiny_model(family) for family in ("sd1", "sd3")}
 
 
-def run(model, family, noise, latent, steps=3):
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2 * steps)[steps:]
+def levels(model, steps):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+
+
+def run(model, family, noise, latent, sigmas=None, seed=0):
+    sigmas = levels(model, 6)[3:] if sigmas is None else sigmas
     euler, conds = comfy.samplers.sampler_object("euler"), (tiny_cond(family, seed=1), tiny_cond(family, seed=2))
-    return comfy.sample.sample_custom(model, noise, 2.0, euler, sigmas, *conds, latent, disable_pbar=True, seed=0)
+    return comfy.sample.sample_custom(model, noise, 2.0, euler, sigmas, *conds, latent, disable_pbar=True, seed=seed)
 
 
 def test_the_change_is_the_mean_of_the_signed_differences():
@@ -126,6 +130,18 @@ def test_a_new_shape_starts_from_its_draft_under_fresh_noise(models, family, dra
     assert not torch.allclose(made, plain, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_inversions_and_single_levels_are_not_drafted_and_any_seed_will_do(models, family):
+    model, latent = models[family], tiny_latent(family)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(5))
+    plain, drafted = (with_head_start(model, shaped_change(latent), 3.0, drafts=d) for d in (0, 1))
+    falling = levels(model, 6)
+    for sigmas in (falling[:-1].flip(0), falling[2:3]):
+        assert torch.equal(*(run(one, family, noise, latent, sigmas) for one in (plain, drafted)))
+    greatest, first = (run(drafted, family, noise, latent, seed=seed) for seed in (2**64 - 1, 0))
+    assert greatest.isfinite().all() and not torch.equal(greatest, first)
+
+
 def test_only_pictures_that_get_another_shape_are_drafted(models):
     model, latent = models["sd1"], tiny_latent("sd1", batch=2)
     moved = shaped_change(latent)
@@ -178,8 +194,8 @@ def test_what_is_anchored_stays_exact(models, first, start_from_source):
     model, latent = models["sd1"], tiny_latent("sd1")
     source = model.model.process_latent_in(latent)
     noise, moved = torch.randn(latent.shape, generator=torch.Generator().manual_seed(4)), shaped_change(latent)
-    levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
-    path = Trajectory(levels, torch.stack([source + s * noise for s in levels]), "", 1.0, "", "eps", "SD15")
+    rising = levels(model, 6).flip(0)
+    path = Trajectory(rising, torch.stack([source + s * noise for s in rising]), "", 1.0, "", "eps", "SD15")
     mask = torch.zeros(1, 8, 8)
     mask[..., :4] = 1
     both = [lambda m: anchored(m, Anchor(path, mask), start_from_source=start_from_source)]

@@ -8,7 +8,22 @@ from ..guidance.anchor import Anchor, parse_rows
 from ..host.anchor import anchored, require_fit
 from ..host.morph_anchor import held_morph
 from ..morphing.schedule import as_alphas
-from .sockets import Alphas, Trajectory
+from .sockets import Alphas, Trajectory, advanced
+
+
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most edits."""
+    return [
+        advanced(
+            io.Float, "strength", "How firmly it is kept: 1 = exactly, 0 = not at all (the plain model). Between, the "
+            "source shines through; 0.3 to 0.9 give a loose likeness.", default=1.0, min=0.0, max=1.0, step=0.01,
+        ),
+        advanced(
+            io.Boolean, "start_from_source", "On: sampling starts everywhere at the inverted picture's own latent of "
+            "its first noise level, whatever noise is connected; then any sampler node and any part of a schedule will "
+            "do. Off: it starts from the sampler's noise.", default=False,
+        ),
+    ]  # fmt: skip
 
 
 class TrajectoryAnchor(io.ComfyNode):
@@ -46,26 +61,7 @@ class TrajectoryAnchor(io.ComfyNode):
                     tooltip="Pictures of the batch to keep whole, counted from 0, such as '0' or '0, 2-4'. Empty: the "
                     "mask alone decides, for all of them.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How firmly it is kept: 1 = exactly, 0 = not at all (the plain model). Between, the source "
-                    "shines through; 0.3 to 0.9 give a loose likeness.",
-                ),
-                io.Boolean.Input(
-                    "start_from_source",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="On: sampling starts everywhere at the inverted picture's own latent of its first noise "
-                    "level, whatever noise is connected; then any sampler node and any part of a schedule will do. "
-                    "Off: it starts from the sampler's noise.",
-                ),
+                *_advanced_inputs(),
                 Alphas.Input(
                     "alphas",
                     optional=True,

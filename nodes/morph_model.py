@@ -24,6 +24,32 @@ LOSS_MAP = io.Custom("LOSS_MAP")
 PER_FRAME, FIXED = "each frame's own", "one for all frames"
 
 
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most pictures."""
+    return [
+        io.Int.Input(
+            "patience", default=3, min=0, max=100, optional=True, advanced=True,
+            tooltip="A picture stops early when this many checks in a row (one every 20 steps, on fixed "
+            "noise) bring no gain of 1 %, and keeps its best. 0: never.",
+        ),
+        io.Int.Input(
+            "noises", default=1, min=1, max=32, optional=True, advanced=True,
+            tooltip="Noise levels of each picture learned from in one step. More cost as much more and steady "
+            "the learning, so that fewer steps do. Sane: 1 to 4.",
+        ),
+        io.Int.Input(
+            "pictures_at_once", default=0, min=0, max=64, optional=True, advanced=True,
+            tooltip="Fewer take less memory and more time, for the same LoRAs. 0: all, fewer where memory "
+            "runs out.",
+        ),
+        io.Boolean.Input(
+            "decay", default=False, optional=True, advanced=True,
+            tooltip="On: the learning rate falls evenly to nothing, which lets few steps take a higher one. "
+            "Off: it stays, as published.",
+        ),
+    ]  # fmt: skip
+
+
 class LoRAFit(io.ComfyNode):
     """Learns each key picture by heart, in a small LoRA of its own; all pictures are fitted at once."""
 
@@ -58,26 +84,7 @@ class LoRAFit(io.ComfyNode):
                     "seed", default=0, min=0, max=2**63 - 1,
                     tooltip="Of the start and the noise. The same seed gives the same LoRA.",
                 ),
-                io.Int.Input(
-                    "patience", default=3, min=0, max=100, optional=True, advanced=True,
-                    tooltip="A picture stops early when this many checks in a row (one every 20 steps, on fixed "
-                    "noise) bring no gain of 1 %, and keeps its best. 0: never.",
-                ),
-                io.Int.Input(
-                    "noises", default=1, min=1, max=32, optional=True, advanced=True,
-                    tooltip="Noise levels of each picture learned from in one step. More cost as much more and steady "
-                    "the learning, so that fewer steps do. Sane: 1 to 4.",
-                ),
-                io.Int.Input(
-                    "pictures_at_once", default=0, min=0, max=64, optional=True, advanced=True,
-                    tooltip="Fewer take less memory and more time, for the same LoRAs. 0: all, fewer where memory "
-                    "runs out.",
-                ),
-                io.Boolean.Input(
-                    "decay", default=False, optional=True, advanced=True,
-                    tooltip="On: the learning rate falls evenly to nothing, which lets few steps take a higher one. "
-                    "Off: it stays, as published.",
-                ),
+                *_advanced_inputs(),
             ],
             outputs=[
                 LORA_MODEL.Output(

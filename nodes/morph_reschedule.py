@@ -25,6 +25,42 @@ WIDTH, HEIGHT, MARGIN = 640, 200, 40
 BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
 
 
+def _advanced_inputs() -> list[io.Input]:
+    """What is right as it is for most morphs."""
+    return [
+        io.Int.Input(
+            "start", default=0, min=0, max=4095, optional=True, advanced=True,
+            tooltip="First frame of the new schedule to make, so that machines can share one morph.",
+        ),
+        io.Int.Input(
+            "count", default=0, min=0, max=4096, optional=True, advanced=True,
+            tooltip="How many frames to make from there. 0: all that follow.",
+        ),
+        io.Boolean.Input(
+            "remember", default=True, optional=True, advanced=True,
+            tooltip="On: if these frames were themselves made by a Reschedule, the frames that it looked at "
+            "count as well, which finds the leaps of the morph sooner. Off: these frames alone, for a first "
+            "look of another make (other noise levels, another model).",
+        ),
+    ]  # fmt: skip
+
+
+def _frame_inputs() -> list[io.Input]:
+    """The frames that are looked at, and what it takes to see them."""
+    return [
+        io.Latent.Input(
+            "latent", optional=True,
+            tooltip="The frames as they come from the sampler; enough for the measure `latents`.",
+        ),
+        io.Image.Input(
+            "images", optional=True,
+            tooltip="The decoded frames; a small preview decoder (TAESD) will do.",
+        ),
+        io.Vae.Input("vae", optional=True, tooltip="For the measure `latents` where there are `images` only."),
+        io.ClipVision.Input("clip_vision", optional=True, tooltip="For the measure `clip vision`."),
+    ]  # fmt: skip
+
+
 class Reschedule(io.ComfyNode):
     """Moves the frames of a morph so that it changes evenly, by how far the frames of a first run lie apart."""
 
@@ -54,30 +90,8 @@ class Reschedule(io.ComfyNode):
                     tooltip="On: the key pictures between the ends stay frames of the morph. Off: perfectly even "
                     "steps over them.",
                 ),
-                io.Latent.Input(
-                    "latent", optional=True,
-                    tooltip="The frames as they come from the sampler; enough for the measure `latents`.",
-                ),
-                io.Image.Input(
-                    "images", optional=True,
-                    tooltip="The decoded frames; a small preview decoder (TAESD) will do.",
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="For the measure `latents` where there are `images` only."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="For the measure `clip vision`."),
-                io.Int.Input(
-                    "start", default=0, min=0, max=4095, optional=True, advanced=True,
-                    tooltip="First frame of the new schedule to make, so that machines can share one morph.",
-                ),
-                io.Int.Input(
-                    "count", default=0, min=0, max=4096, optional=True, advanced=True,
-                    tooltip="How many frames to make from there. 0: all that follow.",
-                ),
-                io.Boolean.Input(
-                    "remember", default=True, optional=True, advanced=True,
-                    tooltip="On: if these frames were themselves made by a Reschedule, the frames that it looked at "
-                    "count as well, which finds the leaps of the morph sooner. Off: these frames alone, for a first "
-                    "look of another make (other noise levels, another model).",
-                ),
+                *_frame_inputs(),
+                *_advanced_inputs(),
             ],
             outputs=[
                 AlphasSocket.Output("alphas", tooltip="The new schedule, for the final run."),

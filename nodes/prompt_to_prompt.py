@@ -26,6 +26,36 @@ def phrases(clip, text: str) -> list:
     return [read_prompt(clip, part)[0] for part in parts if part]
 
 
+def _place_inputs() -> list[io.Input]:
+    """Where the picture may change and where it may not."""
+    return [
+        io.String.Input(
+            "blend_words", default="", dynamic_prompts=False, optional=True,
+            tooltip="Words whose place alone may change, between commas: the old thing and the new one. Left "
+            "empty, the whole picture may.",
+        ),
+        io.Float.Input(
+            "blend_threshold", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
+            advanced=True,
+            tooltip="How strongly a place must be looked at to count, as a share of the strongest. Lower is "
+            "wider. Sane: 0.2 to 0.5.",
+        ),
+        io.Float.Input(
+            "blend_start", default=0.2, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+            tooltip="Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
+        ),
+        io.Combo.Input(
+            "self_layers", options=list(WHERE), default=next(iter(WHERE)), optional=True, advanced=True,
+            tooltip="Layers whose shapes are kept. The finest ones hold textures more than shapes.",
+        ),
+        io.String.Input(
+            "keep_words", default="", dynamic_prompts=False, optional=True,
+            tooltip="Words whose place stays as it is, between commas: the thing in front, where its ground "
+            "changes. With or without blend_words.",
+        ),
+    ]  # fmt: skip
+
+
 class PromptToPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,30 +86,7 @@ class PromptToPrompt(io.ComfyNode):
                     "self_steps", default=0.5, min=0.0, max=1.0, step=0.05, round=0.01,
                     tooltip="Share of the steps in which shapes stay. Lower it to change an outline. Sane: 0 to 0.8.",
                 ),
-                io.String.Input(
-                    "blend_words", default="", dynamic_prompts=False, optional=True,
-                    tooltip="Words whose place alone may change, between commas: the old thing and the new one. Left "
-                    "empty, the whole picture may.",
-                ),
-                io.Float.Input(
-                    "blend_threshold", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
-                    advanced=True,
-                    tooltip="How strongly a place must be looked at to count, as a share of the strongest. Lower is "
-                    "wider. Sane: 0.2 to 0.5.",
-                ),
-                io.Float.Input(
-                    "blend_start", default=0.2, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
-                    tooltip="Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
-                ),
-                io.Combo.Input(
-                    "self_layers", options=list(WHERE), default=next(iter(WHERE)), optional=True, advanced=True,
-                    tooltip="Layers whose shapes are kept. The finest ones hold textures more than shapes.",
-                ),
-                io.String.Input(
-                    "keep_words", default="", dynamic_prompts=False, optional=True,
-                    tooltip="Words whose place stays as it is, between commas: the thing in front, where its ground "
-                    "changes. With or without blend_words.",
-                ),
+                *_place_inputs(),
                 io.Conditioning.Input(
                     "source_negative", optional=True,
                     tooltip="Brings the source back where no Trajectory Anchor holds it: from NullText Optimize or "

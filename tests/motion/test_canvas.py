@@ -10,12 +10,13 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from palimpsest.guidance.flow_canvas import canvas_flow, parse_canvas
 from palimpsest.guidance.flow_warp import forward_warp, land
-from palimpsest.papercut.scenes import SPLITS, sample_scene
+from palimpsest.papercut.scenes import SPLITS, Scene, sample_scene
 from palimpsest.papercut.shapes import COLOURS
 from PIL import Image
 
@@ -76,19 +77,38 @@ def assert_ghost_and_arrows(before, during, mask, move, thing):
     assert seen[1] > seen[0] + 40, seen
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
-def test_drawing_with_the_mouse(host, tmp_path, vue):
+class Drawn(NamedTuple):
+    """scene: what the canvas shows; pixels: (256, 256, 3) uint8. told: what the page said; stages: its canvas texts,
+    read, by what had just been done. client: of the host that ran the workflow."""
+
+    scene: Scene
+    pixels: torch.Tensor
+    told: dict
+    stages: dict
+    client: object
+
+    def covered(self, stage):
+        """(regions, 256, 256): what the regions cover."""
+        return canvas_flow(self.stages[stage], 256, 256)[2]
+
+    @property
+    def found(self):
+        """(256, 256) bool: of the thing, what Pick has found."""
+        return self.scene.masks()[0] & (self.covered("picked")[0] > 0)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
+def drawn(request, host, tmp_path_factory):
+    """One drawing with the mouse, from the pick to the run."""
     scene = scene_of_one_plain_thing()
     pixels = (scene.render().permute(1, 2, 0) * 255).round().byte()
-    path = tmp_path / "canvas_scene.png"
+    path = tmp_path_factory.mktemp("canvas") / "canvas_scene.png"
     Image.fromarray(pixels.numpy()).save(path)
-    name = host.client.upload(path)
-    thing = scene.objects[0]
+    name, thing = host.client.upload(path), scene.objects[0]
     given = {
         "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(name),
-        "vue": vue,
-        "point": [round(thing.x), round(thing.y)], "patience": 120_000, "modules": "/extensions/palimpsest/flow_canvas",
-        "out": os.environ.get("CANVAS_PICTURES", ""),
+        "vue": request.param, "point": [round(thing.x), round(thing.y)], "patience": 120_000,
+        "modules": "/extensions/palimpsest/flow_canvas", "out": os.environ.get("CANVAS_PICTURES", ""),
     }  # fmt: skip
     script = Path(__file__).with_name("canvas_browser.mjs")
     run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
@@ -96,43 +116,69 @@ def test_drawing_with_the_mouse(host, tmp_path, vue):
     told = json.loads(run.stdout)
     assert told["errors"] == []
     names = "picked moved turned scaled stretched pivoted undone redone painted nudged two more still".split()
-    stages = {key: parse_canvas(told[key]) for key in names}
+    return Drawn(scene, pixels, told, {key: parse_canvas(told[key]) for key in names}, host.client)
 
-    mask, picked = scene.masks()[0], canvas_flow(stages["picked"], 256, 256)[2][0] > 0
+
+def test_a_thing_is_picked_moved_turned_and_scaled(drawn):
+    mask, picked = drawn.scene.masks()[0], drawn.covered("picked")[0] > 0
     assert float((mask & picked).sum() / (mask | picked).sum()) > 0.9
-    [moved] = stages["moved"].regions
+    [moved] = drawn.stages["moved"].regions
     assert moved.move == pytest.approx((40, 12), abs=1.01) and moved.turn == 0
-    assert stages["turned"].regions[0].turn == pytest.approx(30, abs=1.5)
-    assert stages["scaled"].regions[0].scale == pytest.approx((1.25, 1.25), abs=0.05)
-    before, after = (stages[key].regions[0].scale for key in ("scaled", "stretched"))
+    assert drawn.stages["turned"].regions[0].turn == pytest.approx(30, abs=1.5)
+    assert drawn.stages["scaled"].regions[0].scale == pytest.approx((1.25, 1.25), abs=0.05)
+    before, after = (drawn.stages[key].regions[0].scale for key in ("scaled", "stretched"))
     assert after[0] == pytest.approx(1.2 * before[0], abs=0.05) and after[1] == before[1]
-    assert_ghost_and_arrows(told["still_there"], told["dragged"], mask & picked, (40, 12), thing)
-    # The pivot goes elsewhere, the thing does not: every point of it lands where it did.
-    goals = [canvas_flow(stages[key], 256, 256)[0][0][mask & picked] for key in ("scaled", "pivoted")]
+
+
+def test_a_drag_shows_where_the_thing_goes(drawn):
+    told, thing = drawn.told, drawn.scene.objects[0]
+    assert_ghost_and_arrows(told["still_there"], told["dragged"], drawn.found, (40, 12), thing)
+
+
+def test_the_pivot_goes_elsewhere_and_the_thing_does_not(drawn):
+    """Every point of it lands where it did."""
+    stages = drawn.stages
+    goals = [canvas_flow(stages[key], 256, 256)[0][0][drawn.found] for key in ("scaled", "pivoted")]
     assert (goals[0] - goals[1]).abs().max() < 0.1
     assert stages["pivoted"].regions[0].pivot != stages["scaled"].regions[0].pivot
+
+
+def test_what_was_done_is_undone_done_again_and_deleted(drawn):
+    told = drawn.told
     assert told["undone"] == told["clicked"] == told["turned"]
     assert told["redone"] == told["scaled"] and told["deleted"] == ""
-    painted = canvas_flow(stages["painted"], 256, 256)[2]
+
+
+def test_regions_are_painted_nudged_and_held_still(drawn):
+    stages, painted, more = drawn.stages, drawn.covered("painted"), drawn.covered("more")
     assert len(painted) == 2 and painted[0, 200, 190] == painted[0, 214, 190] == 1 and painted[0, 230, 190] == 0
     assert stages["nudged"].regions[0].move == (1, 10) and stages["painted"].regions[0].move == (0, 0)
     assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
-    more = canvas_flow(stages["more"], 256, 256)[2]
     assert len(more) == 2 and more[0, 20, 20] == more[0, 20, 70] == 1 and more[0, 20, 50] == 0
-    colours = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in told["chips"]]
-    hues = [360 * colorsys.rgb_to_hls(*colour)[0] for colour in colours]
+    chips = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in drawn.told["chips"]]
+    hues = [360 * colorsys.rgb_to_hls(*colour)[0] for colour in chips]
     assert hues == pytest.approx([28, 205], abs=2)
-    assert told["loaded"] == told["still"] == told["kept"]
-    # Nothing of a picture is known before a run: the dark backdrop; after it the negative.
+
+
+def test_the_drawing_is_kept_with_the_workflow(drawn):
+    assert drawn.told["loaded"] == drawn.told["still"] == drawn.told["kept"]
+
+
+def test_the_backdrop_is_the_picture_of_the_last_run(drawn):
+    """Nothing of a picture is known before a run: the dark backdrop; after it the negative."""
+    told = drawn.told
     assert max(told["unknown"]) < 60 and told["rerun"][0] == "execution_success"
     assert told["inverted"] == pytest.approx([255 - value for value in told["given"]], abs=2)
 
-    kind, detail = told["run"]
+
+def test_what_runs_is_what_was_drawn(drawn):
+    kind, detail = drawn.told["run"]
     assert kind == "execution_success", detail
-    history = host.client.json(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
+    history = drawn.client.json(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
     file = history["outputs"]["4"]["images"][0]
-    shown = Image.open(io.BytesIO(host.client.view(file))).convert("RGB")
+    shown = Image.open(io.BytesIO(drawn.client.view(file))).convert("RGB")
     made = torch.tensor(list(shown.getdata())).reshape(256, 256, 3)
-    flow, layers, _ = canvas_flow(stages["still"], 256, 256)
-    expected = forward_warp((pixels.float() / 255).permute(2, 0, 1)[None], land(flow, layers))[0].permute(1, 2, 0) * 255
+    flow, layers, _ = canvas_flow(drawn.stages["still"], 256, 256)
+    source = (drawn.pixels.float() / 255).permute(2, 0, 1)[None]
+    expected = forward_warp(source, land(flow, layers))[0].permute(1, 2, 0) * 255
     assert (made - expected).abs().max() <= 1.0

@@ -123,7 +123,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                     "unfinished", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="For sketches that show only part of what is wanted. 0 = where nothing is drawn there "
                     "should be no edges; 1 = blank paper says nothing, only the strokes count: for half a drawing, "
-                    "with a strength of 0.8. 0.5 where strokes have gaps.",
+                    "with a strength of 0.8 and end_percent 0.35. 0.5 where strokes have gaps.",
                 ),
                 *_advanced_inputs(),
             ],

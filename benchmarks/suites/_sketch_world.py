@@ -12,8 +12,8 @@ from torch import Tensor
 from ...guidance.sketch_guidance import SketchRecipe
 from ...papercut.data import autocast
 
-# Outlines, and sketches of each of four further kinds: 192 in all.
-COUNT, FEW = 64, 32
+# Outlines, and sketches of each of four further kinds: 288 in all.
+COUNT, FEW = 96, 48
 AT_ONCE, STEPS, CFG, FIRST_SEED = 16, 30, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 

@@ -18,6 +18,7 @@ from ._loss_plot import plot
 from .morph import ALPHAS_TIP, CATEGORY, in_order, several
 from .sockets import Alphas as AlphasSocket
 from .sockets import Trajectory as TrajectorySocket
+from .sockets import advanced
 
 LORA_MODEL = io.Custom("LORA_MODEL")
 LOSS_MAP = io.Custom("LOSS_MAP")
@@ -27,26 +28,14 @@ PER_FRAME, FIXED = "each frame's own", "one for all frames"
 def _advanced_inputs() -> list[io.Input]:
     """What is right as it is for most pictures."""
     return [
-        io.Int.Input(
-            "patience", default=3, min=0, max=100, optional=True, advanced=True,
-            tooltip="A picture stops early when this many checks in a row (one every 20 steps, on fixed "
-            "noise) bring no gain of 1 %, and keeps its best. 0: never.",
-        ),
-        io.Int.Input(
-            "noises", default=1, min=1, max=32, optional=True, advanced=True,
-            tooltip="Noise levels of each picture learned from in one step. More cost as much more and steady "
-            "the learning, so that fewer steps do. Sane: 1 to 4.",
-        ),
-        io.Int.Input(
-            "pictures_at_once", default=0, min=0, max=64, optional=True, advanced=True,
-            tooltip="Fewer take less memory and more time, for the same LoRAs. 0: all, fewer where memory "
-            "runs out.",
-        ),
-        io.Boolean.Input(
-            "decay", default=False, optional=True, advanced=True,
-            tooltip="On: the learning rate falls evenly to nothing, which lets few steps take a higher one. "
-            "Off: it stays, as published.",
-        ),
+        advanced(io.Int, "patience", "A picture stops early when this many checks in a row (one every 20 steps, on "
+                 "fixed noise) bring no gain of 1 %, and keeps its best. 0: never.", default=3, min=0, max=100),
+        advanced(io.Int, "noises", "Noise levels of each picture learned from in one step. More cost as much more "
+                 "and steady the learning, so that fewer steps do. Sane: 1 to 4.", default=1, min=1, max=32),
+        advanced(io.Int, "pictures_at_once", "Fewer take less memory and more time, for the same LoRAs. 0: all, "
+                 "fewer where memory runs out.", default=0, min=0, max=64),
+        advanced(io.Boolean, "decay", "On: the learning rate falls evenly to nothing, which lets few steps take a "
+                 "higher one. Off: it stays, as published.", default=False),
     ]  # fmt: skip
 
 

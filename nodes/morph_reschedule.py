@@ -20,6 +20,7 @@ from ..morphing.schedule import Alphas, as_alphas
 from ._panel import BACKGROUND, QUIET, TEXT
 from .morph import ALPHAS_TIP, CATEGORY
 from .sockets import Alphas as AlphasSocket
+from .sockets import advanced, optional
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 40
 BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
@@ -28,36 +29,23 @@ BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
 def _advanced_inputs() -> list[io.Input]:
     """What is right as it is for most morphs."""
     return [
-        io.Int.Input(
-            "start", default=0, min=0, max=4095, optional=True, advanced=True,
-            tooltip="First frame of the new schedule to make, so that machines can share one morph.",
-        ),
-        io.Int.Input(
-            "count", default=0, min=0, max=4096, optional=True, advanced=True,
-            tooltip="How many frames to make from there. 0: all that follow.",
-        ),
-        io.Boolean.Input(
-            "remember", default=True, optional=True, advanced=True,
-            tooltip="On: if these frames were themselves made by a Reschedule, the frames that it looked at "
-            "count as well, which finds the leaps of the morph sooner. Off: these frames alone, for a first "
-            "look of another make (other noise levels, another model).",
-        ),
+        advanced(io.Int, "start", "First frame of the new schedule to make, so that machines can share one morph.",
+                 default=0, min=0, max=4095),
+        advanced(io.Int, "count", "How many frames to make from there. 0: all that follow.",
+                 default=0, min=0, max=4096),
+        advanced(io.Boolean, "remember", "On: if these frames were themselves made by a Reschedule, the frames that "
+                 "it looked at count as well, which finds the leaps of the morph sooner. Off: these frames alone, "
+                 "for a first look of another make (other noise levels, another model).", default=True),
     ]  # fmt: skip
 
 
 def _frame_inputs() -> list[io.Input]:
     """The frames that are looked at, and what it takes to see them."""
     return [
-        io.Latent.Input(
-            "latent", optional=True,
-            tooltip="The frames as they come from the sampler; enough for the measure `latents`.",
-        ),
-        io.Image.Input(
-            "images", optional=True,
-            tooltip="The decoded frames; a small preview decoder (TAESD) will do.",
-        ),
-        io.Vae.Input("vae", optional=True, tooltip="For the measure `latents` where there are `images` only."),
-        io.ClipVision.Input("clip_vision", optional=True, tooltip="For the measure `clip vision`."),
+        optional(io.Latent, "latent", "The frames as they come from the sampler; enough for the measure `latents`."),
+        optional(io.Image, "images", "The decoded frames; a small preview decoder (TAESD) will do."),
+        optional(io.Vae, "vae", "For the measure `latents` where there are `images` only."),
+        optional(io.ClipVision, "clip_vision", "For the measure `clip vision`."),
     ]  # fmt: skip
 
 

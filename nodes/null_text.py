@@ -15,7 +15,7 @@ from ..host.proximal import with_proximal_guidance
 from ..inversion.negative_prompt import between
 from ..inversion.null_text import MODES, NullText, Recipe
 from ._loss_plot import plot
-from .sockets import Trajectory
+from .sockets import Trajectory, advanced
 
 CATEGORY = "Palimpsest/inversion"
 
@@ -23,26 +23,16 @@ CATEGORY = "Palimpsest/inversion"
 def _advanced_inputs() -> list[io.Input]:
     """What is right as it is for most pictures."""
     return [
-        io.Int.Input(
-            "inner_steps", default=10, min=0, max=500, optional=True, advanced=True,
-            tooltip="Most updates at a step of the schedule; fast mode takes fewer and fewer. In global mode: "
-            "rounds over all steps, of which it needs some hundred. Sane: 5 to 20.",
-        ),
-        io.Float.Input(
-            "learning_rate", default=0.01, min=1e-5, max=1.0, step=1e-3, round=1e-5, optional=True,
-            advanced=True,
-            tooltip="Size of an update at the first step; it halves to the last. Sane: 0.005 to 0.02.",
-        ),
-        io.Float.Input(
-            "tolerance", default=Recipe.enough, min=0.0, max=0.1, step=1e-5, round=1e-7, optional=True,
-            advanced=True,
-            tooltip="Fast mode is content with this squared error of a step's latent. Smaller is closer and "
-            "slower. Sane: 0.00002 to 0.001.",
-        ),
-        io.Int.Input(
-            "levels_at_once", default=0, min=0, max=100, optional=True, advanced=True,
-            tooltip="Fast mode: noise levels fitted side by side. 0 takes what memory allows, 1 is least.",
-        ),
+        advanced(io.Int, "inner_steps", "Most updates at a step of the schedule; fast mode takes fewer and fewer. In "
+                 "global mode: rounds over all steps, of which it needs some hundred. Sane: 5 to 20.",
+                 default=10, min=0, max=500),
+        advanced(io.Float, "learning_rate", "Size of an update at the first step; it halves to the last. Sane: 0.005 "
+                 "to 0.02.", default=0.01, min=1e-5, max=1.0, step=1e-3, round=1e-5),
+        advanced(io.Float, "tolerance", "Fast mode is content with this squared error of a step's latent. Smaller is "
+                 "closer and slower. Sane: 0.00002 to 0.001.",
+                 default=Recipe.enough, min=0.0, max=0.1, step=1e-5, round=1e-7),
+        advanced(io.Int, "levels_at_once", "Fast mode: noise levels fitted side by side. 0 takes what memory allows, "
+                 "1 is least.", default=0, min=0, max=100),
     ]  # fmt: skip
 
 

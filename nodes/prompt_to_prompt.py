@@ -14,7 +14,7 @@ from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
 from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
 from ._edit_panel import as_encoded, prepared, report_means, stacked, tiles
 from ._word_mask import look, of_run, shown
-from .sockets import Trajectory
+from .sockets import Trajectory, advanced, optional
 
 CATEGORY = "Palimpsest/editing"
 WHERE = {"from half the latent's size": 2, "from a quarter": 4, "everywhere": 1}
@@ -29,30 +29,16 @@ def phrases(clip, text: str) -> list:
 def _place_inputs() -> list[io.Input]:
     """Where the picture may change and where it may not."""
     return [
-        io.String.Input(
-            "blend_words", default="", dynamic_prompts=False, optional=True,
-            tooltip="Words whose place alone may change, between commas: the old thing and the new one. Left "
-            "empty, the whole picture may.",
-        ),
-        io.Float.Input(
-            "blend_threshold", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
-            advanced=True,
-            tooltip="How strongly a place must be looked at to count, as a share of the strongest. Lower is "
-            "wider. Sane: 0.2 to 0.5.",
-        ),
-        io.Float.Input(
-            "blend_start", default=0.2, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
-            tooltip="Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
-        ),
-        io.Combo.Input(
-            "self_layers", options=list(WHERE), default=next(iter(WHERE)), optional=True, advanced=True,
-            tooltip="Layers whose shapes are kept. The finest ones hold textures more than shapes.",
-        ),
-        io.String.Input(
-            "keep_words", default="", dynamic_prompts=False, optional=True,
-            tooltip="Words whose place stays as it is, between commas: the thing in front, where its ground "
-            "changes. With or without blend_words.",
-        ),
+        optional(io.String, "blend_words", "Words whose place alone may change, between commas: the old thing and "
+                 "the new one. Left empty, the whole picture may.", default="", dynamic_prompts=False),
+        advanced(io.Float, "blend_threshold", "How strongly a place must be looked at to count, as a share of the "
+                 "strongest. Lower is wider. Sane: 0.2 to 0.5.", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01),
+        advanced(io.Float, "blend_start", "Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
+                 default=0.2, min=0.0, max=1.0, step=0.05, round=0.01),
+        advanced(io.Combo, "self_layers", "Layers whose shapes are kept. The finest ones hold textures more than "
+                 "shapes.", options=list(WHERE), default=next(iter(WHERE))),
+        optional(io.String, "keep_words", "Words whose place stays as it is, between commas: the thing in front, "
+                 "where its ground changes. With or without blend_words.", default="", dynamic_prompts=False),
     ]  # fmt: skip
 
 

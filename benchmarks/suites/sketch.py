@@ -1,7 +1,8 @@
 """Sketch guidance: are the strokes met, and is the prompt still painted?
 
 Outlines of a scene with a prompt that names it; the same as unsteady hands draw them (wobbled, broken, partial); and
-outlines that contradict the seed. All run in one setting, and each kind beside no guidance, SDEdit and Best Seed.
+outlines that contradict the seed. Sketches of a whole outline run in the node's default setting, half-drawn ones in
+theirs, and each kind beside no guidance, SDEdit and Best Seed.
 
 The edges of painted pictures are found without knowing what was asked for (`papercut/outlines.py`), and only scenes
 take part whose own outline is found that way and whose own picture the recogniser reads right. Every picture is sampled
@@ -76,11 +77,11 @@ def sketches(kind: str, t: Tests, plain: Tensor) -> Drawn:
     if kind == AGAINST:
         lines, rows = contradicting(t, plain)
         return Drawn(t.chosen(rows), lines[rows], lines[rows], SketchRecipe(), plain[rows])
-    few = spread(len(t.scenes), UNSTEADY.index(kind))
-    plain, few = plain[few], t.chosen(few)
+    rows = spread(len(t.scenes), UNSTEADY.index(kind))
+    few = t.chosen(rows)
     lines = torch.stack([SKETCHES[kind](edges, seed) for edges, seed in zip(few.edges, few.seeds)])
     recipe = LOOSE if kind == PARTIAL else SketchRecipe()
-    return Drawn(few, lines, lines if kind == "wobbled" else few.edges, recipe, plain)
+    return Drawn(few, lines, lines if kind == "wobbled" else few.edges, recipe, plain[rows])
 
 
 def spread(count: int, number: int) -> list[int]:

@@ -126,7 +126,7 @@ def test_all_sketches_count_each_picture_once():
     assert both == pytest.approx((0.3, 0.5, 0.4, 0.875, 0.8, 40))
 
 
-def test_each_kind_of_sketch_is_drawn_from_the_same_scenes(scenes):
+def test_each_kind_of_sketch_is_drawn_and_knows_what_is_meant(scenes):
     plain = torch.stack([scene.render() for scene in scenes]).flip(-1)
     edges = torch.stack([scene.edges() for scene in scenes])
     t = Tests(scenes, [scene.caption for scene in scenes], edges, [5, 6, 7, 8])

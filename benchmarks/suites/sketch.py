@@ -11,6 +11,7 @@ from the same noise in all modes but Best Seed's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ from ._sketch_world import (
 
 TECHNIQUE = "Sketch guidance"
 TECHNIQUES = (TECHNIQUE,)
-SDEDIT, SPARE = 0.8, 8
+SDEDIT, SPARE = 0.8, 16
 LOOSE = SketchRecipe(strength=0.8, end=0.35, one_sided=1.0)
 """For partial strokes: blank paper says nothing, and the model completes what is not drawn."""
 OUTLINE, AGAINST, ALL = "outline", "outline against the seed", "all sketches"
@@ -134,10 +135,17 @@ def target_rows(context, kind: str, found: Mapping[str, Judged]) -> Iterator[Row
     yield context.row(TECHNIQUE, f"{kind}: edge F1 beside no guidance", OURS, ratio, "times", ">= 2")
     lost = 100 * (plain.caption - guided.caption) if found else None
     yield context.row(TECHNIQUE, f"{kind}: caption success lost", OURS, lost, "points", "< 5")
+    error = 100 * math.hypot(deviation(plain), deviation(guided)) if found else None
+    yield context.row(TECHNIQUE, f"{kind}: caption success lost, standard error", OURS, error, "points")
     for measure, target in (("edge F1", "> 0"), ("caption success", "> 0"), ("caption sureness", "")):
         key = MEASURES[measure]
         gain = 100 * (getattr(best, key) - getattr(guided, key)) if found else None
         yield context.row(TECHNIQUE, f"{kind}: {measure} added by Best Seed", BEST, gain, "points", target)
+
+
+def deviation(found: Judged) -> float:
+    """The standard error of caption success, of as many pictures as were judged."""
+    return math.sqrt(found.caption * (1 - found.caption) / found.count)
 
 
 def all_rows(context, found: Mapping[str, Mapping[str, Judged]]) -> Iterator[Row]:

@@ -153,9 +153,15 @@ def test_an_outline_against_the_seed_lies_elsewhere(scenes):
 
 
 def test_the_kinds_of_unsteady_sketches_share_few_scenes():
-    parts = [sketch.spread(96, number) for number in range(3)]
-    assert [len(part) for part in parts] == [48] * 3 and not set(parts[0]) & set(parts[2])
-    assert set().union(*parts) == set(range(96)) and sketch.spread(4, 2) == [0, 1, 2, 3]
+    parts = [sketch.spread(sketch.COUNT, number) for number in range(3)]
+    assert [len(part) for part in parts] == [sketch.FEW] * 3 and not set(parts[0]) & set(parts[2])
+    assert set().union(*parts) == set(range(sketch.COUNT)) and sketch.spread(4, 2) == [0, 1, 2, 3]
+
+
+def test_the_standard_error_of_captions_is_that_of_throws_of_a_coin():
+    throws = torch.rand(20_000, 100, generator=torch.Generator().manual_seed(0)) < 0.9
+    seen = float(throws.float().mean(1).std())
+    assert sketch.deviation(Judged(0, 0, 0, caption=0.9, count=100)) == pytest.approx(seen, rel=0.03)
 
 
 def test_the_trade_off_is_drawn(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from ...guidance.sketch_guidance import SketchRecipe
 from ...papercut.data import autocast
 
 # Outlines, and sketches of each of four further kinds: 576 in all. With half as many, three pictures were a point of
-# what captions lose, and the plain pictures' luck (all right, where 96 % are on other scenes) two of the five allowed.
+# what captions lose.
 COUNT, FEW = 192, 96
 AT_ONCE, STEPS, CFG, FIRST_SEED = 16, 30, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
@@ -47,7 +49,8 @@ class Tests(NamedTuple):
 
 class Judged(NamedTuple):
     """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser;
-    sureness: the probability that it gives to that shape and that colour; count: of pictures."""
+    sureness: the probability that it gives to that shape and that colour; count: of pictures; right: the scene of each
+    picture, and whether its caption was met."""
 
     precision: float
     recall: float
@@ -55,6 +58,7 @@ class Judged(NamedTuple):
     caption: float
     sureness: float = 0.0
     count: int = 1
+    right: tuple[tuple[object, bool], ...] = ()
 
 
 def load() -> World:
@@ -193,16 +197,32 @@ def judged(world: World, pictures: Tensor, wanted: Tensor, scenes: list) -> Judg
 
     score = outlines_score(pictures, wanted)
     readings = world.judge.read(pictures)
-    right = sum(reading.agrees(scene, "shape", "colour") for reading, scene in zip(readings, scenes)) / len(scenes)
+    right = tuple((scene, reading.agrees(scene, "shape", "colour")) for reading, scene in zip(readings, scenes))
+    caption = sum(met for _, met in right) / len(scenes)
     edges = (float(value.mean()) for value in (score.precision, score.recall, score.f1))
-    return Judged(*edges, right, sureness(world.judge(pictures), scenes), len(scenes))
+    return Judged(*edges, caption, sureness(world.judge(pictures), scenes), len(scenes), right)
 
 
 def pooled(parts: Sequence[Judged]) -> Judged:
     """The means over the pictures of all parts."""
     count = sum(part.count for part in parts)
-    means = [sum(part[i] * part.count for part in parts) / count for i in range(len(Judged._fields) - 1)]
-    return Judged(*means, count)
+    means = [sum(part[i] * part.count for part in parts) / count for i in range(Judged._fields.index("count"))]
+    return Judged(*means, count, sum((part.right for part in parts), ()))
+
+
+def error_of_loss(plain: Judged, guided: Judged) -> float:
+    """The standard error of plain.caption - guided.caption, of the same sketches in the same order.
+
+    A scene lends its picture to several sketches, so scenes are what chance draws, not sketches: with e the difference
+    in a scene's sketches less what is lost on average, it is sqrt(S/(S - 1) sum e^2) / count over S scenes.
+    """
+    mean, over = plain.caption - guided.caption, defaultdict(float)
+    for (scene, before), (same, after) in zip(plain.right, guided.right, strict=True):
+        if scene != same:
+            raise ValueError("The two sets of pictures are not of the same sketches.")
+        over[scene] += before - after - mean
+    among = len(over) / max(len(over) - 1, 1)
+    return math.sqrt(among * sum(e * e for e in over.values())) / guided.count
 
 
 @torch.no_grad()

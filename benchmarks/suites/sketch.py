@@ -11,7 +11,6 @@ from the same noise in all modes but Best Seed's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from ._sketch_world import (
     Tests,
     World,
     best_seeds,
+    error_of_loss,
     judged,
     legible,
     load,
@@ -135,17 +135,12 @@ def target_rows(context, kind: str, found: Mapping[str, Judged]) -> Iterator[Row
     yield context.row(TECHNIQUE, f"{kind}: edge F1 beside no guidance", OURS, ratio, "times", ">= 2")
     lost = 100 * (plain.caption - guided.caption) if found else None
     yield context.row(TECHNIQUE, f"{kind}: caption success lost", OURS, lost, "points", "< 5")
-    error = 100 * math.hypot(deviation(plain), deviation(guided)) if found else None
+    error = 100 * error_of_loss(plain, guided) if found else None
     yield context.row(TECHNIQUE, f"{kind}: caption success lost, standard error", OURS, error, "points")
     for measure, target in (("edge F1", "> 0"), ("caption success", "> 0"), ("caption sureness", "")):
         key = MEASURES[measure]
         gain = 100 * (getattr(best, key) - getattr(guided, key)) if found else None
         yield context.row(TECHNIQUE, f"{kind}: {measure} added by Best Seed", BEST, gain, "points", target)
-
-
-def deviation(found: Judged) -> float:
-    """The standard error of caption success, of as many pictures as were judged."""
-    return math.sqrt(found.caption * (1 - found.caption) / found.count)
 
 
 def all_rows(context, found: Mapping[str, Mapping[str, Judged]]) -> Iterator[Row]:

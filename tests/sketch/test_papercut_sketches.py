@@ -8,7 +8,7 @@ import pytest
 import torch
 from palimpsest.benchmarks.rows import Row
 from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch, sketch_cost
-from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, legible, pooled
+from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, error_of_loss, legible, pooled
 from palimpsest.guidance.edge_score import edge_score
 from palimpsest.papercut.edge_quality import lines
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
@@ -121,9 +121,9 @@ def test_the_first_layer_is_far_cheaper_before_the_enlargement():
 
 
 def test_all_sketches_count_each_picture_once():
-    one, two = Judged(0.2, 0.4, 0.3, 1.0, 0.9, count=30), Judged(0.6, 0.8, 0.7, 0.5, 0.5, count=10)
+    one, two = Judged(0.2, 0.4, 0.3, 1.0, 0.9, 30, (("a", True),)), Judged(0.6, 0.8, 0.7, 0.5, 0.5, 10, (("b", False),))
     both = pooled([one, two])
-    assert both == pytest.approx((0.3, 0.5, 0.4, 0.875, 0.8, 40))
+    assert both[:-1] == pytest.approx((0.3, 0.5, 0.4, 0.875, 0.8, 40)) and both.right == one.right + two.right
 
 
 def test_each_kind_of_sketch_is_drawn_and_knows_what_is_meant(scenes):
@@ -158,10 +158,28 @@ def test_the_kinds_of_unsteady_sketches_share_few_scenes():
     assert set().union(*parts) == set(range(sketch.COUNT)) and sketch.spread(4, 2) == [0, 1, 2, 3]
 
 
-def test_the_standard_error_of_captions_is_that_of_throws_of_a_coin():
-    throws = torch.rand(20_000, 100, generator=torch.Generator().manual_seed(0)) < 0.9
-    seen = float(throws.float().mean(1).std())
-    assert sketch.deviation(Judged(0, 0, 0, caption=0.9, count=100)) == pytest.approx(seen, rel=0.03)
+def test_what_is_lost_has_the_error_of_scenes_and_not_of_sketches():
+    """Of single sketches it is the textbook's, of what differs; three copies of a scene tell no more than one."""
+    wrong = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.1
+
+    def error(copies: int) -> float:
+        scenes = [scene for scene in range(200) for _ in range(copies)]
+        plain = tuple((scene, True) for scene in scenes)
+        guided = tuple((scene, not bool(wrong[scene])) for scene in scenes)
+        lost = float(wrong.float().mean())
+        return error_of_loss(
+            Judged(0, 0, 0, 1.0, count=len(scenes), right=plain),
+            Judged(0, 0, 0, 1 - lost, count=len(scenes), right=guided),
+        )
+
+    assert error(1) == pytest.approx(float(wrong.float().std()) / 200**0.5, rel=1e-5)
+    assert error(3) == pytest.approx(error(1), rel=1e-5)
+
+
+def test_what_is_lost_is_told_of_the_same_sketches_only():
+    one, other = (Judged(0, 0, 0, 1.0, right=((scene, True),)) for scene in "ab")
+    with pytest.raises(ValueError, match="same sketches"):
+        error_of_loss(one, other)
 
 
 def test_the_trade_off_is_drawn(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ SCENES = {
         (CutOut("circle", "green", "plain", 78, 104, 42), CutOut("square", "orange", "striped", 178, 158, 44, 14.0)),
     ),
     "cross": Scene(MINT, (CutOut("cross", "blue", "dotted", 84, 150, 46, -12.0, (1.0, 1.0), 0.5),)),
-    "small": Scene(LILAC, (CutOut("triangle", "green", "plain", 160, 150, 34, 10.0),)),
+    "small": Scene(LILAC, (CutOut("triangle", "green", "plain", 182, 150, 34, 10.0),)),
     "frame_1": Scene(GREY, (CutOut("circle", "blue", "dotted", 120, 128, 76, 0.0, (1.0, 1.0), 0.4),)),
     "frame_2": Scene(GREY, (CutOut("circle", "blue", "dotted", 142, 114, 76, 11.0, (1.0, 1.0), 0.4),)),
     "key_1": Scene(MINT, (CutOut("circle", "red", "plain", 128, 128, 56),)),

@@ -1,7 +1,8 @@
-"""A small client of ComfyUI's HTTP API, standard library only: post a prompt, follow it, fetch what it made."""
+"""A small client of ComfyUI's HTTP API: post a prompt, follow it, fetch what it made. aiohttp comes with the host."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .websocket import WebSocket, WebSocketClosed
+import aiohttp
 
 Listener = Callable[[str, dict], None]
 
@@ -54,6 +55,60 @@ class Result:
 def _files_in(made: Any) -> list[dict]:
     entries = made if isinstance(made, (list, tuple)) else ()
     return [one for one in entries if isinstance(one, dict) and "filename" in one]
+
+
+class Messages:
+    """The host's messages over a websocket, read without an event loop of the caller's; use it in a `with` block."""
+
+    def __init__(self, url: str):
+        self._loop = asyncio.new_event_loop()
+        try:
+            self._loop.run_until_complete(self._connect(url))
+        except BaseException:
+            self._loop.close()
+            raise
+
+    async def _connect(self, url: str) -> None:
+        self._session = aiohttp.ClientSession()
+        try:
+            # Previews have no greatest size.
+            self._socket = await self._session.ws_connect(url, max_msg_size=0)
+        except BaseException:
+            await self._session.close()
+            raise
+
+    def __enter__(self) -> "Messages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        async def end() -> None:
+            await self._socket.close()
+            await self._session.close()
+
+        self._loop.run_until_complete(end())
+        self._loop.close()
+
+    def next(self, timeout: float) -> str | bytes | None:
+        """The next message, text or binary; None where none came within `timeout` seconds.
+
+        Raises ConnectionError where the host has closed the connection.
+        """
+        try:
+            message = self._loop.run_until_complete(self._socket.receive(timeout))
+        except TimeoutError:
+            return None
+        if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            raise ConnectionError("The host closed the connection.")
+        return message.data
+
+    def receive(self, timeout: float) -> str | None:
+        """The next text message; binary ones (previews) are skipped. See `next`."""
+        while isinstance(message := self.next(timeout), bytes):
+            pass
+        return message
 
 
 class Client:
@@ -144,24 +199,24 @@ class Client:
         if listener is None:
             result = self.wait(self.post(prompt), timeout)
         else:
-            with self.listen() as socket:
+            with self.listen() as messages:
                 prompt_id = self.post(prompt)
-                self._follow(socket, prompt_id, listener, timeout)
+                self._follow(messages, prompt_id, listener, timeout)
             result = self.wait(prompt_id, max(timeout - (time.monotonic() - start), 1.0))
         return replace(result, seconds=time.monotonic() - start)
 
-    def listen(self) -> WebSocket:
+    def listen(self) -> Messages:
         """A connection that gets the messages of the prompts posted from now on."""
         # Each has an id of its own: the host forgets a closed one by its id, perhaps only after the next has come.
         self.id = uuid.uuid4().hex
-        return WebSocket(self.url.replace("http://", "ws://") + f"/ws?clientId={self.id}")
+        return Messages(f"{self.url}/ws?clientId={self.id}")
 
-    def _follow(self, socket: WebSocket, prompt_id: str, listener: Listener, timeout: float) -> None:
+    def _follow(self, messages: Messages, prompt_id: str, listener: Listener, timeout: float) -> None:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             try:
-                text = socket.receive(timeout=5.0)
-            except WebSocketClosed:
+                text = messages.receive(timeout=5.0)
+            except ConnectionError:
                 return self.alive()
             if text is None:
                 self.alive()

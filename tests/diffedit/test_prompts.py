@@ -93,7 +93,8 @@ def test_the_warning_reaches_the_user(host_client):
     scene.add("PreviewAny", source=[mask, 3])
     with host_client.listen() as socket:
         result = host_client.run(scene.nodes)
-        frames = (socket._frame()[2] for _ in range(100))
+        messages = (socket.next(timeout=5.0) for _ in range(100))
+        frames = (message for message in messages if isinstance(message, bytes))
         assert any(words.encode() in frame and mask.encode() in frame for frame in frames)
     assert result.status == "success" and words in result.texts()[0]
 

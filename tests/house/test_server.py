@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import socket
 import struct
 import threading
 from pathlib import Path
 
 import pytest
-from palimpsest.tools.client import HostError, Refused
+from palimpsest.tools.client import HostError, Messages, Refused
 from palimpsest.tools.common import Installation
 from palimpsest.tools.inprocess import own_installation
 from palimpsest.tools.server import Host, failed_imports, host_command
 from palimpsest.tools.setup import make_base
-from palimpsest.tools.websocket import WebSocket, WebSocketClosed
 
 
 def node(kind, **inputs):
@@ -147,19 +149,27 @@ def frame(payload: bytes, kind: int = 1, final: bool = True) -> bytes:
     return head + (struct.pack(">BH", 126, size) if size < 65536 else struct.pack(">BQ", 127, size)) + payload
 
 
+def handshake(request: bytes) -> bytes:
+    """The server's half, RFC 6455, section 4.2.2."""
+    key = re.search(rb"(?i)sec-websocket-key: (\S+)", request)[1]
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    return head + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+
+
 @pytest.fixture
 def speaker():
     """A websocket server that sends what it is told, in the given pieces; returns a connected client."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve(pieces: list[bytes], gate: threading.Event | None = None) -> WebSocket:
+        def serve(pieces: list[bytes], gate: threading.Event | None = None) -> Messages:
             def talk() -> None:
                 connection, _ = server.accept()
                 with connection:
                     request = b""
                     while b"\r\n\r\n" not in request:
                         request += connection.recv(4096)
-                    connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + pieces[0])
+                    connection.sendall(handshake(request) + pieces[0])
                     for piece in pieces[1:]:
                         if gate is not None:
                             gate.wait(30)
@@ -167,7 +177,7 @@ def speaker():
                     connection.recv(4096)
 
             threading.Thread(target=talk, daemon=True).start()
-            return WebSocket(f"ws://127.0.0.1:{server.getsockname()[1]}/ws?clientId=me")
+            return Messages(f"http://127.0.0.1:{server.getsockname()[1]}/ws?clientId=me")
 
         yield serve
 
@@ -193,5 +203,5 @@ def test_a_frame_cut_by_a_timeout_is_not_lost(speaker):
 
 
 def test_the_end_of_the_connection_is_an_error(speaker):
-    with speaker([frame(b"", 8)]) as client, pytest.raises(WebSocketClosed):
+    with speaker([frame(b"", 8)]) as client, pytest.raises(ConnectionError):
         client.receive(30)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..tools.inprocess import enter_host, own_installation
 from ..tools.server import Host
 from ..tools.setup import make_base
-from .rows import Row
+from .results import Row
 
 
 def processor() -> str:

@@ -1,7 +1,8 @@
-"""`make bench`: runs the suites in `benchmarks/suites`, prints their tables, renews `results.json` and the README.
+"""`make bench`: runs the suites of every technique, prints their tables, renews `results.json` and the README.
 
-A suite is a file with `rows(context)`, which yields `context.row(...)`; see `context.py`. `make bench SUITE=inversion`
-runs one, and leaves the rows of the others as they are.
+A suite is a file `<technique>/suite.py` or `<technique>/suite_<part>.py` with `rows(context)`, which yields
+`context.row(...)`; see `context.py`. `make bench SUITE=diffedit_settings` runs `diffedit/suite_settings.py` alone, and
+leaves the rows of the others as they are.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from itertools import groupby
 from pathlib import Path
 
 from .context import Context
-from .rows import RESULTS, Row, load, merge, save, summary, table
+from .results import RESULTS, Row, load, merge, save, summary, table
 
-SUITES = Path(__file__).resolve().parent / "suites"
+FOLDER = Path(__file__).resolve().parent
 
 
-def suite_names() -> list[str]:
-    return sorted(path.stem for path in SUITES.glob("*.py") if not path.stem.startswith("_"))
+def suites() -> dict[str, str]:
+    """The module of every suite, by name: `diffedit.suite_settings` for `diffedit_settings`."""
+    found = {}
+    for path in sorted(FOLDER.glob("*/suite*.py")):
+        technique = path.parent.name
+        found[technique + path.stem.removeprefix("suite")] = f"{technique}.{path.stem}"
+    return found
 
 
 def chosen(arguments: list[str]) -> list[str]:
     """The suites that are asked for, all where none is; an unknown one is a sentence."""
-    known = suite_names()
+    known = sorted(suites())
     wanted = [name for argument in arguments for name in argument.replace(",", " ").split()]
     unknown = [name for name in wanted if name not in known]
     if unknown:
@@ -35,7 +41,7 @@ def chosen(arguments: list[str]) -> list[str]:
 
 def run_suite(name: str, context: Context) -> list[Row]:
     """All rows of one suite; its table is printed, a technique at a time."""
-    module = import_module(f"{__package__}.suites.{name}")
+    module = import_module(f"{__package__}.{suites()[name]}")
     start = time.monotonic()
     rows = list(module.rows(context))
     for technique, group in groupby(rows, key=lambda row: row.technique):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .flow_warp import land, sample
-from .sketch_guidance import SketchTarget, sketch_loss
+from .flow.warp import land, sample
+from .sketch.guidance import SketchTarget, sketch_loss
 
 BARE = 2
 """Pixels round places laid bare by a flow that say nothing about a candidate."""

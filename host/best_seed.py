@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..guidance.best_seed import cheap_levels, flow_distance, sketch_distance
-from ..guidance.edge_predictor import EdgePredictor
-from .denoiser import Session, with_denoiser
-from .edge_layers import read_features, require_predictor_of
+from ..guidance.sketch.predictor import EdgePredictor
+from .session import Session, with_denoiser
+from .sketch.layers import read_features, require_predictor_of
 from .gradients import plain
 from .memory import chunked
 from .progress import Progress
-from .sketch import Sketch, latent_target
+from .sketch.patch import Sketch, latent_target
 
 AT_ONCE = 8
 JUDGED_AT = 0.8

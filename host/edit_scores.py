@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..guidance.report import EditMeasures, cosine_score, structure_distance
+from ..guidance.edit_measures import EditMeasures, cosine_score, structure_distance
 
 
 def with_scores(

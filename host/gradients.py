@@ -19,7 +19,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from .lent import recomputed_where_lent
+from .offloaded_weights import recomputed_where_lent
 
 OVERRIDE = "optimized_attention_override"
 AFTER_SKIP = "input_block_patch_after_skip"

@@ -8,7 +8,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .checks import require_finite
+from .validation import require_finite
 
 
 def same_size(images: Sequence[Tensor], width: int = 0, height: int = 0, multiple: int = 8) -> tuple[Tensor, list[str]]:

@@ -11,7 +11,7 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from .notice import notice
+from .notify import notice
 
 log = logging.getLogger(__name__)
 

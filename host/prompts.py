@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .checks import require_unconditional
+from .validation import require_unconditional
 
 MAX_DEPTH = 50
 

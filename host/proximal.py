@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..guidance.proximal import Threshold, changed, proximal
 from ..inversion.trajectory import Trajectory
-from .fits import require_same_kind
+from .compatibility import require_same_kind
 
 TECHNIQUE = "Proximal Guidance"
 

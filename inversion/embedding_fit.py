@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .guided_step import as_rows
+from .diffusion import as_rows
 
 # x (R, C, h, w), sigma (R,), embedding (R, T, D), pictures (R,) int64: whose extra conditions count -> x0 (R, C, h, w).
 Unconditional = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

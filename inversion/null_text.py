@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from .embedding_fit import Adam, Cost, Fit, Task, fit_official, predict, predict_with_graph, pull_back
-from .guided_step import gain, guide, needed_unconditional, require_guidance, step
+from .diffusion import gain, guide, needed_unconditional, require_guidance, step
 from .null_text_fast import fast
 
 Mode = Literal["fast", "faithful", "global"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..guidance.flow_view import arrow_points
+from ..guidance.flow.colour_wheel import arrow_points
 
 OUTLINE, LINE = (24, 24, 27), (255, 90, 46)
 

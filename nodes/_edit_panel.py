@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..guidance.report import OUTSIDE, WHOLE, EditMeasures
-from ..host.checks import require_picture, require_same_batch, require_same_size
-from ..host.edit_batch import is_crop, middle
-from ..host.notice import notice
+from ..guidance.edit_measures import OUTSIDE, WHOLE, EditMeasures
+from ..host.validation import require_picture, require_same_batch, require_same_size
+from ..host.images import is_crop, middle
+from ..host.notify import notice
 from ..inversion.quality import PSNR_EQUAL
 from ._panel import BACKGROUND, error_map, panel
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance.local_blend import heat, outline
-from ..guidance.prompt_to_prompt import chosen_columns
-from ..host.checks import require_latent
-from ..host.fits import require_same_kind
-from ..host.run_record import Record
-from ..host.word_maps import maps_of_picture, maps_of_trajectory
-from ..host.words import encode_tokens, read_prompt
+from ..guidance.prompt_to_prompt.local_blend import heat, outline
+from ..guidance.prompt_to_prompt.plan import chosen_columns
+from ..host.validation import require_latent
+from ..host.compatibility import require_same_kind
+from ..host.prompt_to_prompt.attention_record import Record
+from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
+from ..host.prompt_to_prompt.tokens import encode_tokens, read_prompt
 from ._panel import HEAT
 
 

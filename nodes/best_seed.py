@@ -8,10 +8,10 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from ..guidance.best_seed import ranking
 from ..host.best_seed import drafts, flow_scores, sketch_score
-from ..host.checks import require_latent, require_sigmas
-from ..host.edge_layers import require_predictor_of
+from ..host.validation import require_latent, require_sigmas
+from ..host.sketch.layers import require_predictor_of
 from ..host.prompts import conditionings
-from ..host.sketch import Sketch
+from ..host.sketch.patch import Sketch
 from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, encoder, require_image, require_vae, strokes_of
 from .sockets import EdgePredictor as EdgePredictorSocket
 from .sockets import Flow as FlowSocket

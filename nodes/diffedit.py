@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.diffedit import (
+from ..guidance.diffedit.heat_map import (
     DRAFTS,
     HEAD_START,
     SLIGHT,
@@ -19,12 +19,12 @@ from ..guidance.diffedit import (
     steadiness,
     strongest,
 )
-from ..guidance.masks import MaskRecipe, Outliers, Threshold, find, finish, roomy, to_size
-from ..host.checks import require_conditioning, require_finite, require_latent
-from ..host.diffedit import MapRecipe, Prompts, compare, same_content
-from ..host.edit_batch import batch_items, picture_frame
-from ..host.head_start import with_head_start
-from ..host.notice import notice
+from ..guidance.diffedit.masks import MaskRecipe, Outliers, Threshold, find, finish, roomy, to_size
+from ..host.validation import require_conditioning, require_finite, require_latent
+from ..host.diffedit.heat_map import MapRecipe, Prompts, compare, same_content
+from ..host.images import batch_items, picture_frame
+from ..host.diffedit.head_start import with_head_start
+from ..host.notify import notice
 
 SAME_TEXTS = (
     "The reference and the query prompt are the same, so that nothing but noise would tell them apart: write into "

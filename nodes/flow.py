@@ -5,18 +5,26 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.flow_fields import (
-    Transform, check_flow, compose_flows, expand_batch, moving, region_of, resize_flow, resize_layers, transform_flow,
+from ..guidance.flow.fields import (
+    Transform,
+    check_flow,
+    compose_flows,
+    expand_batch,
+    moving,
+    region_of,
+    resize_layers,
+    transform_flow,
 )
-from ..guidance.flow_points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
-from ..guidance.flow_view import colour_wheel
-from ..guidance.flow_warp import forward_warp, land
-from ..host.checks import require_finite, require_picture, require_same_size
+from ..guidance.flow.points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
+from ..guidance.flow.colour_wheel import colour_wheel
+from ..guidance.flow.warp import forward_warp, land
+from ..host.validation import require_picture, require_same_size
 from ..host.gradients import plain
-from ..host.motion_sampler import as_image, as_pictures
-from ..host.notice import notice
-from ..host.optical_flow import LARGEST, estimate_each, require_optical_flow
+from ..host.motion.sampler import as_image, as_pictures
+from ..host.notify import notice
+from ..host.motion.optical_flow import LARGEST, estimate_each, require_optical_flow
 from ._arrows import arrows
+from ._flow_inputs import fitted_flow, matched, require_mask
 from .sockets import Flow as FlowSocket
 
 CATEGORY = "Palimpsest/motion"
@@ -24,34 +32,6 @@ PIVOTS = {"centre of the region": "centre", "centre of its box": "box", "a given
 FLOW_TIP = "Where every pixel goes, from a Flow node."
 LAYERS_TIP = "Who lies in front where things meet (lighter is nearer), from Flow Compose or Flow Canvas. Left open, " \
     "what moves lies in front of what stays."
-
-
-def require_mask(mask: torch.Tensor, name: str = "mask") -> torch.Tensor:
-    """MASK (B, H, W), finite and not empty, or a sentence."""
-    if not isinstance(mask, torch.Tensor) or mask.ndim != 3 or not torch.isfinite(mask).all():
-        raise ValueError(f"The input '{name}' is not a mask: connect a MASK, such as that of Load Image's Mask Editor.")
-    if not region_of(mask).flatten(1).any(dim=1).all():
-        raise ValueError(f"The input '{name}' is empty, so nothing can move: paint or select the region to be moved.")
-    return mask
-
-
-def fitted_flow(flow, layers, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The flow and its layers at the picture's size; a resize is said on the node."""
-    flow, (height, width) = check_flow(flow), image.shape[1:3]
-    if flow.shape[1:3] != (height, width):
-        notice(f"The flow was made for {flow.shape[2]} x {flow.shape[1]}; it is resized to {width} x {height} with its "
-               "vectors.")
-    if layers is not None:
-        layers = require_finite(layers, "The input 'layers'", "make them again with Flow Compose or Flow Canvas")
-        layers = resize_layers(layers.float(), height, width)
-    return resize_flow(flow, height, width), layers
-
-
-def matched(flow, layers, image):
-    """Flow, layers and picture as batches of one length."""
-    batch = max(flow.shape[0], image.shape[0])
-    layers = None if layers is None else expand_batch(layers, batch)
-    return expand_batch(flow, batch), layers, expand_batch(image, batch)
 
 
 class FlowFromTransform(io.ComfyNode):

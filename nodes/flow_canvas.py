@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.flow_canvas import canvas_flow, parse_canvas
-from ..host.checks import require_picture
-from ..host.notice import notice
+from ..guidance.flow.canvas import canvas_flow, parse_canvas
+from ..host.validation import require_picture
+from ..host.notify import notice
 from .flow import CATEGORY
 from .sockets import Flow as FlowSocket
 

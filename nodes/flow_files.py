@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.flow_fields import check_flow, resize_layers
-from ..guidance.flow_files import WRITABLE, load_flow, save_flow
+from ..guidance.flow.fields import check_flow, resize_layers
+from ..guidance.flow.files import WRITABLE, load_flow, save_flow
 from ..host import folders
 from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP
 from .sockets import Flow as FlowSocket

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..host.batches import by_rows
-from ..host.checks import require_latent, require_picture, require_same_batch, require_vae_of
-from ..host.denoiser import Session
+from ..host.batching import by_rows
+from ..host.validation import require_latent, require_picture, require_same_batch, require_vae_of
+from ..host.session import Session
 from ..host.family import latent_format, latent_format_name
 from ..host.fingerprint import fingerprint
-from ..host.fits import levels_of, require_invertible, require_same_kind
-from ..host.noise import InvertedNoise
+from ..host.compatibility import levels_of, require_invertible, require_same_kind
+from ..host.inversion.inverted_noise import InvertedNoise
 from ..host.prompts import conditionings, text_behind
 from ..inversion.ddim import PAIRINGS, invert, replay
 from ..inversion.gaussianity import gaussianity, unit_noise

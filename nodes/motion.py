@@ -7,18 +7,19 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.flow_fields import expand_batch, moving, region_of, resize_layers
-from ..guidance.flow_warp import forward_warp, land
-from ..guidance.motion import DRAFT, FAITHFUL, NORMAL, Recipe
-from ..guidance.motion_laws import Window
-from ..host.checks import require_finite, require_picture
+from ..guidance.flow.fields import expand_batch, moving, region_of, resize_layers
+from ..guidance.flow.warp import forward_warp, land
+from ..guidance.motion.guided_ddim import DRAFT, FAITHFUL, NORMAL, Recipe
+from ..guidance.motion.step_size import Window
+from ..host.validation import require_finite, require_picture
 from ..host.gradients import plain
-from ..host.motion_sampler import FlowGuidanceSampler, Motion, as_image, as_pictures
-from ..host.motion_tools import Tools
-from ..host.notice import notice
-from ..host.optical_flow import require_optical_flow
+from ..host.motion.sampler import FlowGuidanceSampler, Motion, as_image, as_pictures
+from ..host.motion.networks import Tools
+from ..host.notify import notice
+from ..host.motion.optical_flow import require_optical_flow
 from ._loss_plot import plot
-from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP, fitted_flow, matched
+from ._flow_inputs import fitted_flow, matched
+from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP
 from .sockets import Flow as FlowSocket
 from .sockets import Trajectory as TrajectorySocket
 from .sockets import advanced, optional

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..guidance.prompt_to_prompt import Blend, chosen_columns, plan_edits, uncovered
-from ..guidance.report import fit_mask, measure
-from ..host.checks import require_latent
+from ..guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
+from ..guidance.edit_measures import fit_mask, measure
+from ..host.validation import require_latent
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
-from ..host.negative_rows import negative_rows
-from ..host.prompt_to_prompt import recording, with_prompt_to_prompt
-from ..host.words import as_rows, encode_tokens, read_prompt, reweighted
+from ..host.prompt_to_prompt.negative_rows import negative_rows
+from ..host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
+from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from ._edit_panel import as_encoded, prepared, report_means, stacked, tiles
 from ._word_mask import look, of_run, shown
 from .sockets import Trajectory, advanced, optional

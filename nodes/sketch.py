@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.sketch_guidance import SketchRecipe
-from ..guidance.sketch_prepare import FITS, Strokes, find_strokes, fit_lines, read_strokes
-from ..guidance.sketch_prepare import fit as fitted
-from ..host.checks import require_finite, require_vae_of
-from ..host.edge_layers import require_predictor_of
-from ..host.notice import notice
-from ..host.sketch import Sketch, sketch_guided
+from ..guidance.sketch.guidance import SketchRecipe
+from ..guidance.sketch.prepare import FITS, Strokes, find_strokes, fit_lines, read_strokes
+from ..guidance.sketch.prepare import fit as fitted
+from ..host.validation import require_finite, require_vae_of
+from ..host.sketch.layers import require_predictor_of
+from ..host.notify import notice
+from ..host.sketch.patch import Sketch, sketch_guided
 from .sockets import EdgePredictor as EdgePredictorSocket
 from .sockets import advanced
 

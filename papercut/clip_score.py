@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recogniser import Recogniser
+from .classifier import Recogniser
 
 
 def text_features(model: Recogniser, pooled: Tensor) -> Tensor:

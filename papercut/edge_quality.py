@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..guidance.edge_predictor import EdgePredictor
-from ..guidance.edge_score import edge_score
-from ..guidance.sketch_strokes import thin
+from ..guidance.sketch.predictor import EdgePredictor
+from ..guidance.sketch.score import edge_score
+from ..guidance.sketch.strokes import thin
 from .export import FILE as CHECKPOINT
 from .scenes import SPLITS, sample_scene
 
@@ -20,7 +20,7 @@ LEAST = 0.5
 
 def load_with_predictor(path: Path = FILE) -> tuple[object, object, object, EdgePredictor]:
     """MODEL, CLIP, VAE and the predictor, as the host's nodes give them; the host must have been entered."""
-    from ..guidance.edge_files import read_predictor
+    from ..guidance.sketch.files import read_predictor
     from .shipped import load_shipped
 
     return *load_shipped(), read_predictor(path)
@@ -28,7 +28,7 @@ def load_with_predictor(path: Path = FILE) -> tuple[object, object, object, Edge
 
 def edges_found(model, clip, vae, predictor: EdgePredictor, *, count: int) -> dict[float, float]:
     """Mean F1 (0..1, two pixels) of the edges predicted in noised test scenes with one cut-out, by share of a run."""
-    from ..host.edge_preview import predicted_edges
+    from ..host.sketch.preview import predicted_edges
 
     scores = []
     for number, seed in enumerate(SPLITS["test"][FIRST : FIRST + count]):

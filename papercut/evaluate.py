@@ -14,9 +14,9 @@ from torch import Tensor
 from .edge_quality import FILE as EDGES_FILE
 from .edge_quality import measure_edges
 from .export import FILE, WEIGHTS
-from .oracle import Oracle, load_oracle
-from .recogniser import FILE as RECOGNISER_FILE
-from .recogniser import load_recogniser, rates
+from .reference import Oracle, load_oracle
+from .classifier import FILE as RECOGNISER_FILE
+from .classifier import load_recogniser, rates
 from .scenes import SPLITS, Scene, sample_scene
 from .train_flow import FLOW_FILE, end_point_error
 

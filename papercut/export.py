@@ -109,7 +109,7 @@ def export(
 def text_weights() -> dict[str, Tensor]:
     """The text encoder's weights from the cache folder, or else the shipped ones."""
     from .data import CACHE
-    from .oracle import load_oracle
+    from .reference import load_oracle
 
     path = CACHE / "text.pt"
     if path.exists():

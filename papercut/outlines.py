@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance.edge_score import EdgeScore, edge_score
+from ..guidance.sketch.score import EdgeScore, edge_score
 from .scenes import SIZE, Scene
 
 BORDER = 6
@@ -39,7 +39,7 @@ def cover(picture: Tensor) -> Tensor:
 
 def _clean(mask: Tensor) -> Tensor:
     """Without islands and holes of fewer than SMALLEST pixels."""
-    from ..guidance.sketch_strokes import without_specks
+    from ..guidance.sketch.strokes import without_specks
 
     mask = without_specks(mask[None], SMALLEST)[0]
     return ~without_specks(~mask[None], SMALLEST)[0]
@@ -114,7 +114,7 @@ def _smooth(seed: int, channels: int, cells: int = 7) -> Tensor:
 
 def _moved(edges: Tensor, field: Tensor) -> Tensor:
     """Line pixels carried along a field (2, 256, 256) of x, y offsets; gaps that open are closed."""
-    from ..guidance.sketch_strokes import thin
+    from ..guidance.sketch.strokes import thin
 
     y, x = edges.nonzero().T
     out = torch.zeros_like(edges)

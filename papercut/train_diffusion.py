@@ -23,7 +23,7 @@ from .configs import SCHEDULE, UNET
 from .data import CACHE, DEVICE, autocast, training_scene
 from .export import text_weights
 from .muon import Optimiser
-from .oracle import load_oracle
+from .reference import load_oracle
 from .text import encode, text_config
 from .train_vae import Trainer as Autoencoder
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from ..guidance.edge_files import read_predictor, write_predictor
-from ..guidance.edge_predictor import EdgePredictor
+from ..guidance.sketch.files import read_predictor, write_predictor
+from ..guidance.sketch.predictor import EdgePredictor
 from ..tools.server import Host
 from ..tools.setup import make_base, read_record
 from .data import CACHE

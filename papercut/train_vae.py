@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .data import CACHE, DEVICE, autocast, kept_aside, pictures
 from .muon import Optimiser
-from .oracle import load_oracle
+from .reference import load_oracle
 from .scenes import SPLITS, sample_scene
 
 LATENT_NOISE = 0.05  # small noise while the decoder learns: the diffusion model's answers are never exact

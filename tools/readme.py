@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.rows import HEAD, Row, cells, summary
-from ..benchmarks.rows import load as load_rows
+from ..benchmarks.results import HEAD, Row, cells, summary
+from ..benchmarks.results import load as load_rows
 from .common import ROOT
 
 README = ROOT / "README.md"

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.benchmarks import diffedit_many, diffedit_ways, figures
-from palimpsest.benchmarks.diffedit_cost import costs, peak_memory
-from palimpsest.benchmarks.edits import KINDS, LARGEST, SMALLEST, edits, pictures
-from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, heat, single_maps
+from palimpsest.benchmarks.diffedit import batch_edits, methods
+from palimpsest.benchmarks import plots
+from palimpsest.benchmarks.diffedit.cost import costs, peak_memory
+from palimpsest.benchmarks.diffedit.cases import KINDS, LARGEST, SMALLEST, edits, pictures
+from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, single_maps
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 
@@ -31,9 +32,9 @@ def test_edits_change_one_word_and_know_where():
 
 
 def test_a_plot_is_a_picture_of_its_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
-    curves = [figures.Curve("a & b", [0.0, 0.5, 1.0]), figures.Curve("level", [0.5] * 3, flat=True)]
-    path = figures.line_plot("rising", "Rising <curve>", "place", [0.0, 0.5, 1.0], curves)
+    monkeypatch.setattr(plots, "FOLDER", tmp_path / "figures")
+    curves = [plots.Curve("a & b", [0.0, 0.5, 1.0]), plots.Curve("level", [0.5] * 3, flat=True)]
+    path = plots.line_plot("rising", "Rising <curve>", "place", [0.0, 0.5, 1.0], curves)
     root = ElementTree.parse(path).getroot()
     lines = [one for one in root if one.tag.endswith("polyline")]
     words = [one.text for one in root if one.tag.endswith("text")]
@@ -42,7 +43,7 @@ def test_a_plot_is_a_picture_of_its_curves(tmp_path, monkeypatch):
     x, y = zip(*(map(float, point.split(",")) for point in rising))
     assert x[0] < x[1] < x[2] and y[0] > y[1] > y[2] and len(lines) == 2
     with pytest.raises(ValueError):
-        figures.line_plot("short", "", "", [0.0, 1.0], curves)
+        plots.line_plot("short", "", "", [0.0, 1.0], curves)
 
 
 def test_costs_are_counted_and_the_ways_take_turns():
@@ -85,21 +86,21 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
 @pytest.fixture
 def world(monkeypatch):
     """Four edits on the shipped weights, in few steps and batches of two."""
-    monkeypatch.setattr(diffedit_ways, "STEPS", 5)
-    for module in (diffedit_ways, diffedit_many):
+    monkeypatch.setattr(methods, "STEPS", 5)
+    for module in (methods, batch_edits):
         monkeypatch.setattr(module, "BATCH", 2)
     with torch.inference_mode():
-        yield diffedit_ways.papercut(4)
+        yield methods.papercut(4)
 
 
 def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
     with torch.inference_mode():
-        maps, changes = diffedit_ways.our_search(world, noises=2)
-        masks, changes = diffedit_ways.our_places(world, maps, changes)
-        scores = diffedit_ways.scored(masks, world)
+        maps, changes = methods.our_search(world, noises=2)
+        masks, changes = methods.our_places(world, maps, changes)
+        scores = methods.scored(masks, world)
         one = world.part([1])
-        made = diffedit_ways.anchored_edit(one, masks[1:2], changes[1:2], diffedit_ways.inverted(one))
-        noisy = diffedit_ways.sdedit(one)
+        made = methods.anchored_edit(one, masks[1:2], changes[1:2], methods.inverted(one))
+        noisy = methods.sdedit(one)
     assert masks.shape == (4, 256, 256) and maps.shape == (2, 4, 32, 32)
     assert world.grounds.tolist() == [False, False, False, True]
     assert changes[:3].any() and not changes[3].any()
@@ -110,14 +111,14 @@ def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
 
 
 def test_many_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(world, monkeypatch):
-    monkeypatch.setattr(diffedit_many, "autocast", contextlib.nullcontext)
+    monkeypatch.setattr(batch_edits, "autocast", contextlib.nullcontext)
     masks = torch.zeros(4, 256, 256, dtype=torch.bool)
     masks[[0, 1, 3], 96:160, 96:160] = True
     with torch.inference_mode():
-        path = diffedit_many.inversions(world)
-        made = diffedit_many.our_edits(world, masks, None, path)
+        path = batch_edits.inversions(world)
+        made = batch_edits.our_edits(world, masks, None, path)
         last = world.part([3])
-        alone = diffedit_ways.anchored_edit(last, masks[3:], None, diffedit_ways.inverted(last))
+        alone = methods.anchored_edit(last, masks[3:], None, methods.inverted(last))
     assert torch.equal(made.pictures[2], world.pictures[2]) and not made.soft[2].any()
     torch.testing.assert_close(made.pictures[3:], alone.pictures, atol=1e-3, rtol=0)
     assert torch.equal(made.soft[3:], alone.soft) and not torch.equal(made.pictures[0], world.pictures[0])
@@ -126,7 +127,7 @@ def test_many_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(wor
 def test_what_is_measured_is_the_blueprint():
     (graph,) = json.loads((ROOT / "subgraphs" / "DiffEdit.json").read_text())["definitions"]["subgraphs"]
     values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
-    ways, mask = diffedit_ways, values["PalimpsestDiffEditMask"]
+    ways, mask = methods, values["PalimpsestDiffEditMask"]
     assert values["BasicScheduler"] == ["normal", round(ways.STEPS * ways.DEPTH), ways.DEPTH]
     assert values["CFGGuider"] == [ways.CFG] and values["PalimpsestDiffEditHeadStart"] == [ways.HEAD_START, ways.DRAFTS]
     assert mask[1:4] == [ways.NOISES, ways.STRENGTH, "adaptive"] and mask[-1] == ways.ROOMY.room
@@ -137,18 +138,18 @@ def test_true_pictures_are_judged_right_and_sources_wrong():
     chosen = edits(40)[20:32]
     before, after = (pictures([getattr(edit, name) for edit in chosen]).movedim(1, -1) for name in ("before", "after"))
     world = SimpleNamespace(edits=chosen, pictures=before)
-    found, source = diffedit_many.judged(after, world), diffedit_many.judged(before, world)
+    found, source = batch_edits.judged(after, world), batch_edits.judged(before, world)
     assert found.right.mean() >= found.whole.mean() > 0.9 and source.right.mean() < 0.1
     assert (source.kept == 60).all() and not source.whole.any()
     changed = before.clone()
     changed[0] += 0.1
-    assert float(diffedit_many.judged(changed, world).kept[0]) == pytest.approx(20, abs=1e-3)
+    assert float(batch_edits.judged(changed, world).kept[0]) == pytest.approx(20, abs=1e-3)
 
 
 def test_sizes_and_kinds_part_the_edits():
     chosen = edits(80)
     world = SimpleNamespace(edits=chosen, grounds=torch.tensor([edit.kind == "tone" for edit in chosen]))
-    found = diffedit_many.groups(world)
+    found = batch_edits.groups(world)
     objects = [name for name in found if name.startswith("objects of")]
     assert torch.equal(sum(found[name].int() for name in objects), found["objects"].int())
     assert torch.equal(sum(found[f"new {kind}"].int() for kind in KINDS[:-1]), found["objects"].int())
@@ -159,5 +160,5 @@ def test_scores_are_what_they_say():
     world = type("World", (), {"edits": [type("Edit", (), {"mask": torch.eye(4) > 0})]})
     half = torch.zeros(1, 4, 4, dtype=torch.bool)
     half[0, 0, 0] = half[0, 1, 1] = half[0, 0, 3] = True
-    scores = diffedit_ways.scored(half, world)
+    scores = methods.scored(half, world)
     assert float(scores.iou) == pytest.approx(2 / 5) and float(scores.recall) == 0.5

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.benchmarks import diffedit_ways
-from palimpsest.guidance.diffedit import heat_map
+from palimpsest.benchmarks.diffedit import methods
+from palimpsest.guidance.diffedit.heat_map import heat_map
 from palimpsest.tools.workflow import read, to_prompt
 
 ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
@@ -13,16 +13,16 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 def found():
     """Eight edits of objects on the shipped weights; their masks with captions and with an empty text for reference."""
     with torch.inference_mode():
-        world = diffedit_ways.papercut(22)
+        world = methods.papercut(22)
         world = world.part([i for i in range(8, 22) if not world.grounds[i]][-8:])
-        maps = {name: diffedit_ways.our_search(world, noises=4, references=texts)[0]
+        maps = {name: methods.our_search(world, noises=4, references=texts)[0]
                 for name, texts in {"captions": None, "empty": world.empty}.items()}  # fmt: skip
-        return world, maps, {name: diffedit_ways.our_masks(world, one) for name, one in maps.items()}
+        return world, maps, {name: methods.our_masks(world, one) for name, one in maps.items()}
 
 
 def test_it_finds_the_object_without_being_told_what_it_was(found):
     world, _, masks = found
-    scores = diffedit_ways.scored(masks["empty"], world)
+    scores = methods.scored(masks["empty"], world)
     assert float(scores.recall.mean()) > 0.85 and float(scores.iou.mean()) > 0.6
 
 

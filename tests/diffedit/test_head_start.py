@@ -6,10 +6,10 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.anchor import Anchor
-from palimpsest.guidance.diffedit import change, differences, evenness, new_shape, off_ground
-from palimpsest.host.anchor import anchored
-from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, compare, single_maps
-from palimpsest.host.head_start import with_head_start
+from palimpsest.guidance.diffedit.heat_map import change, differences, evenness, new_shape, off_ground
+from palimpsest.host.inversion.anchor import anchored
+from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, compare, single_maps
+from palimpsest.host.diffedit.head_start import with_head_start
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.diffedit import DiffEditHeadStart, DiffEditMask
 

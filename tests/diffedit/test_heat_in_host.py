@@ -3,9 +3,9 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.host import diffedit
-from palimpsest.host.content import TensorStore, content_key, model_key
-from palimpsest.host.diffedit import REFERENCES, MapRecipe, Prompts, heat, noise_level, same_content
+from palimpsest.host.diffedit import heat_map
+from palimpsest.host.content_cache import TensorStore, content_key, model_key
+from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, noise_level, same_content
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_lora, tiny_model
 
@@ -80,13 +80,13 @@ def test_unequal_negatives_against_the_formula():
         seen.update(query=query, reference=reference)
         return original(query, reference, sigma)
 
-    original, diffedit.differences = diffedit.differences, spy
+    original, heat_map.differences = heat_map.differences, spy
     try:
         heat(model, Prompts(one, two), tiny_latent("sd1"), MapRecipe(noises=1), [0])
         first = dict(seen)
         heat(model, Prompts(three, four), tiny_latent("sd1"), MapRecipe(noises=1), [0])
     finally:
-        diffedit.differences = original
+        heat_map.differences = original
     query = seen["query"] + 3 * (first["query"] - seen["query"])
     reference = seen["reference"] + 3 * (first["reference"] - seen["reference"])
     sigma = noise_level(model, 0.5)
@@ -112,7 +112,7 @@ def test_chunks_change_nothing(noises_a_call, monkeypatch):
     whole, _ = heat(model, prompts, latent, recipe, [0, 1])
     REFERENCES.clear()
     rows.clear()
-    monkeypatch.setattr(diffedit, "_noises_a_call", lambda session, rows: noises_a_call)
+    monkeypatch.setattr(heat_map, "_noises_a_call", lambda session, rows: noises_a_call)
     cut, cost = heat(model, prompts, latent, recipe, [0, 1])
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-5)
     assert max(rows) == noises_a_call * 2 and sum(rows) == cost == 20  # a prompt at a time, two pictures each
@@ -154,7 +154,7 @@ def test_another_query_costs_its_own_half_alone():
 
 
 def test_whatever_the_reference_half_depends_on_is_in_its_key():
-    from palimpsest.host.diffedit import _reference_key
+    from palimpsest.host.diffedit.heat_map import _reference_key
 
     model, latent = tiny_model("sd1"), tiny_latent("sd1")
     half = {"reference": tiny_cond("sd1", seed=1)}

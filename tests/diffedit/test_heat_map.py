@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.diffedit import (
+from palimpsest.guidance.diffedit.heat_map import (
     differences,
     flow_level,
     guided,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.guidance.masks import (
+from palimpsest.guidance.diffedit.masks import (
     Frame,
     MaskRecipe,
     clip_outliers,

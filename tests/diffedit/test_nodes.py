@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from palimpsest.host.diffedit import REFERENCES, Compared
+from palimpsest.host.diffedit.heat_map import REFERENCES, Compared
 from palimpsest.nodes.diffedit import DiffEditMask
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model

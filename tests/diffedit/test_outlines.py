@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.guidance.masks import MaskRecipe, find, roomy
-from palimpsest.guidance.outlines import fill_outlines, hull
+from palimpsest.guidance.diffedit.masks import MaskRecipe, find, roomy
+from palimpsest.guidance.diffedit.outlines import fill_outlines, hull
 
 SIZE = 32
 

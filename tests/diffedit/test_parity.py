@@ -8,16 +8,16 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
-from palimpsest.benchmarks.diffedit_peer import counted, diffedit_pipeline, their_edit
+from palimpsest.benchmarks.diffedit.diffusers_baseline import counted, diffedit_pipeline, their_edit
 from palimpsest.guidance.anchor import Anchor
-from palimpsest.guidance.masks import MaskRecipe, find
-from palimpsest.host import diffedit
-from palimpsest.host.anchor import anchored
-from palimpsest.host.diffedit import MapRecipe, Prompts, heat, noise_level
+from palimpsest.guidance.diffedit.masks import MaskRecipe, find
+from palimpsest.host.diffedit import heat_map
+from palimpsest.host.inversion.anchor import anchored
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, noise_level
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.papercut.companion.model import register
 from palimpsest.papercut.export import export
-from palimpsest.papercut.oracle import load_oracle
+from palimpsest.papercut.reference import load_oracle
 
 from ..papercut.conftest import random_networks
 
@@ -69,12 +69,12 @@ def theirs(pipeline, reference, query, negative_reference, negative_query, laten
 
 def ours(model, prompts, latent, count, monkeypatch):
     noises = torch.randn(count, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(7))[:, None]
-    monkeypatch.setattr(diffedit, "item_noises", lambda *_: noises)
-    diffedit.REFERENCES.clear()
+    monkeypatch.setattr(heat_map, "item_noises", lambda *_: noises)
+    heat_map.REFERENCES.clear()
     raw = model.model.process_latent_out(latent)
     with torch.inference_mode():
         found, cost = heat(model, prompts, raw, MapRecipe(count, strength=481 / 999, cfg=CFG), [0])
-    diffedit.REFERENCES.clear()
+    heat_map.REFERENCES.clear()
     return find(found, FAITHFUL)[0], cost
 
 

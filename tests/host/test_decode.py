@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.host.decode import vae_gradients
+from palimpsest.host.motion.decode import vae_gradients
 from palimpsest.host.family import latent_format
 
 from ..tiny_models import tiny_latent, tiny_model, tiny_vae

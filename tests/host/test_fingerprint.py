@@ -3,7 +3,7 @@
 import comfy.model_management
 import comfy.sd
 import torch
-from palimpsest.host.denoiser import with_denoiser
+from palimpsest.host.session import with_denoiser
 from palimpsest.host.fingerprint import fingerprint
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_lora, tiny_model

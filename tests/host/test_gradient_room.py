@@ -7,11 +7,11 @@ import comfy.sampler_helpers
 import comfy.supported_models
 import pytest
 import torch
-from palimpsest.benchmarks.suites._null_text_cost import fused_attention
-from palimpsest.benchmarks.suites.inversion import unet_of_stable_diffusion_1
-from palimpsest.host.checkpointing import checkpointed
-from palimpsest.host.denoiser import GRADIENT_BATCHES, with_denoiser
-from palimpsest.host.gradient_memory import bytes_kept
+from palimpsest.benchmarks.inversion.memory import fused_attention
+from palimpsest.benchmarks.inversion.suite import unet_of_stable_diffusion_1
+from palimpsest.host.recompute import checkpointed
+from palimpsest.host.session import GRADIENT_BATCHES, with_denoiser
+from palimpsest.host.inversion.backward_chunks import bytes_kept
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 

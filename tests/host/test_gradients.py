@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.host.decode import DifferentiableVAE
-from palimpsest.host.denoiser import with_denoiser
+from palimpsest.host.motion.decode import DifferentiableVAE
+from palimpsest.host.session import with_denoiser
 from palimpsest.host.gradients import normalise, plain
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model, tiny_vae

@@ -6,7 +6,7 @@ import comfy.utils
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod
-from palimpsest.host.denoiser import with_denoiser
+from palimpsest.host.session import with_denoiser
 from palimpsest.host.progress import Progress, as_picture, check_interrupt
 from PIL import Image
 

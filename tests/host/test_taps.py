@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.host.denoiser import with_denoiser
+from palimpsest.host.session import with_denoiser
 from palimpsest.host.taps import feature_taps, unet_layers
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model

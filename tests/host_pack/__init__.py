@@ -17,14 +17,9 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / ".host" / "packages"))
 
-from palimpsest.host.checks import (  # noqa: E402
-    require_picture,
-    require_same_batch,
-    require_same_size,
-    require_vae_of,
-)
-from palimpsest.host.decode import vae_gradients  # noqa: E402
-from palimpsest.host.denoiser import Session, with_denoiser  # noqa: E402
+from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
+from palimpsest.host.motion.decode import vae_gradients  # noqa: E402
+from palimpsest.host.session import Session, with_denoiser  # noqa: E402
 from palimpsest.host.fingerprint import fingerprint  # noqa: E402
 from palimpsest.host.gradients import plain  # noqa: E402
 from palimpsest.tests import tiny_models as tiny  # noqa: E402

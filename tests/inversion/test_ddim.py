@@ -3,7 +3,7 @@
 import pytest
 import torch
 from palimpsest.inversion.ddim import PAIRINGS, invert, replay
-from palimpsest.inversion.ladder import ladder
+from palimpsest.inversion.sigmas import ladder
 
 from .analytic import SIGMA_MAX, SIGMA_MIN, Gaussian, falling
 

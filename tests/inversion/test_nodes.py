@@ -8,7 +8,7 @@ from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, SamplerCus
 from palimpsest.host import folders
 from palimpsest.host.prompts import text_behind
 from palimpsest.nodes.inversion import DDIMInvert, InversionCheck
-from palimpsest.nodes.trajectory_files import LoadTrajectory, SaveTrajectory
+from palimpsest.nodes.inversion_files import LoadTrajectory, SaveTrajectory
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 

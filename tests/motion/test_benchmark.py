@@ -7,11 +7,11 @@ import comfy.model_management
 import pytest
 import torch
 from palimpsest.benchmarks.context import Context
-from palimpsest.benchmarks.motion_cases import COUNTS, Case, attempt, cases
-from palimpsest.benchmarks.motion_judge import NOTHING, Asked, reliable_judge
-from palimpsest.benchmarks.suites import _motion_cost, _motion_world
-from palimpsest.guidance.flow_warp import land
-from palimpsest.host import optical_flow
+from palimpsest.benchmarks.motion.cases import COUNTS, Case, attempt, cases
+from palimpsest.benchmarks.motion.judge import NOTHING, Asked, reliable_judge
+from palimpsest.benchmarks.motion import cost as motion_cost, fixtures
+from palimpsest.guidance.flow.warp import land
+from palimpsest.host.motion import optical_flow
 from palimpsest.tools.common import ROOT
 
 
@@ -70,9 +70,9 @@ def test_the_same_seed_is_the_same_motion():
 def test_the_instant_baseline_is_the_workflow_that_ships():
     nodes = json.loads((ROOT / "example_workflows" / "46_motion_instant.json").read_text(encoding="utf-8"))["nodes"]
     values = {node["type"]: node["widgets_values"] for node in nodes if node.get("widgets_values")}
-    assert values["PalimpsestFlowWarp"][0] == _motion_world.GROW
+    assert values["PalimpsestFlowWarp"][0] == fixtures.GROW
     _, _, steps, cfg, sampler, scheduler, denoise = values["KSampler"]
-    assert (steps, cfg, denoise) == (_motion_world.INSTANT_STEPS, _motion_world.CFG, _motion_world.FILL)
+    assert (steps, cfg, denoise) == (fixtures.INSTANT_STEPS, fixtures.CFG, fixtures.FILL)
     assert (sampler, scheduler) == ("euler", "normal")
 
 
@@ -88,7 +88,7 @@ def test_the_flow_error_loads_the_network_again_and_goes_where_it_is(judge, monk
     monkeypatch.setattr(optical_flow, "estimate_flow", estimate)
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **_: loaded.extend(models))
     world, item = SimpleNamespace(optical_flow=network), SimpleNamespace(judge=judge, asked=given)
-    assert _motion_cost.flow_error(world, item, judge.truth) == pytest.approx(5.0)
+    assert motion_cost.flow_error(world, item, judge.truth) == pytest.approx(5.0)
     assert loaded == [network] and places == [("meta", "meta")]
 
 
@@ -96,9 +96,9 @@ def test_what_is_saved_is_judged_with_the_flow_network_on_both_sides():
     """Arithmetic 100 beside 4 and 10, flow errors 2 beside 1 and 3, of 80 evaluations."""
     costs = {"faithful": (100.0, 2.0), "fast": (4.0, 1.0), "fast, flow network": (10.0, 3.0)}
     record = SimpleNamespace(model_calls=80)
-    cost = {mode: _motion_cost.Cost(record, value, value, None, flow) for mode, (value, flow) in costs.items()}
+    cost = {mode: motion_cost.Cost(record, value, value, None, flow) for mode, (value, flow) in costs.items()}
     rows = {(row.measure, row.mode): row for row in
-            _motion_cost.beside_faithful(Context(), "a", lambda mode, get: get(cost[mode]))}
+            motion_cost.beside_faithful(Context(), "a", lambda mode, get: get(cost[mode]))}
     saved, error = "arithmetic saved beside 80 faithful evaluations", "flow error beside 80 faithful evaluations"
     assert rows[saved, "fast"].value == 25 and rows[saved, "fast"].target == ""
     assert rows[saved, "fast, flow network"].value == 10 and rows[saved, "fast, flow network"].met is False

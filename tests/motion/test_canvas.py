@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from palimpsest.guidance.flow_canvas import canvas_flow, parse_canvas
-from palimpsest.guidance.flow_warp import forward_warp, land
+from palimpsest.guidance.flow.canvas import canvas_flow, parse_canvas
+from palimpsest.guidance.flow.warp import forward_warp, land
 from palimpsest.papercut.scenes import SPLITS, Scene, sample_scene
 from palimpsest.papercut.shapes import COLOURS
 from PIL import Image

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from palimpsest.guidance.flow_canvas import canvas_flow, parse_canvas
-from palimpsest.guidance.flow_fields import Transform, moving, resize_flow, transform_flow
+from palimpsest.guidance.flow.canvas import canvas_flow, parse_canvas
+from palimpsest.guidance.flow.fields import Transform, moving, resize_flow, transform_flow
 
 WEB = Path(__file__).resolve().parents[2] / "web"
 SQUARE = {"area": {"polygon": [[9.5, 9.5], [29.5, 9.5], [29.5, 24.5], [9.5, 24.5]]}, "pivot": [20, 17]}

@@ -5,9 +5,16 @@ import json
 import pytest
 import torch
 
-from palimpsest.guidance.flow_fields import (Transform, check_flow, compose_flows, moving, pixel_grid, resize_flow,
-                                             transform_flow)
-from palimpsest.guidance.flow_points import drag_pairs, parse_points, points_flow, track_pairs
+from palimpsest.guidance.flow.fields import (
+    Transform,
+    check_flow,
+    compose_flows,
+    moving,
+    pixel_grid,
+    resize_flow,
+    transform_flow,
+)
+from palimpsest.guidance.flow.points import drag_pairs, parse_points, points_flow, track_pairs
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from palimpsest.guidance.flow_files import load_flow, save_flow
-from palimpsest.guidance.flow_view import colour_wheel
+from palimpsest.guidance.flow.files import load_flow, save_flow
+from palimpsest.guidance.flow.colour_wheel import colour_wheel
 from palimpsest.nodes._arrows import arrows
 
 

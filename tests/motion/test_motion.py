@@ -5,12 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.guidance.flow_fields import Transform, transform_flow
-from palimpsest.guidance.flow_warp import land
-from palimpsest.guidance.motion import (DRAFT, FAITHFUL, Guide, Recipe, Record, _through_model, ddim_step, guided_ddim,
-                                        step_up)
-from palimpsest.guidance.motion_laws import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
-from palimpsest.guidance.motion_loss import objective
+from palimpsest.guidance.flow.fields import Transform, transform_flow
+from palimpsest.guidance.flow.warp import land
+from palimpsest.guidance.motion.guided_ddim import (
+    DRAFT,
+    FAITHFUL,
+    Guide,
+    Recipe,
+    Record,
+    _through_model,
+    ddim_step,
+    guided_ddim,
+    step_up,
+)
+from palimpsest.guidance.motion.step_size import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
+from palimpsest.guidance.motion.loss import objective
 
 torch.manual_seed(0)
 MIX = 0.4 * torch.randn(3, 4, 1, 1, dtype=torch.float64)

@@ -8,12 +8,12 @@ import comfy.sd
 import comfy.taesd.taesd
 import pytest
 import torch
-from palimpsest.guidance.flow_fields import Transform, transform_flow
-from palimpsest.guidance.motion import FAITHFUL, Recipe
+from palimpsest.guidance.flow.fields import Transform, transform_flow
+from palimpsest.guidance.motion.guided_ddim import FAITHFUL, Recipe
 from palimpsest.host.family import latent_format_name, prediction
 from palimpsest.host.fingerprint import fingerprint
-from palimpsest.host.motion_sampler import FlowGuidanceSampler, as_pictures
-from palimpsest.host.motion_tools import Tools
+from palimpsest.host.motion.sampler import FlowGuidanceSampler, as_pictures
+from palimpsest.host.motion.networks import Tools
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.motion import prepared, report, started
 
@@ -94,7 +94,7 @@ def test_guidance_lowers_the_loss_of_the_clean_estimate(models):
         result = sample(model, sampler, latent)
         picture = as_pictures(vae.decode(result))
         arrived = goal.landing.arrived
-        from palimpsest.guidance.flow_warp import forward_warp
+        from palimpsest.guidance.flow.warp import forward_warp
 
         losses.append(float((picture - forward_warp(goal.picture, goal.landing)).abs().mean(dim=1)[arrived].mean()))
     assert losses[2] < 0.95 * losses[1] < 0.95 * 0.95 * losses[0], losses
@@ -113,7 +113,7 @@ def taesd():
 
 @torch.inference_mode()
 def test_a_decoder_of_the_taesd_kind_sees_only_what_arrives_and_pulls_alike(models, monkeypatch):
-    from palimpsest.host import motion_sampler
+    from palimpsest.host.motion import sampler as motion_sampler
 
     model, small, latent = models[0], taesd(), tiny_latent("sd1", size=(16, 16))
     goal, seen, results = motion((24, 16), size=128, image=small.decode(latent)), [], []

@@ -6,10 +6,16 @@ import pytest
 import torch
 from torchvision.models.optical_flow import raft_large
 
-from palimpsest.host import optical_flow
+from palimpsest.host.motion import optical_flow
 from palimpsest.host.gradients import normalise
-from palimpsest.host.optical_flow import (
-    LARGEST, SourceFlow, estimate_each, estimate_flow, memory_of, require_optical_flow, working_size,
+from palimpsest.host.motion.optical_flow import (
+    LARGEST,
+    SourceFlow,
+    estimate_each,
+    estimate_flow,
+    memory_of,
+    require_optical_flow,
+    working_size,
 )
 
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.guidance.flow_fields import Transform, transform_flow
-from palimpsest.guidance.motion import DRAFT, FAITHFUL, NORMAL
+from palimpsest.guidance.flow.fields import Transform, transform_flow
+from palimpsest.guidance.motion.guided_ddim import DRAFT, FAITHFUL, NORMAL
 from palimpsest.nodes.motion import FlowGuidanceReport, FlowGuidanceSamplerNode, recipe_of
 from palimpsest.papercut.export import FILE
 
@@ -115,7 +115,7 @@ def test_a_vae_that_gives_the_picture_back_starts_the_run(caplog):
     sampler = made(vae, image, flow=flow)
     assert "does not give the picture back" not in caplog.text
     started = sampler.motion.started
-    from palimpsest.guidance.flow_warp import forward_warp
+    from palimpsest.guidance.flow.warp import forward_warp
 
     warped = forward_warp(sampler.motion.picture, sampler.motion.landing, grow=4)
     shown = vae.decode(started).movedim(-1, 1)

@@ -12,7 +12,7 @@ import torch
 from palimpsest.papercut.configs import LATENT_SCALE, PREVIEW_COLOURS, UNET
 from palimpsest.papercut.export import FILE, export, new_unet, new_vae, to_single_file
 from palimpsest.papercut.layout import inverse, rename, unet_prefixes
-from palimpsest.papercut.oracle import load_oracle, new_scheduler
+from palimpsest.papercut.reference import load_oracle, new_scheduler
 from palimpsest.papercut.text import encode
 
 PROMPT = "a red striped triangle on a lilac gradient ground"

@@ -11,7 +11,7 @@ from safetensors.torch import load
 
 from palimpsest.papercut.configs import LATENT_SCALE
 from palimpsest.papercut.export import FILE
-from palimpsest.papercut.oracle import load_oracle, new_scheduler
+from palimpsest.papercut.reference import load_oracle, new_scheduler
 
 PROMPT, NEGATIVE = "a red striped triangle on a lilac gradient ground", ""
 STEPS, CFG, SEED, SIDE = 20, 5.0, 11, 128

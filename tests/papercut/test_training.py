@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest.papercut import data, train_recogniser, train_vae
-from palimpsest.papercut.recogniser import SIDE
+from palimpsest.papercut import data, train_classifier, train_vae
+from palimpsest.papercut.classifier import SIDE
 from palimpsest.papercut.scenes import SPLITS
 
 FOLDER = Path(data.__file__).parent
@@ -31,11 +31,11 @@ def recogniser_step(trainer, seed):
 
 
 def test_an_interrupted_recogniser_is_the_same_as_one_that_was_not(tmp_path):
-    whole, part = (train_recogniser.Trainer(1e-3, tmp_path / f"{name}.pt") for name in ("whole", "part"))
+    whole, part = (train_classifier.Trainer(1e-3, tmp_path / f"{name}.pt") for name in ("whole", "part"))
     for trainer in (whole, part):
         recogniser_step(trainer, 1)
     part.save()
-    again = train_recogniser.Trainer(1e-3, tmp_path / "part.pt")
+    again = train_classifier.Trainer(1e-3, tmp_path / "part.pt")
     again.resume()
     for trainer in (whole, again):
         recogniser_step(trainer, 2)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from palimpsest.guidance.best_seed import cheap_levels, flow_distance, ranking, sketch_distance
-from palimpsest.guidance.edge_predictor import PredictorSpec
-from palimpsest.guidance.sketch_guidance import sketch_target
+from palimpsest.guidance.sketch.predictor import PredictorSpec
+from palimpsest.guidance.sketch.guidance import sketch_target
 from palimpsest.nodes.best_seed import BestSeed
-from palimpsest.tests.sketch.common import drawing, tiny_predictor
+from palimpsest.tests.sketch.fixtures import drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 
 SIGMAS = torch.tensor([14.6, 9.0, 6.0, 4.0, 2.5, 1.5, 0.8, 0.3, 0.0])

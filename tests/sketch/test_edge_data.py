@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.guidance.edge_predictor import PredictorSpec
-from palimpsest.host.edge_examples import in_order, make_examples, require_plain_prompt, single_pictures, together
-from palimpsest.host.edge_training import LevelRange, new_spec
-from palimpsest.nodes.edge_predictor import continued
+from palimpsest.guidance.sketch.predictor import PredictorSpec
+from palimpsest.host.sketch.examples import in_order, make_examples, require_plain_prompt, single_pictures, together
+from palimpsest.host.sketch.training import LevelRange, new_spec
+from palimpsest.nodes.sketch_train import continued
 from palimpsest.tests.tiny_models import tiny_cond, tiny_model, tiny_vae
 
 
@@ -92,8 +92,8 @@ def test_lists_and_batches_become_single_pictures_of_whole_latents():
 
 
 def test_the_default_width_is_the_papers():
-    from palimpsest.guidance.edge_predictor import WIDTHS
-    from palimpsest.nodes.edge_predictor import widths
+    from palimpsest.guidance.sketch.predictor import WIDTHS
+    from palimpsest.nodes.sketch_train import widths
 
     assert widths(512) == WIDTHS and widths(256) == (256, 128, 64, 32)
 

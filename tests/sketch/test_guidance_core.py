@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.edge_predictor import PredictorSpec
-from palimpsest.guidance.edge_score import edge_score, grown
-from palimpsest.guidance.edge_targets import blur, closeness, edge_target
-from palimpsest.guidance.sketch_guidance import (
+from palimpsest.guidance.sketch.predictor import PredictorSpec
+from palimpsest.guidance.sketch.score import edge_score, grown
+from palimpsest.guidance.sketch.targets import blur, closeness, edge_target
+from palimpsest.guidance.sketch.guidance import (
     SketchRecipe,
     SketchTarget,
     blur_at,

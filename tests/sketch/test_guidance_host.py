@@ -5,16 +5,16 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.guidance.edge_predictor import PredictorSpec
-from palimpsest.guidance.sketch_guidance import SketchRecipe, row_norm, sketch_loss
-from palimpsest.guidance.sketch_prepare import Strokes
-from palimpsest.host import sketch_slope
-from palimpsest.host.denoiser import with_denoiser
-from palimpsest.host.edge_layers import layout, require_predictor_of, sketch_layers
+from palimpsest.guidance.sketch.predictor import PredictorSpec
+from palimpsest.guidance.sketch.guidance import SketchRecipe, row_norm, sketch_loss
+from palimpsest.guidance.sketch.prepare import Strokes
+from palimpsest.host.sketch import edge_gradient
+from palimpsest.host.session import with_denoiser
+from palimpsest.host.sketch.layers import layout, require_predictor_of, sketch_layers
 from palimpsest.host.gradients import plain
-from palimpsest.host.sketch import Sketch, latent_target, sketch_guided
-from palimpsest.host.sketch_slope import Slope, slope_taken
-from palimpsest.tests.sketch.common import channels_of, drawing, tiny_predictor
+from palimpsest.host.sketch.patch import Sketch, latent_target, sketch_guided
+from palimpsest.host.sketch.edge_gradient import Slope, slope_taken
+from palimpsest.tests.sketch.fixtures import channels_of, drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 
 STEPS = 4
@@ -105,10 +105,10 @@ def test_the_papers_step_length_holds_for_each_row_of_a_run(models):
 def test_the_adaption_changes_the_length_of_later_steps_row_by_row(models):
     """From the second guided step on; its length there is the paper's, times what the two slopes' agreement makes."""
     model, slopes, seen = models["sd1"], [], {}
-    taken = sketch_slope.Slope.result
+    taken = edge_gradient.Slope.result
     for adapt in (0.0, 0.5):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sketch_slope.Slope, "result", lambda self: slopes.append(taken(self)) or slopes[-1])
+            patch.setattr(edge_gradient.Slope, "result", lambda self: slopes.append(taken(self)) or slopes[-1])
             seen[adapt] = steps_of(guided(model, strength=0.7, blur=0.0, adapt=adapt), "sd1")[0]
     assert torch.equal(seen[0.0][1][0], seen[0.5][1][0])
     assert len(slopes) == 4 and all(torch.equal(a, b) for a, b in zip(slopes[:2], slopes[2:]))
@@ -172,7 +172,7 @@ def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return taken(self, *args)
 
-    monkeypatch.setattr(sketch_slope.Slope, "_forward", short)
+    monkeypatch.setattr(edge_gradient.Slope, "_forward", short)
     again = run(guided(model), "sd1")
     assert (again - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert len(failures) == 1

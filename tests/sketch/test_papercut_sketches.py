@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.benchmarks.rows import Row
-from palimpsest.benchmarks.suites import _sketch_cost, _sketch_plot, sketch, sketch_cost
-from palimpsest.benchmarks.suites._sketch_world import Judged, Tests, error_of_loss, legible, pooled
-from palimpsest.guidance.edge_score import edge_score
+from palimpsest.benchmarks.results import Row
+from palimpsest.benchmarks.sketch import cost, plots, suite, suite_cost
+from palimpsest.benchmarks.sketch.fixtures import Judged, Tests, error_of_loss, legible, pooled
+from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.papercut.edge_quality import lines
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
-from palimpsest.papercut.recogniser import load_recogniser
+from palimpsest.papercut.classifier import load_recogniser
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_edges import AUTOSAVE, draw_pairs, prompt, unfinished_training
 
@@ -46,7 +46,7 @@ def test_unsteady_hands_leave_what_they_should(scenes):
 
 
 def test_predicted_closeness_becomes_thin_lines_in_its_place(scenes):
-    from palimpsest.guidance.edge_targets import closeness
+    from palimpsest.guidance.sketch.targets import closeness
 
     wanted = scenes[0].edges()[None]
     found = lines(closeness(wanted.float(), 4.0))
@@ -75,8 +75,8 @@ def test_an_interrupted_training_of_the_shipped_predictor_is_found_again(tmp_pat
 def test_without_weights_the_suites_still_name_every_row_and_target():
     make = lambda *values: Row.make(*values, machine="m", date="2026-01-01")
     context = SimpleNamespace(row=make)
-    found = [*sketch.own_rows(context, None, None), *sketch.all_rows(context, {})]
-    found += [row for part in sketch_cost.PARTS for row in part(context, None, None, None)]
+    found = [*suite.own_rows(context, None, None), *suite.all_rows(context, {})]
+    found += [row for part in suite_cost.PARTS for row in part(context, None, None, None)]
     assert len({row.key for row in found}) == len(found) and all(row.value is None for row in found)
     targets = {row.measure: row.target for row in found if row.target}
     assert targets == {"sketches": ">= 100"} | {
@@ -116,7 +116,7 @@ def test_scenes_that_the_recogniser_misreads_as_they_are_take_no_part():
 def test_the_first_layer_is_far_cheaper_before_the_enlargement():
     context = SimpleNamespace(row=lambda *values: Row.make(*values, machine="m", date="2026-01-01"))
     with torch.inference_mode():
-        row = _sketch_cost.first_layer_row(context, "x")
+        row = cost.first_layer_row(context, "x")
     assert row.met and row.value < 10
 
 
@@ -130,7 +130,7 @@ def test_each_kind_of_sketch_is_drawn_and_knows_what_is_meant(scenes):
     plain = torch.stack([scene.render() for scene in scenes]).flip(-1)
     edges = torch.stack([scene.edges() for scene in scenes])
     t = Tests(scenes, [scene.caption for scene in scenes], edges, [5, 6, 7, 8])
-    made = {kind: sketch.sketches(kind, t, plain) for kind in sketch.KINDS}
+    made = {kind: suite.sketches(kind, t, plain) for kind in suite.KINDS}
     assert torch.equal(made["outline"].lines, edges) and torch.equal(made["broken"].wanted, edges)
     assert torch.equal(made["wobbled"].wanted, made["wobbled"].lines) and made["partial"].recipe.one_sided > 0
     against = made["outline against the seed"]
@@ -144,7 +144,7 @@ def test_an_outline_against_the_seed_lies_elsewhere(scenes):
     pictures = torch.stack([scene.render() for scene in scenes])
     own = torch.stack([outline(picture) for picture in pictures])
     t = Tests(scenes, [scene.caption for scene in scenes], own, [5, 6, 7, 8, 9])
-    mirrored, rows = sketch.contradicting(t, pictures)
+    mirrored, rows = suite.contradicting(t, pictures)
     for scene, turned, line in zip(scenes, mirrored, own):
         assert torch.equal(turned, line.flip(-2 if scene.objects[0].shape == "moon" else -1))
     assert all(float(edge_score(mirrored[i : i + 1], own[i : i + 1]).f1) < 0.35 for i in rows)
@@ -153,9 +153,9 @@ def test_an_outline_against_the_seed_lies_elsewhere(scenes):
 
 
 def test_the_kinds_of_unsteady_sketches_share_few_scenes():
-    parts = [sketch.spread(sketch.COUNT, number) for number in range(3)]
-    assert [len(part) for part in parts] == [sketch.FEW] * 3 and not set(parts[0]) & set(parts[2])
-    assert set().union(*parts) == set(range(sketch.COUNT)) and sketch.spread(4, 2) == [0, 1, 2, 3]
+    parts = [suite.spread(suite.COUNT, number) for number in range(3)]
+    assert [len(part) for part in parts] == [suite.FEW] * 3 and not set(parts[0]) & set(parts[2])
+    assert set().union(*parts) == set(range(suite.COUNT)) and suite.spread(4, 2) == [0, 1, 2, 3]
 
 
 def test_what_is_lost_has_the_error_of_scenes_and_not_of_sketches():
@@ -183,15 +183,15 @@ def test_what_is_lost_is_told_of_the_same_sketches_only():
 
 
 def test_the_trade_off_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(_sketch_plot, "FILE", tmp_path / "figures" / "plot.svg")
+    monkeypatch.setattr(plots, "FILE", tmp_path / "figures" / "plot.svg")
     found = {0.8: Judged(0.5, 0.5, 0.5, 0.9), 1.6: Judged(0.7, 0.7, 0.7, 0.8)}
-    text = _sketch_plot.draw([_sketch_plot.Curve("guided", found)], Judged(0.1, 0.1, 0.1, 0.9)).read_text()
+    text = plots.draw([plots.Curve("guided", found)], Judged(0.1, 0.1, 0.1, 0.9)).read_text()
     assert ">guided<" in text and ">1.6<" in text and text.count("<circle") == 3 + 2
 
 
 def test_the_judges_sureness_is_the_probability_of_the_right_shape_and_colour(scenes):
-    from palimpsest.benchmarks.suites._sketch_world import sureness
-    from palimpsest.papercut.recogniser import ANSWERS, truth
+    from palimpsest.benchmarks.sketch.fixtures import sureness
+    from palimpsest.papercut.classifier import ANSWERS, truth
 
     some = scenes[:2]
     answers = {name: torch.zeros(2, len(words)) for name, words in ANSWERS.items()}
@@ -203,7 +203,7 @@ def test_the_judges_sureness_is_the_probability_of_the_right_shape_and_colour(sc
 
 
 def test_the_resident_peak_is_what_a_run_takes_and_gives_back():
-    if _sketch_cost.resident_peak(lambda: None) is None:
+    if cost.resident_peak(lambda: None) is None:
         pytest.skip("the peak of resident memory is told by Linux alone")
-    peak = _sketch_cost.resident_peak(lambda: torch.ones(48, 2**20).sum())
+    peak = cost.resident_peak(lambda: torch.ones(48, 2**20).sum())
     assert 180 < peak < 230

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from palimpsest.guidance.edge_files import FORMAT, read_predictor, write_predictor
-from palimpsest.guidance.edge_predictor import (
+from palimpsest.guidance.sketch.files import FORMAT, read_predictor, write_predictor
+from palimpsest.guidance.sketch.predictor import (
     EdgePredictor,
     PredictorSpec,
     cells,

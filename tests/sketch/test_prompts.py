@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from palimpsest.guidance.edge_files import read_predictor
+from palimpsest.guidance.sketch.files import read_predictor
 from palimpsest.papercut.edge_quality import FILE as EDGES
 from palimpsest.papercut.train_edges import PREFIX, SETTINGS, draw_pairs, prompt
 from PIL import Image, ImageDraw

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.edge_examples import EMPTY, Example, Examples, TrainingRecipe
-from palimpsest.guidance.edge_files import read_predictor, write_predictor
-from palimpsest.guidance.edge_predictor import EdgePredictor, PredictorSpec
-from palimpsest.guidance.edge_training import Trainer
+from palimpsest.guidance.sketch.examples import EMPTY, Example, Examples, TrainingRecipe
+from palimpsest.guidance.sketch.files import read_predictor, write_predictor
+from palimpsest.guidance.sketch.predictor import EdgePredictor, PredictorSpec
+from palimpsest.guidance.sketch.training import Trainer
 
 SIZE = (6, 6)
 SPEC = PredictorSpec("sd1", "SD15", ("a", "b"), (4, 4), detail=2, widths=(16, 12), sigma_high=10.0)

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from palimpsest.host import edge_training
-from palimpsest.nodes.edge_predictor import EdgePredictorTrain
+from palimpsest.host.sketch import training
+from palimpsest.nodes.sketch_train import EdgePredictorTrain
 from palimpsest.papercut.shipped import load_shipped
 from palimpsest.tests.sketch.test_edge_data import pair
 
@@ -26,8 +26,8 @@ def encoded(clip, text: str) -> list:
 def test_the_text_encoders_empty_prompt_takes_the_place_of_half_of_the_captions(shipped, monkeypatch, with_clip):
     model, clip, vae = shipped
     asked: list[list] = []
-    together = edge_training.together
-    monkeypatch.setattr(edge_training, "together", lambda prompts: asked.append(prompts) or together(prompts))
+    together = training.together
+    monkeypatch.setattr(training, "together", lambda prompts: asked.append(prompts) or together(prompts))
     with torch.inference_mode():
         captions = [encoded(clip, text) for text in CAPTIONS]
         known = {text: prompt[0][0] for text, prompt in zip(CAPTIONS, captions)} | {"": encoded(clip, "")[0][0]}

@@ -2,7 +2,7 @@
 
 export const IDENTITY = Object.freeze({ move: [0, 0], turn: 0, scale: [1, 1] });
 
-// The same map as in guidance/flow_canvas.py: pivot + move + R(turn) diag(sx, sy) (p - pivot).
+// The same map as in guidance/flow/canvas.py: pivot + move + R(turn) diag(sx, sy) (p - pivot).
 export function mapPoint(region, [x, y]) {
   const [a, b, c, d] = linear(region);
   const [px, py] = region.pivot;

@@ -1,0 +1,289 @@
+"""Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit.
+
+Masks and costs are measured in float32; `diffedit_many.py` makes hundreds of edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from ...guidance.diffedit.heat_map import DRAFTS, HEAD_START, heat_map, new_shape, off_ground
+from ...guidance.diffedit.masks import Frame, MaskRecipe, find, finish, grow, roomy, soften, to_size
+from ...papercut.scenes import SIZE, Scene
+from .diffusers_baseline import diffedit_pipeline, their_edit, their_mask
+from .cases import Edit, edits, pictures
+
+if TYPE_CHECKING:
+    from ...inversion.trajectory import Trajectory
+
+BATCH, NOISES, STRENGTH = 10, 10, 0.5
+STEPS, DEPTH, GROW, CFG = 20, 0.65, 6, 7.5  # the blueprint's; the CFG is diffusers' too
+OURS = MaskRecipe()
+ROOMY = MaskRecipe(room=0.2)  # the blueprint's: for edits, which need room where masks are to be exact
+BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)  # diffusers'
+THEIR_STRENGTH = 481 / 999  # the step that diffusers takes for its 0.5
+FRAME = Frame(SIZE, SIZE)
+
+
+class World(NamedTuple):
+    """The shipped model as stock nodes give it and as diffusers does; edits, their pictures, latents and texts."""
+
+    model: object
+    vae: object
+    oracle: object
+    pipeline: object
+    edits: list[Edit]
+    pictures: Tensor  # (B, 256, 256, 3)
+    latents: Tensor  # (B, 4, 32, 32), raw
+    before: Tensor  # (B, 77, 192); the captions
+    after: Tensor
+    asked: Tensor  # what DiffEdit Mask is asked: for a new ground, another colour of the object
+    empty: Tensor  # (1, 77, 192)
+    embed: Callable[[list[str]], Tensor]  # texts -> (B, 77, 192)
+
+    def part(self, rows: slice | list[int]) -> World:
+        """The same with some of the edits."""
+        cut = ("pictures", "latents", "before", "after", "asked")
+        chosen = self.edits[rows] if isinstance(rows, slice) else [self.edits[i] for i in rows]
+        return self._replace(edits=chosen, **{name: getattr(self, name)[rows] for name in cut})
+
+    def batches(self) -> Iterator[tuple[slice, World]]:
+        for first in range(0, len(self.edits), BATCH):
+            rows = slice(first, min(first + BATCH, len(self.edits)))
+            yield rows, self.part(rows)
+
+    @property
+    def grounds(self) -> Tensor:
+        """(B,) bool: where the ground is what changes."""
+        return torch.tensor([edit.kind == "tone" for edit in self.edits])
+
+
+def papercut(count: int) -> World:
+    from ...papercut.reference import load_oracle
+    from ...papercut.shipped import load_shipped
+
+    model, clip, vae = load_shipped()
+    chosen = edits(count)
+
+    def embed(texts: list[str]) -> Tensor:
+        return torch.cat([clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts])
+
+    def captions(make: Callable[[Edit], Scene]) -> Tensor:
+        return embed([make(edit).caption for edit in chosen])
+
+    seen = pictures([edit.before for edit in chosen]).movedim(1, -1)
+    latents = torch.cat([vae.encode(some) for some in seen.split(8)])
+    texts = captions(lambda edit: edit.before), captions(lambda edit: edit.after), captions(_asked)
+    oracle = load_oracle()
+    return World(model, vae, oracle, diffedit_pipeline(oracle), chosen, seen, latents, *texts, embed([""]), embed)
+
+
+def _asked(edit: Edit) -> Scene:
+    if edit.kind != "tone":
+        return edit.after
+    return edit.before.with_object(0, colour="blue" if edit.before.objects[0].colour != "blue" else "red")
+
+
+# Masks
+
+
+class Scores(NamedTuple):
+    """(B,) each, of masks (B, 256, 256) against the truth."""
+
+    iou: Tensor
+    recall: Tensor
+
+
+def scored(masks: Tensor, world: World) -> Scores:
+    truth = torch.stack([edit.mask for edit in world.edits])
+    both = (masks & truth).sum((1, 2)).float()
+    return Scores(both / (masks | truth).sum((1, 2)), both / truth.sum((1, 2)))
+
+
+def our_search(
+    world: World, strength: float = STRENGTH, noises: int = NOISES, *, queries: Tensor | None = None,
+    references: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The maps of single noises (n, B, 32, 32) and the changes (B, 4, 32, 32) that are found with them.
+
+    queries, references: (B, 77, 192) or one for all; the asked ones and the captions where there are none. What the
+    references predict is remembered by the node's own store, as in an artist's session.
+    """
+    from ...host.diffedit.heat_map import MapRecipe, Prompts, compare
+
+    queries, found = world.asked if queries is None else queries, []
+    references = world.before if references is None else references
+    for rows, part in world.batches():
+        old, new = (texts if texts.shape[0] == 1 else texts[rows] for texts in (references, queries))
+        items = list(range(rows.start, rows.stop))
+        recipe = MapRecipe(noises, strength)
+        found.append(compare(part.model, Prompts([[old, {}]], [[new, {}]]), part.latents, recipe, items))
+    return torch.cat([one.maps for one in found], 1), torch.cat([one.change for one in found])
+
+
+def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, complement: bool = True) -> Tensor:
+    """(B, 256, 256) bool; for a new ground what was not found, unless its own words were asked (`complement` False)."""
+    small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
+    turned = (world.grounds & complement)[:, None, None]
+    return finish(small ^ turned, FRAME, recipe)[0].bool()
+
+
+class Place(NamedTuple):
+    """What an edit takes from DiffEdit Mask. masks: (B, 256, 256) bool. changes: (B, 4, 32, 32), 0 for a new ground."""
+
+    masks: Tensor
+    changes: Tensor
+
+
+def our_places(world: World, maps: Tensor, changes: Tensor, recipe: MaskRecipe = ROOMY) -> Place:
+    """As the node gives them."""
+    small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
+    turned = world.grounds[:, None, None]
+    moved = off_ground(changes, small & ~turned, world.model.model.process_latent_in(world.latents))
+    masks = finish(roomy(small ^ turned, new_shape(moved), recipe), FRAME, recipe)[0].bool()
+    return Place(masks, moved)
+
+
+def peer_masks(world: World) -> Tensor:
+    """diffusers' `generate_mask` for each edit, alone, as a batch would mix their thresholds: (B, 32, 32) bool."""
+    made = []
+    for i in range(len(world.edits)):
+        one = world.part(slice(i, i + 1))
+        unit = one.model.model.process_latent_in(one.latents)
+        made.append(their_mask(one.pipeline, unit, one.before, one.after, one.empty, seed=i))
+    return torch.cat(made)
+
+
+def faithful_masks(world: World) -> Tensor:
+    """(B, 32, 32) bool: diffusers' rule on our maps with diffusers' own noises, at its noise level."""
+    from ...host.diffedit import heat_map
+
+    made = []
+    for i in range(len(world.edits)):
+        one, generator = world.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
+        noises = torch.randn(NOISES, *one.latents.shape[1:], generator=generator)[:, None]
+        with patch.object(heat_map, "item_noises", lambda *_, noises=noises: noises):
+            heat_map.REFERENCES.clear()
+            maps, _ = our_search(one, THEIR_STRENGTH, queries=one.after)
+        made.append(find(heat_map(maps), BARE)[0])
+    heat_map.REFERENCES.clear()
+    return torch.cat(made)
+
+
+def enlarged(small: Tensor) -> Tensor:
+    """Masks (B, 32, 32) bool at the size of the picture."""
+    return to_size(small.float(), FRAME) > 0.5
+
+
+# Edits
+
+
+class Edited(NamedTuple):
+    """pictures: (B, 256, 256, 3). soft: (B, 256, 256), what the mask lets through."""
+
+    pictures: Tensor
+    soft: Tensor
+
+
+def inverted(world: World, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
+    """All pictures up to `depth` at CFG 1, with the empty text as in the paper, or with captions."""
+    from ...nodes.inversion import DDIMInvert
+
+    text = [[world.before if named else world.empty, {}]]
+    return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=text).args[0]
+
+
+def anchored_edit(
+    world: World, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
+    fresh: bool = False, wider: int = GROW, cfg: float = CFG, drafts: int = DRAFTS,
+) -> Edited:  # fmt: skip
+    """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
+    pixels. changes: (B, 4, 32, 32), along which the edit gets its head start; None: none, as in the paper. fresh:
+    within the mask sampling starts from the picture under fresh noise, and not from the inverted one. drafts: of new
+    shapes."""
+    from ...guidance.anchor import Anchor
+    from ...host.inversion.anchor import anchored
+    from ...host.diffedit.head_start import with_head_start
+
+    hard = grow(masks.float(), wider)
+    soft = soften(hard, OURS.soft_edge)
+    held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
+    if changes is not None:
+        held = with_head_start(held, changes, HEAD_START, drafts=drafts)
+    return Edited(pasted(world.pictures, decoded(world, _sample(held, world, depth, cfg)), soft), soft)
+
+
+def pasted(pictures: Tensor, made: Tensor, soft: Tensor) -> Tensor:
+    """The host's own Image Composite Masked, as in the blueprint and in the example workflows."""
+    from comfy_extras.nodes_mask import ImageCompositeMasked
+
+    return ImageCompositeMasked.execute(pictures, made, 0, 0, False, soft).args[0]
+
+
+def decoded(world: World, latents: Tensor) -> Tensor:
+    """(B, 256, 256, 3), by two, which is quicker on a CPU than all at once."""
+    return torch.cat([world.vae.decode(some) for some in latents.split(2)])
+
+
+def whole_edit(world: World) -> Edited:
+    """All of the blueprint, from picture to picture: encoding, map, mask, inversion, anchored sampling, pasting."""
+    world = world._replace(latents=world.vae.encode(world.pictures))
+    return anchored_edit(world, *fresh_mask(world), inverted(world))
+
+
+def fresh_mask(world: World) -> Place:
+    """The masks and changes, with nothing remembered from before."""
+    from ...host.diffedit.heat_map import REFERENCES
+
+    REFERENCES.clear()
+    return our_places(world, *our_search(world))
+
+
+def sdedit(world: World, depth: float = DEPTH, seed: int = 0) -> Tensor:
+    """Noise, and sampling with the new caption, by the stock KSampler with this denoise (arXiv 2108.01073): pictures
+    (B, 256, 256, 3)."""
+    import comfy.utils
+    from nodes import KSampler
+
+    texts, latent = ([[world.after, {}]], [[world.empty, {}]]), {"samples": world.latents}
+    steps = round(STEPS * depth)
+    with patch.object(comfy.utils, "PROGRESS_BAR_ENABLED", False):
+        (made,) = KSampler().sample(world.model, seed, steps, CFG, "euler", "normal", *texts, latent, depth)
+    return decoded(world, made["samples"])
+
+
+def peer_edit(world: World, masks: Tensor) -> Tensor:
+    """diffusers' inversion and decode with their defaults: pictures (B, 256, 256, 3). masks: (B, 32, 32)."""
+    unit = world.model.model.process_latent_in(world.latents)
+    made = their_edit(world.pipeline, unit, masks, world.before, world.after, world.empty, CFG)
+    return torch.cat([world.oracle.pictures(some) for some in made.split(2)]).movedim(1, -1)
+
+
+def whole_peer_edit(world: World) -> Tensor:
+    """diffusers' three calls for one edit, from picture to picture."""
+    picture, texts = world.pictures.movedim(-1, 1), (world.before, world.after, world.empty)
+    mask = their_mask(world.pipeline, picture, *texts, seed=0)
+    made = their_edit(world.pipeline, picture, mask, *texts, CFG)
+    return world.oracle.pictures(made).movedim(1, -1)
+
+
+def schedule(world: World, depth: float) -> Tensor:
+    """The low part of the STEPS levels that BasicScheduler gives."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler
+
+    return BasicScheduler.execute(world.model, "normal", round(STEPS * depth), depth).args[0]
+
+
+def _sample(model, world: World, depth: float, cfg: float) -> Tensor:
+    import comfy.sample
+    import comfy.samplers
+
+    return comfy.sample.sample_custom(
+        model, comfy.sample.prepare_noise(world.latents, 0), cfg, comfy.samplers.sampler_object("euler"),
+        schedule(world, depth), [[world.after, {}]], [[world.empty, {}]], world.latents, disable_pbar=True, seed=0,
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+"""DiffEdit on the 200 Papercut edits of `diffedit.py` by what can be set: how many noises, how strong, an empty
+reference; and, on the first of them, other ways to edit within the same masks.
+
+Each setting is searched and edited anew, as an artist would who turns that one knob. Fewer noises are the first ones of
+the many. The plain setting is measured again here, so that all that is compared comes from one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...guidance.diffedit.heat_map import SLIGHT, STEADY, heat_map, steadiness, strongest
+from ..context import every_core
+from .batch_edits import groups, inversions, judged, our_edits
+from .methods import NOISES, OURS, STRENGTH, World, our_masks, our_places, our_search, papercut, scored
+from ..results import Row
+from .tables import edit_rows, mask_rows_by
+
+TECHNIQUE = "DiffEdit, other settings"
+TECHNIQUES = (TECHNIQUE,)
+COUNT, FIRST, TEXTS = 200, 80, 40
+FEWER, STRENGTHS = (1, 2, 4), (0.3, 0.7)
+PLAIN = f"{NOISES} noises, strength {STRENGTH}"
+
+
+def rows(context) -> Iterable[Row]:
+    with torch.inference_mode(), every_core():
+        world = papercut(COUNT)
+        path = inversions(world)
+        plain = our_search(world)
+        yield from setting_rows(context, world, PLAIN, plain, path)
+        yield context.row(TECHNIQUE, "doubted where the texts differ in a word", "adaptive", doubted(plain[0]), "")
+        for count in FEWER:
+            name = f"{count} noise{'s' * (count > 1)}, strength {STRENGTH}"
+            yield from setting_rows(context, world, name, our_search(world, noises=count), path)
+        for strength in STRENGTHS:
+            name = f"{NOISES} noises, strength {strength}"
+            yield from setting_rows(context, world, name, our_search(world, strength), path)
+        empty = our_search(world, references=world.empty)
+        yield from setting_rows(context, world, "empty reference", empty, path)
+        yield from _doubt_rows(context, world.part(slice(TEXTS)))
+        yield from _way_rows(context, world.part(slice(FIRST)), plain, path)
+
+
+def setting_rows(context, world: World, name: str, found: tuple, path) -> Iterator[Row]:
+    """found: maps (n, B, 32, 32) and changes (B, 4, 32, 32); path: the inverted pictures."""
+    maps, changes = found
+    chosen = {"all": torch.ones_like(world.grounds), **groups(world)}
+    parts = {f"{part}, {name}": chosen[part] for part in ("all", "objects", "grounds")}
+    yield from mask_rows_by(context, TECHNIQUE, "adaptive", scored(our_masks(world, maps), world), parts)
+    made = our_edits(world, *our_places(world, maps, changes), path)
+    yield from edit_rows(context, TECHNIQUE, f", {name}", "fast", judged(made.pictures, world))
+
+
+def doubted(maps: Tensor) -> float:
+    """The share of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
+    slight, chance = strongest(heat_map(maps, trim=OURS.trims)) < SLIGHT, steadiness(maps) < STEADY
+    return float((slight | chance).float().mean())
+
+
+def _doubt_rows(context, some: World) -> Iterator[Row]:
+    """Texts that say the same in other words give a map too: how often is that said?"""
+    captions = [edit.before.caption for edit in some.edits]
+    texts = {
+        "a full stop": [caption + "." for caption in captions],
+        "an article": [caption.replace(" on a", " on the") for caption in captions],
+    }
+    for name, words in texts.items():
+        share = doubted(our_search(some, noises=4, queries=some.embed(words))[0])
+        yield context.row(TECHNIQUE, f"doubted where the texts differ in {name}", "adaptive", share, "")
+
+
+def _way_rows(context, some: World, plain: tuple, path) -> Iterator[Row]:
+    """The first edits with one thing left out or made in another way; plain, path: of all edits."""
+    maps, changes = plain[0][:, :FIRST], plain[1][:FIRST]
+    path = replace(path, latents=path.latents[:, :FIRST])
+    masks, moved = our_places(some, maps, changes)
+    made = {
+        "fast": our_edits(some, masks, moved, path),
+        "mask not grown": our_edits(some, masks, moved, path, wider=0),
+        "no head start": our_edits(some, masks, None, path),
+        "no draft of a new shape": our_edits(some, masks, moved, path, drafts=0),
+        "CFG 5": our_edits(some, masks, moved, path, cfg=5.0),
+        "fresh noise": our_edits(some, masks, moved, path, fresh=True),
+        "inverted with the old caption": our_edits(some, masks, moved, inversions(some, named=True)),
+    }
+    for mode, edits in made.items():
+        yield from edit_rows(context, TECHNIQUE, f", {FIRST} edits", mode, judged(edits.pictures, some))

@@ -1,0 +1,1 @@
+"""Benchmark of inversion and null text."""

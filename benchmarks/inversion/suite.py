@@ -1,0 +1,215 @@
+"""DDIM Invert: how well pictures come back, what a step costs, and parity with diffusers on the same weights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...papercut.export import FILE
+from ..results import Row
+
+TECHNIQUE = "DDIM Invert"
+TECHNIQUES = (TECHNIQUE,)
+SCENES, STEPS, GUIDED = 12, 20, 7.5
+# The papers' pairing is the faithful mode; the default one the fast.
+MODES = {"faithful": "papers", "fast": "extrapolated"}
+PARITY_STEPS = 50
+
+
+class Papercut(NamedTuple):
+    """The shipped model as stock nodes give it, and test pictures with their prompts encoded, a row each."""
+
+    model: object
+    vae: object
+    pictures: Tensor
+    latents: Tensor
+    positive: list
+    negative: list
+    sigmas: Tensor
+
+
+def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
+    """The first `count` scenes of the test split, and the levels of so many steps."""
+    import comfy.samplers
+
+    from ...papercut.scenes import SPLITS, sample_scene
+    from ...papercut.shipped import load_shipped
+
+    model, clip, vae = load_shipped()
+    scenes = [sample_scene(seed) for seed in SPLITS["test"][:count]]
+    pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
+
+    def encode(texts: list[str]) -> list:
+        rows = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in texts]
+        return [[torch.cat([row[0] for row in rows]), {}]]
+
+    positive, negative = encode([scene.caption for scene in scenes]), encode([""] * count)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps).cpu()
+    return Papercut(model, vae, pictures, vae.encode(pictures), positive, negative, sigmas)
+
+
+def inverted(world: Papercut, pairing: str, refinement: int, cfg: float = 1.0):
+    """The trajectory of all test pictures."""
+    from ...nodes.inversion import DDIMInvert
+
+    negative = world.negative if cfg != 1.0 else None
+    return DDIMInvert.execute(
+        world.model, {"samples": world.latents}, world.sigmas, cfg=cfg, refinement=refinement,
+        positive=world.positive, negative=negative, pairing=pairing,
+    ).args[0]  # fmt: skip
+
+
+def came_back(world: Papercut, trajectory, cfg: float) -> tuple[float, float]:
+    """Mean PSNR against the pictures: sampled back at a CFG, and of the VAE alone."""
+    from ...inversion.quality import psnr
+    from ...nodes.inversion import both_ways
+
+    conds = {"positive": world.positive, **({"negative": world.negative} if cfg != 1.0 else {})}
+    through_vae, back = both_ways(world.model, world.vae, trajectory, conds, cfg)
+    return float(psnr(back, world.pictures).mean()), float(psnr(through_vae, world.pictures).mean())
+
+
+def reconstruction(context, world: Papercut | None) -> Iterator[Row]:
+    """PSNR for both guidances and every refinement, beside the bound that the VAE sets; noise as white as it is."""
+    from ...inversion.gaussianity import gaussianity, unit_noise
+
+    bound = None
+    for mode, pairing in MODES.items():
+        for refinement in (0, 1, 2):
+            name = f"refinement {refinement}"
+            plain = guided = correlation = None
+            if world is not None:
+                trajectory = inverted(world, pairing, refinement)
+                plain, bound = came_back(world, trajectory, 1.0)
+                guided, _ = came_back(world, trajectory, GUIDED)
+                noise = unit_noise(trajectory.latents[-1], float(trajectory.sigmas[-1]), flow=False)
+                correlation = float(gaussianity(noise).correlation.abs().mean())
+            yield context.row(TECHNIQUE, f"reconstruction at CFG 1, {name}", mode, plain, "dB")
+            yield context.row(TECHNIQUE, f"reconstruction at CFG {GUIDED}, {name}", mode, guided, "dB")
+            yield context.row(TECHNIQUE, f"neighbour correlation of the noise, {name}", mode, correlation, "")
+    for refinement in (0, 1, 2):
+        both = None
+        if world is not None:
+            trajectory = inverted(world, MODES["fast"], refinement, GUIDED)
+            both, _ = came_back(world, trajectory, GUIDED)
+        measure = f"reconstruction, inverted and sampled at CFG {GUIDED}, refinement {refinement}"
+        yield context.row(TECHNIQUE, measure, "fast", both, "dB")
+    yield context.row(TECHNIQUE, "reconstruction, the bound", "VAE alone", bound, "dB")
+
+
+def parity(world: Papercut) -> float:
+    """Largest difference of the inverted latents, in units of their noise, to diffusers' own loop on the same file."""
+    from diffusers import DDIMInverseScheduler
+
+    from ...nodes.inversion import DDIMInvert
+    from ...papercut.configs import SCHEDULE
+    from ...papercut.reference import load_oracle
+
+    oracle = load_oracle()
+    facts = {
+        **SCHEDULE.diffusers(), "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False,
+        "timestep_spacing": "leading",
+    }  # fmt: skip
+    scheduler = DDIMInverseScheduler(**facts)
+    scheduler.set_timesteps(PARITY_STEPS)
+    alphas = torch.cat([scheduler.initial_alpha_cumprod.reshape(1), scheduler.alphas_cumprod[scheduler.timesteps]])
+    sigmas = ((1 - alphas) / alphas).sqrt()
+    scaled = world.model.model.process_latent_in(world.latents[:2])
+    # diffusers takes the picture for a latent at the lowest level, which ours holds in the variance-exploding form.
+    start = scaled * (1 + sigmas[0] ** 2).sqrt()
+    text = world.positive[0][0][:2].float()
+    z = scaled
+    for t in scheduler.timesteps:
+        z = scheduler.step(oracle.unet(z, t, encoder_hidden_states=text).sample, t, z).prev_sample
+    made = DDIMInvert.execute(
+        world.model, {"samples": world.model.model.process_latent_out(start)}, sigmas.flip(0), refinement=0,
+        positive=[[text, {}]], pairing="papers",
+    ).args[0]  # fmt: skip
+    return float((made.latents[-1] / (1 + sigmas[-1] ** 2).sqrt() - z).abs().max())
+
+
+def overhead(context) -> float:
+    """Percent that a step of DDIM Invert takes longer than the bare UNet of Stable Diffusion 1 (random weights).
+
+    Steps and bare calls take turns inside the same session, and the medians are compared. On a CPU the latent is a
+    quarter of the usual 64 x 64; the share of our own work is then larger, not smaller.
+    """
+    from ...host.session import with_denoiser
+    from ...inversion.ddim import invert
+
+    model, size, turns = stable_diffusion_1(), 64 if context.gpu else 32, 20 if context.gpu else 5
+    levels = torch.linspace(0.1, 14.0, turns + 1)
+    latent = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
+    context_rows = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(1))
+
+    def body(session):
+        ours, bare = [], []
+        network, dtype = session.model.diffusion_model, session.model.get_dtype_inference()
+        text = context_rows.to(session.device, dtype)
+        t = torch.full((1,), 500.0, device=session.device)
+
+        def now() -> float:
+            if context.gpu:
+                torch.cuda.synchronize()
+            return time.perf_counter()
+
+        def bare_call(i: int, n: int, x: Tensor, x0: Tensor) -> None:
+            """Between two steps: what the step before took, its report included, and a bare call beside it."""
+            nonlocal mark
+            session.report(i - 1, n, x0, x)
+            start = now()
+            ours.append(start - mark)
+            network(x.to(dtype), t, context=text)
+            mark = now()
+            bare.append(mark - start)
+
+        network(session.latent.to(dtype), t, context=text)
+        mark = now()
+        invert(session.guided, session.latent, levels, on_step=bare_call)
+        return statistics.median(ours) / statistics.median(bare)
+
+    return 100 * (with_denoiser(model, {"positive": [[context_rows, {}]]}, latent, levels.flip(0), body) - 1)
+
+
+def unet_of_stable_diffusion_1() -> dict:
+    """Its size, as the host reads it off a checkpoint."""
+    return {
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4], "use_spatial_transformer": True, "context_dim": 768, "legacy": False,
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": False,
+        "adm_in_channels": None, "use_temporal_attention": False,
+    }  # fmt: skip
+
+
+def stable_diffusion_1():
+    """A MODEL of Stable Diffusion 1's size with random weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15(unet_of_stable_diffusion_1())
+    device = comfy.model_management.get_torch_device()
+    config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
+    model = config.get_model({}, "", device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.diffusion_model.parameters():
+            weight.normal_(0, weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1, generator=generator)
+    return comfy.model_patcher.CoreModelPatcher(model.eval(), device, torch.device("cpu"))
+
+
+def rows(context) -> Iterable[Row]:
+    with torch.inference_mode():
+        world = papercut() if FILE.exists() else None
+        yield from reconstruction(context, world)
+        difference = parity(world) if world is not None else None
+        measure = "difference to diffusers' DDIM inverse scheduler, same weights"
+        yield context.row(TECHNIQUE, measure, "faithful", difference, "", "<= 1e-4")
+        measure = "a step beside the bare UNet of SD1 size"
+        yield context.row(TECHNIQUE, measure, "fast", overhead(context), "% more", "<= 3")

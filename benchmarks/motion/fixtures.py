@@ -1,0 +1,153 @@
+"""Motions on Papercut as an artist's graph makes them: the sampler under the host's guider, the instant baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...guidance.flow.warp import land
+from ...papercut.evaluate import FLOW_FILE
+from ...papercut.export import FILE
+from ...papercut.layout import VAE_PREFIX
+from .cases import Case
+from .judge import Asked, Judge, Verdict
+
+STEPS, DENOISE, CFG, GROW = 8, 0.6, 3.0, 10
+# The instant baseline is the example workflow 46: more steps, and bare places are repainted from pure noise.
+INSTANT_STEPS, FILL = 16, 1.0
+OUTSIDE = "outside the cells that the edit mask touches"  # where the background is measured
+
+
+@dataclass(frozen=True)
+class World:
+    """The shipped model as stock nodes give it.
+
+    gradient_vae: the same VAE in bfloat16, as hosts load VAEs on most GPUs, for the gradients alone. optical_flow: the
+    host's OPTICAL_FLOW, None where it is not trained.
+    """
+
+    model: object
+    vae: object
+    gradient_vae: object
+    clip: object
+    optical_flow: object | None
+
+    def prompts(self, text: str) -> tuple[list, list]:
+        return tuple([[self.clip.encode_from_tokens_scheduled(self.clip.tokenize(t))[0][0], {}]] for t in (text, ""))
+
+    def levels(self, steps: int, denoise: float) -> Tensor:
+        from comfy_extras.nodes_custom_sampler import BasicScheduler
+
+        return BasicScheduler.execute(self.model, "normal", steps, denoise).args[0]
+
+
+class Item(NamedTuple):
+    """A case made ready. picture: (1, 256, 256, 3). latent: (1, 4, 32, 32), raw. layers: (1, 256, 256)."""
+
+    judge: Judge
+    asked: Asked
+    layers: Tensor
+    picture: Tensor
+    latent: Tensor
+    seed: int
+
+    @property
+    def case(self) -> Case:
+        return self.judge.case
+
+
+def load() -> World:
+    import comfy.sd
+    import comfy.utils
+
+    from ...papercut.shipped import load_shipped
+
+    model, clip, vae = load_shipped()
+    state = comfy.utils.load_torch_file(str(FILE))
+    part = {key.removeprefix(VAE_PREFIX): value for key, value in state.items() if key.startswith(VAE_PREFIX)}
+    light = comfy.sd.VAE(sd=part, dtype=torch.bfloat16)
+    return World(model, vae, light, clip, flow_model() if FLOW_FILE.exists() else None)
+
+
+def flow_model():
+    """Papercut's OPTICAL_FLOW through the host's own loader node."""
+    import folder_paths
+    from comfy_extras.nodes_void import OpticalFlowLoader
+
+    folder_paths.add_model_folder_path("optical_flow", str(FLOW_FILE.parent))
+    return OpticalFlowLoader.execute(FLOW_FILE.name).args[0]
+
+
+def ready(world: World, judge: Judge, seed: int) -> Item:
+    flow, layers = judge.case.flow()
+    landing = land(flow, layers)
+    picture = judge.source.movedim(0, -1)[None].contiguous()
+    latent = world.vae.encode(picture)
+    # Latents change by cells: whatever the edit mask touches may change.
+    cells = F.adaptive_max_pool2d(landing.edit_mask(GROW)[:, None].float(), tuple(latent.shape[-2:]))
+    free = F.interpolate(cells, tuple(picture.shape[1:3]), mode="nearest")[0, 0] > 0
+    return Item(judge, Asked(flow, landing, free), layers, picture, latent, seed)
+
+
+def sampled(world: World, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(3, 256, 256): a stock sampling run, decoded."""
+    import comfy.sample
+
+    noise = comfy.sample.prepare_noise(latent, item.seed)
+    made = comfy.sample.sample_custom(
+        world.model, noise, CFG, sampler, sigmas, *world.prompts(item.case.before.caption), latent, noise_mask=mask,
+        disable_pbar=True, seed=item.seed,
+    )  # fmt: skip
+    return shown(world, made)
+
+
+def shown(world: World, latent: Tensor) -> Tensor:
+    return world.vae.decode(latent)[0].movedim(-1, 0).float().clamp(0, 1)
+
+
+def sampler_for(world: World, item: Item, preset: str, **numbers):
+    from ...nodes.motion import FlowGuidanceSamplerNode
+
+    chosen = {"strength": 1.0, "grow": GROW, "gradient_vae": world.gradient_vae} | numbers
+    return FlowGuidanceSamplerNode.execute(
+        vae=world.vae, flow=item.asked.flow, image=item.picture, preset=preset, layers=item.layers, **chosen
+    ).args[0]  # fmt: skip
+
+
+def fast(world: World, item: Item, **numbers) -> tuple[Tensor, object]:
+    """The picture and the sampler that made it, with its record."""
+    sampler = sampler_for(world, item, "normal", **numbers)
+    return sampled(world, item, sampler, world.levels(STEPS, DENOISE), item.latent), sampler
+
+
+def faithful(world: World, item: Item, steps: int, **numbers) -> tuple[Tensor, object]:
+    sampler = sampler_for(world, item, "faithful", **numbers)
+    return sampled(world, item, sampler, world.levels(steps, 1.0), item.latent), sampler
+
+
+def instant(world: World, item: Item) -> Tensor:
+    """Flow Warp, VAE Encode, Set Latent Noise Mask, KSampler: what was laid bare is inpainted, nothing is guided."""
+    import comfy.samplers
+
+    from ...nodes.flow import FlowWarp
+
+    warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, GROW, item.layers).args
+    euler = comfy.samplers.sampler_object("euler")
+    latent = world.vae.encode(warped)
+    return sampled(world, item, euler, world.levels(INSTANT_STEPS, FILL), latent, fill[:, None])
+
+
+def unedited(world: World, item: Item) -> Tensor:
+    return item.judge.source
+
+
+def through_vae(world: World, item: Item) -> Tensor:
+    return shown(world, item.latent)
+
+
+def verdict(item: Item, picture: Tensor) -> Verdict:
+    return item.judge.verdict(picture, item.asked)

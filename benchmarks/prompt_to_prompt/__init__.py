@@ -1,0 +1,1 @@
+"""Benchmark of Prompt-to-Prompt."""

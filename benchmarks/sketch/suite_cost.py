@@ -1,0 +1,76 @@
+"""Sketch guidance: what it costs in time, memory and training, what each mode gives up for it, and how the strength
+trades prompts for lines. The pictures are the first outlines of `sketch.py`, in the same setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ...guidance.sketch.guidance import SketchRecipe
+from ...papercut.edge_quality import FILE as EDGES
+from ...papercut.export import FILE
+from ..context import every_core
+from ..results import Row
+from .cost import RECIPES, first_layer_row, papercut_rows, size_rows, training_rows
+from .plots import Curve, draw
+from .fixtures import Judged, Tests, World, judged, load, sdedit, tests, with_guidance, without_guidance
+from .suite import MEASURES, OURS, PEER
+
+TECHNIQUE = "Sketch guidance, cost and strength"
+TECHNIQUES = (TECHNIQUE,)
+STRENGTHS, SDEDITS = (0.8, 1.6, 3.2), (0.6, 0.8)
+SOME, BY_MODE = 24, 12
+FAST = "fast"
+
+
+def trade_off(context, world: World | None, t: Tests | None, guided: Tensor | None) -> Iterator[Row]:
+    """How much of the prompt each strength costs, beside SDEdit's: rows and a plot. guided: at the default strength."""
+    known = {SketchRecipe().strength: guided}
+    bent = lambda strength: with_guidance(world, t, t.edges, recipe=SketchRecipe(strength))
+    ways = {
+        OURS: (STRENGTHS, lambda strength: known[strength] if strength in known else bent(strength)),
+        PEER: (SDEDITS, lambda strength: sdedit(world, t, t.edges, strength)),
+    }
+    curves = []
+    for mode, (strengths, make) in ways.items():
+        found: dict[float, Judged | None] = {}
+        for strength in strengths:
+            found[strength] = None if world is None else judged(world, make(strength), t.edges, t.scenes)
+            for measure in ("edge F1", "caption success"):
+                value = None if world is None else 100 * getattr(found[strength], MEASURES[measure])
+                yield context.row(TECHNIQUE, f"strength {strength:g}: {measure}", mode, value, "%")
+        curves.append(Curve(mode, found))
+    if world is not None:
+        draw(curves, judged(world, without_guidance(world, t), t.edges, t.scenes))
+
+
+def by_mode(context, world: World | None, t: Tests | None, guided: Tensor | None) -> Iterator[Row]:
+    """What the modes give up: the paper's law computes everything at each step, the fast ones hold what they can."""
+    few = t and t.first(BY_MODE)
+    for mode, recipe in RECIPES.items():
+        found = None
+        if world is not None:
+            made = guided[:BY_MODE] if mode == FAST else with_guidance(world, few, few.edges, recipe=recipe)
+            found = judged(world, made, few.edges, few.scenes)
+        for measure in ("edge F1", "caption success", "caption sureness"):
+            value = None if found is None else 100 * getattr(found, MEASURES[measure])
+            yield context.row(TECHNIQUE, f"outline, by mode: {measure}", mode, value, "%")
+
+
+PARTS = (trade_off, by_mode)
+
+
+def rows(context) -> Iterable[Row]:
+    with torch.inference_mode(), every_core():
+        world = load() if FILE.exists() and EDGES.exists() else None
+        t = tests(SOME) if world is not None else None
+        guided = with_guidance(world, t, t.edges) if world is not None else None
+        found = [row for part in PARTS for row in part(context, world, t, guided)]
+        measure = "time beside unguided, half of 30 steps guided"
+        found += papercut_rows(context, TECHNIQUE, measure, world, t)
+        found += size_rows(context, TECHNIQUE, measure)
+        found += training_rows(context, TECHNIQUE, world)
+        return [*found, first_layer_row(context, TECHNIQUE)]

@@ -1,0 +1,1 @@
+"""DiffEdit: heat maps and masks."""

@@ -1,0 +1,1 @@
+"""Motion Guidance: the guided DDIM loop and its losses."""

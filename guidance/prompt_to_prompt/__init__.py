@@ -1,0 +1,1 @@
+"""Prompt-to-Prompt: the plan of an edit, token alignment, attention control and local blend."""

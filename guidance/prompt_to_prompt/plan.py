@@ -1,0 +1,134 @@
+"""Prompt-to-Prompt Image Editing with Cross Attention Control (arXiv 2208.01626): what is to happen, decided before a
+run from the words alone. Row 0 of a batch is the source, the others are edits of it; `attention_control` and
+`local_blend` do the work, `host/prompt_to_prompt/patch.py` brings it into the host's sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention_control import Roles
+from .local_blend import heat, outline
+from .token_alignment import Alignment, Prompt, align
+
+# Half of the strongest: where a smooth map has its outline.
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Local blend: columns of the chosen words for each row (the source first); from which share of the run on; and
+    which share of the strongest place still counts. kept: the same for words whose place stays as it is."""
+
+    columns: tuple[tuple[int, ...], ...]
+    start: float = 0.2
+    threshold: float = 0.4
+    kept: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class EditPlan:
+    """cross_steps, self_steps: shares (0..1) of the run's steps with the source's attention.
+    self_reduction: self-attention is kept where the map is at least so many times smaller than the latent."""
+
+    source: Prompt
+    edits: tuple[Prompt, ...]
+    alignments: tuple[Alignment, ...]
+    cross_steps: float = 0.8
+    self_steps: float = 0.5
+    self_reduction: int = 2
+    blend: Blend | None = None
+
+    @property
+    def rows(self) -> int:
+        return 1 + len(self.edits)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (self.source, *self.edits)
+
+    def report(self) -> str:
+        """A line a row."""
+        lines = [f"row 0, the source: {self.source.text}"]
+        for i, (edit, alignment) in enumerate(zip(self.edits, self.alignments)):
+            lines.append(f"row {i + 1}, {alignment.describe(edit)}")
+        if self.cross_steps == 0 and any(bool((alignment.scale != 1).any()) for alignment in self.alignments):
+            lines.append("but weights act in the share of cross_steps alone, and at 0 they do nothing: raise it")
+        return "\n".join(lines)
+
+    def masks(self, maps: Sequence[Tensor], roles: Roles, size: tuple[int, int]) -> Tensor:
+        """maps: for each row of the batch (K, h, w), the run's sums -> (len(roles.rows), H, W), 1 = edit.
+
+        A row whose words have not been seen anywhere is free everywhere, but for what is to be kept.
+        """
+        found = []
+        for row, source, which in zip(roles.rows, roles.sources, roles.which):
+            pair = ((maps[source], 0), (maps[row], which + 1))
+            mask = self._place(pair, self.blend.columns, size)
+            mask = mask if bool(mask.any()) else torch.ones_like(mask)
+            kept = self._place(pair, self.blend.kept, size, kept=True) if self.blend.kept else 0.0
+            found.append(mask * (1 - kept))
+        return torch.stack(found)
+
+    def _place(
+        self, pair: Sequence[tuple[Tensor, int]], columns: Sequence[Sequence[int]], size: tuple[int, int],
+        kept: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
+
+        kept: the thing alone and nothing round it, or what is to change would keep a rim of the old.
+        """
+        threshold = max(self.blend.threshold, HALF) if kept else self.blend.threshold
+        parts = [outline(heat(maps, columns[text]), size, threshold, grow=not kept) for maps, text in pair]
+        return torch.maximum(*parts)
+
+
+def plan_edits(
+    source: Prompt,
+    edits: Sequence[Prompt],
+    *,
+    cross_steps: float = 0.8,
+    self_steps: float = 0.5,
+    self_reduction: int = 2,
+    blend: Blend | None = None,
+) -> EditPlan:
+    """Raises ValueError with a sentence for an empty source, no edits, or an edit that changes nothing."""
+    if not source.words:
+        raise ValueError("The source text is empty: write the caption that the picture was inverted with.")
+    if not edits:
+        raise ValueError("There is no edited text: write one on a line of its own for each picture to make.")
+    alignments = tuple(align(source, edit) for edit in edits)
+    for number, (edit, alignment) in enumerate(zip(edits, alignments), 1):
+        if not edit.words:
+            raise ValueError(f"Edited text {number} is empty: write what its picture should show, or remove the line.")
+        if alignment.identity:
+            raise ValueError(
+                f"Edited text {number} ('{edit.text}') says the same as the source: change a word, or give one a "
+                "weight, as in (word:1.5)."
+            )
+    return EditPlan(source, tuple(edits), alignments, cross_steps, self_steps, self_reduction, blend)
+
+
+def chosen_columns(
+    prompts: Sequence[Prompt], phrases: Sequence[Prompt], *, name: str = "The blend words"
+) -> tuple[tuple[int, ...], ...]:
+    """For each prompt the columns of all phrases that it has.
+
+    Raises ValueError with a sentence for a phrase that none of the prompts has.
+    """
+    for phrase in phrases:
+        if not any(prompt.find(phrase) for prompt in prompts):
+            known = ", ".join(dict.fromkeys(word.text for prompt in prompts for word in prompt.words))
+            wanted = phrase.text.strip()
+            raise ValueError(f"{name} have '{wanted}', which is in none of the texts: choose from {known}.")
+    return tuple(
+        tuple(dict.fromkeys(column for phrase in phrases for column in prompt.find(phrase))) for prompt in prompts
+    )
+
+
+def uncovered(plan: EditPlan) -> list[int]:
+    """Edits (from 1) for which local blend has no words in either text: they would be blended nowhere."""
+    return [i + 1 for i in range(len(plan.edits)) if not (plan.blend.columns[0] or plan.blend.columns[i + 1])]

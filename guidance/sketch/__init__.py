@@ -1,0 +1,1 @@
+"""Sketch guidance: the edge predictor, its training, and the guided step."""

@@ -1,0 +1,209 @@
+"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): at each guided step the sample goes down the slope of the
+difference between the predicted edges and the sketch, by a share of what the step itself changes.
+
+    z~_{t-1} = z_{t-1} - alpha grad_{z_t} L,      alpha = beta |z_t - z_{t-1}| / |grad_{z_t} L|
+
+The norms are those of each row of the batch (the public re-implementations take one norm for the whole batch, doubled
+for classifier-free guidance, which makes beta larger by the square root of two and rows depend on each other). z is the
+variance-preserving latent z = x / sqrt(1 + sigma^2), in which a step has a length that can be compared; the host's x is
+variance-exploding.
+
+The step is written as a shift of the prediction x0, so that any sampler can take it: with Euler's step (DDIM) to the
+next noise level it is the paper's formula exactly. Samplers that call the model between two levels, and ancestral ones,
+get the same shift; the displacement is the deterministic one, without the noise that they add.
+
+Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
+their place before they are held to the line (a sharp line pulls on what is near it alone, from whichever side); a row's
+step grows while its slope keeps its way, and shrinks where it swings to and fro. Off unless asked for: strokes have
+weights, blank paper may count less (one-sided), a mask may hold the loss and the step to a region, and a slope may
+serve for more than one step. `SketchRecipe.faithful()` is the paper's law.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .predictor import PredictorSpec, Target
+from .targets import blur, closeness, edge_target, to_cells
+
+PROBABILITY_FLOOR = 1e-3
+"""The log of a probability is taken no lower than here: one hopeless stroke must not outweigh all others."""
+
+RENEW = 0.045
+"""The share of a run for which a slope serves in the fast mode: from 25 steps on, every second step looks anew."""
+EARLY = 0.1
+"""In the first share of a run each guided step looks anew in any case: there things find their place."""
+OLD_SLOPE = 0.5
+"""How much of the step's length is gone along a slope that was taken at an earlier step."""
+
+LEAST_GAIN, MOST_GAIN = 0.2, 2.0
+"""Limits of what the adaption makes of the paper's step length."""
+
+
+@dataclass(frozen=True)
+class SketchRecipe:
+    """How hard and when to guide.
+
+    strength: the paper's beta (1.6). start, end: shares of the run (the host's percent: 0 = pure noise, 1 = picture).
+    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: deviation of the
+    target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
+    of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by OLD_SLOPE
+    of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step length follows
+    its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after the EARLY
+    steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the call is
+    spared (0: none is, as in the paper).
+    """
+
+    strength: float = 1.6
+    start: float = 0.0
+    end: float = 0.5
+    every: int = 1
+    one_sided: float = 0.0
+    blur: float = 3.0
+    renew: float = 0.0
+    adapt: float = 0.5
+    hold: float = 0.15
+
+    @staticmethod
+    def faithful(**changes) -> "SketchRecipe":
+        """The paper's law, with any of the above on top."""
+        return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, "hold": 0.0, **changes})
+
+
+@dataclass(frozen=True, eq=False)
+class SketchTarget:
+    """What the predictor is to see. kind: as the predictor's target; values: (S, K, H, W), closeness in 0..1 or scaled
+    latents; weight: (S, 1, H, W) in 0..1; detail: cells for each pixel of the latent; S is 1 or the batch."""
+
+    kind: Target
+    values: Tensor
+    weight: Tensor
+    detail: int = 1
+
+
+def sketch_target(
+    spec: PredictorSpec, lines: Tensor, importance: Tensor, size: tuple[int, int], *, one_sided: float = 0.0,
+    region: Tensor | None = None, latent: Tensor | None = None,
+) -> SketchTarget:  # fmt: skip
+    """lines: (S, H, W) bool, thin; importance: (S, H, W) in 0..1 on the lines; size: (h, w) of the latent.
+
+    region: (S, h, w) in 0..1, where the sketch speaks. latent: (S, 4, h, w), the encoded sketch, for a predictor of
+    latents. A stroke weighs its importance, blank paper 1 - one_sided.
+    """
+    scale = (lines.shape[-2] / size[0] + lines.shape[-1] / size[1]) / 2
+    present = edge_target(lines, size, detail=spec.detail, spread=spec.spread)
+    weight = to_cells(closeness(importance.float(), spec.spread * scale), size, spec.detail)
+    weight = weight + (1 - present) * (1 - one_sided)
+    if region is not None:
+        weight = weight * F.interpolate(region[:, None].to(weight), size=tuple(weight.shape[-2:]), mode="nearest")
+    values = present if spec.target == "edges" else latent
+    return SketchTarget(spec.target, values, weight, spec.detail)
+
+
+def sketch_loss(predicted: Tensor, target: SketchTarget, *, deviation: float = 0.0) -> Tensor:
+    """predicted: (B, K, H, W), logits or scaled latents; deviation: blur in pixels of the latent. Returns (B,), >= 0:
+    the sum over pixels of the weighted squared difference (latents, the paper's) or relative entropy (edges)."""
+    if target.kind == "latent":
+        error = (blur(predicted, deviation) - blur(target.values, deviation)).square().sum(1, keepdim=True)
+        return (error * target.weight).flatten(1).sum(1)
+    return (_relative_entropy(predicted, target, deviation) * target.weight).flatten(1).sum(1)
+
+
+def _relative_entropy(logits: Tensor, target: SketchTarget, deviation: float) -> Tensor:
+    """KL(target || predicted) for each cell, both blurred: cross-entropy less the part that cannot be changed."""
+    if deviation <= 0:
+        e = target.values.expand_as(logits)
+        cross = F.binary_cross_entropy_with_logits(logits, e, reduction="none")
+    else:
+        e = blur(target.values, deviation * target.detail)
+        p = blur(logits.sigmoid(), deviation * target.detail).clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+        cross = -(e * p.log() + (1 - e) * (1 - p).log())
+    return cross - _entropy(e)
+
+
+def _entropy(e: Tensor) -> Tensor:
+    e = e.clamp(1e-7, 1 - 1e-7)
+    return -(e * e.log() + (1 - e) * (1 - e).log())
+
+
+def blur_at(recipe: SketchRecipe, share: float) -> float:
+    """The blur of the target at a share of the run (0..1): falling with the square of what is left of the window."""
+    length = max(recipe.end - recipe.start, 1e-6)
+    return recipe.blur * min(1.0, max(0.0, (recipe.end - share) / length)) ** 2
+
+
+def next_gain(
+    gain: Tensor | float, gradient: Tensor, before: Tensor | None, adapt: float, region: Tensor | None = None
+) -> Tensor | float:
+    """What to multiply each row's step by, (B, 1, 1, 1): the last gain, more where the slope kept its way since
+    `before`, less where it turned round.
+
+        gain_k = gain_{k-1} exp(adapt cos(g_k, g_{k-1})),   within LEAST_GAIN and MOST_GAIN
+
+    This is hypergradient descent (Baydin et al. 2018, arXiv 1703.04782) in its multiplicative form. gradient, before:
+    (B, C, h, w); region: (B or 1, 1, h, w), where they count.
+    """
+    if before is None or adapt == 0:
+        return gain
+    if region is not None:
+        gradient, before = gradient * region, before * region
+    cosine = (direction(gradient) * direction(before)).sum((1, 2, 3), keepdim=True)
+    return (gain * torch.exp(adapt * cosine)).clamp(LEAST_GAIN, MOST_GAIN)
+
+
+def renewed(shares: Sequence[float], renew: float) -> list[bool]:
+    """At which guided steps something is taken anew that serves for a share of the run: a slope, or what the negative
+    prompt changes. shares: of the run, rising; renew: see the recipe."""
+    out, last = [], -math.inf
+    for share in shares:
+        out.append(share - last >= renew - 1e-6 or share - shares[0] < EARLY)
+        last = share if out[-1] else last
+    if out[-2:] == [False, True]:
+        out[-1] = False  # taken at the very end it would serve that step alone
+    return out
+
+
+def next_level(sigma: float, schedule: Tensor) -> tuple[int, float] | None:
+    """Where a model call at `sigma` stands in a falling schedule (N+1,): the number of the step (0-based) and the level
+    that the step leads to. None past the last step. Calls between two levels belong to the step round them."""
+    below = (schedule < sigma * (1 - 1e-4)).nonzero()
+    if len(below) == 0:
+        return None
+    index = int(below[0])
+    return max(index - 1, 0), float(schedule[index])
+
+
+def guided_shift(
+    x: Tensor, x0: Tensor, gradient: Tensor, sigma: Tensor, sigma_next: float, strength: Tensor | float,
+    region: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """What to subtract from the prediction x0 so that the step to sigma_next obeys the paper's law, row by row.
+
+    x, x0, gradient: (B, C, h, w) in the host's variance-exploding form, gradient = dL/dx (its length does not matter);
+    sigma: (B,); strength: the paper's beta, for all or (B, 1, 1, 1); region: (B or 1, 1, h, w) in 0..1: loss,
+    displacement and step count there alone. A row without a gradient is left as it is.
+    """
+    s = sigma.float().view(-1, *[1] * (x.ndim - 1))
+    after = x + (sigma_next - s) * (x - x0) / s
+    moved = x / (1 + s * s).sqrt() - after / (1 + sigma_next**2) ** 0.5
+    if region is not None:
+        moved, gradient = moved * region, gradient * region
+    step = strength * row_norm(moved) * direction(gradient) * (1 + sigma_next**2) ** 0.5
+    return step / (1 - sigma_next / s)
+
+
+def direction(gradient: Tensor) -> Tensor:
+    """(B, ...) with each row at length 1, or 0 where it is 0."""
+    size = row_norm(gradient)
+    return torch.where(size > 0, gradient / size.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+
+
+def row_norm(x: Tensor) -> Tensor:
+    """(B, ...) -> (B, 1, ...), the Euclidean norm of each row."""
+    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))

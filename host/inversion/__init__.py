@@ -1,0 +1,1 @@
+"""Inversion in the host: null text, inverted noise, the anchor."""

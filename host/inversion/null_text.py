@@ -1,0 +1,214 @@
+"""Null-text embeddings between the host's CONDITIONING and the optimiser in `inversion/null_text.py`."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import NamedTuple
+
+import comfy.conds
+import torch
+from torch import Tensor
+
+from ...inversion.null_text import NullText, Recipe, all_at_once, optimise
+from ...inversion.trajectory import Trajectory
+from ..validation import require_conditioning, require_latent_of, require_unconditional
+from ..cond_rows import pick_rows
+from ..session import Session, with_denoiser
+from ..family import latent_format
+from ..compatibility import require_same_model
+from .backward_chunks import RowsInMemory, bytes_kept, rows_that_fit
+from ..memory import is_out_of_memory
+from ..notify import notice
+
+TECHNIQUE = "NullText Optimize"
+NULL = "negative"
+CROSS = "c_crossattn"
+RANGE_KEYS = (
+    "start_percent", "end_percent", "timestep_start", "timestep_end", "clip_start_percent", "clip_end_percent",
+)  # fmt: skip
+# More levels at once gain nothing: the network is busy, and the levels have come apart.
+MOST_LEVELS = 10
+
+
+def fit_null_text(
+    model, trajectory: Trajectory, positive: list, negative: list, recipe: Recipe, *, levels_at_once: int = 0
+) -> tuple[list, NullText]:
+    """The unconditional CONDITIONING with which guided sampling follows the trajectory, and what its making was like.
+
+    positive: the prompt of the inversion; negative: the empty prompt, or another. Fast mode starts from the positive's
+    entry, the others from the negative's; that must be a single entry without a range of its own.
+    levels_at_once: of fast mode's teacher forcing; 0 takes what memory allows on a GPU, and 1 on a CPU. Where memory
+    does not hold the rows of a backward pass at once, they go through the network in parts, to the same result.
+    Raises ValueError with a sentence for what cannot work, before anything is loaded.
+    """
+    require_unconditional(model, TECHNIQUE)
+    require_same_model(trajectory, model)
+    require_latent_of(model, trajectory.latents[0], "The trajectory")
+    positive = require_conditioning(positive, "The positive prompt")
+    fast = recipe.mode == "fast"
+    name = "positive" if fast else "negative"
+    base = single_entry(positive if fast else negative, f"The {name} prompt", trajectory.rows)
+    base = with_control_of(positive[0][1], base)
+    if trajectory.cfg != 1:
+        notice(
+            f"The trajectory was inverted at CFG {trajectory.cfg:g}: the fit has more to make up for than after an "
+            "inversion at CFG 1, which is what the method is made for."
+        )
+    raw = latent_format(model).process_out(trajectory.latents[0])
+
+    def body(session: Session) -> NullText:
+        predictor, latents = Predictor(session), trajectory.latents.to(session.device)
+        start = base[0].to(session.device)
+        plan = Plan.of(session, predictor, latents, start, levels_at_once if fast else 1)
+        settings = replace(recipe, levels_at_once=plan.levels)
+        chunks = RowsInMemory(session, plan.rows, "The fit") if plan.apart else nullcontext(all_at_once)
+        with chunks as in_chunks:
+            found = optimise(
+                predictor, trajectory.sigmas, latents, start, settings, flow=trajectory.flow,
+                on_step=lambda step, total, x0: session.report(step, total, x0), in_chunks=in_chunks,
+            )  # fmt: skip
+        found.cost.forwards += plan.cost
+        return found
+
+    conds = {"positive": positive, NULL: [list(base)]}
+    levels = trajectory.sigmas.flip(0)
+    # One graph is enough to begin with; how many more there is room for, the plan finds out.
+    found = with_denoiser(model, conds, raw, levels, body, cfg=recipe.cfg, gradients=True, graphs=1)
+    return per_level(base, found.embeddings, trajectory.sigmas), found
+
+
+class Predictor:
+    """The two predictions that the optimiser asks for; the rows it asks for may be any of the batch's pictures."""
+
+    def __init__(self, session: Session):
+        self.session, self.batch = session, session.latent.shape[0]
+        self.known = {cond: list(session.entries(cond)) for cond in ("positive", NULL)}
+
+    def conditional(self, x: Tensor, sigma: Tensor, pictures: Tensor) -> Tensor:
+        return self._ask("positive", x, sigma, self._of(self.known["positive"], pictures))
+
+    def unconditional(self, x: Tensor, sigma: Tensor, embedding: Tensor, pictures: Tensor) -> Tensor:
+        entries = [
+            {**entry, "model_conds": {**entry["model_conds"], CROSS: comfy.conds.CONDCrossAttn(embedding)}}
+            for entry in self._of(self.known[NULL], pictures)
+        ]
+        return self._ask(NULL, x, sigma, entries)
+
+    def _ask(self, cond: str, x: Tensor, sigma: Tensor, entries: list[dict]) -> Tensor:
+        prepared = self.session.entries(cond)
+        try:
+            prepared[:] = entries
+            return self.session.denoise(x, sigma, cond)
+        finally:
+            prepared[:] = self.known[cond]
+
+    def _of(self, entries: list[dict], pictures: Tensor) -> list[dict]:
+        """The entries with the conditions of these pictures, where they differ from picture to picture."""
+        if self.batch == 1:
+            return entries
+        return [{**entry, "model_conds": pick_rows(entry["model_conds"], pictures)} for entry in entries]
+
+
+def single_entry(conditioning: list, name: str, rows: int) -> tuple[Tensor, dict]:
+    """The one entry of a CONDITIONING as (embedding, options), or a sentence."""
+    entries = require_conditioning(conditioning, name)
+    if len(entries) != 1:
+        raise ValueError(
+            f"{name} has {len(entries)} parts (combined prompts, regions or time ranges), and {TECHNIQUE} fits one: "
+            "connect a single CLIP Text Encode, or use Negative-Prompt Inversion."
+        )
+    embedding, options = entries[0]
+    if not isinstance(embedding, Tensor) or embedding.ndim != 3:
+        raise ValueError(f"{name} holds no text embedding to fit: connect a CLIP Text Encode node.")
+    if embedding.shape[0] not in (1, rows):
+        raise ValueError(
+            f"{name} holds {embedding.shape[0]} rows and the trajectory {rows} pictures: give it one row, or as many."
+        )
+    if any(key in options for key in RANGE_KEYS):
+        raise ValueError(
+            f"{name} is limited to a part of the run, and {TECHNIQUE} covers all of it: take out the node that sets "
+            "its range."
+        )
+    return embedding, options
+
+
+def with_control_of(positive: dict, base: tuple[Tensor, dict]) -> tuple[Tensor, dict]:
+    """The entry with the ControlNet that the host would lend to the first negative entry alone."""
+    embedding, options = base
+    if positive.get("control_apply_to_uncond") and positive.get("control") is not None and "control" not in options:
+        return embedding, {**options, "control": positive["control"]}
+    return base
+
+
+class Plan(NamedTuple):
+    """levels: of teacher forcing at once; rows: of a backward pass at once (None: all, 0: one, and that in parts);
+    apart: whether rows may be evaluated without their neighbours; cost: forwards that the planning took."""
+
+    levels: int
+    rows: int | None
+    apart: bool = True
+    cost: int = 0
+
+    @staticmethod
+    def of(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor, levels: int) -> "Plan":
+        """latents: (N + 1, B, C, h, w), embedding: (1 or B, T, D), both on the device; levels: 0 for what fits."""
+        count = latents.shape[1]
+        if not rows_apart(session):
+            return Plan(1, None, apart=False)
+        if session.device.type == "cpu":
+            return Plan(levels or 1, None)
+        free = session.model.current_patcher.get_free_memory(session.device)
+        fit = rows_that_fit(free, row_bytes(session, predictor, latents, embedding))
+        return Plan(levels or max(1, min(MOST_LEVELS, fit // count)), fit, cost=1)
+
+
+def row_bytes(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor) -> float:
+    """What the graph of one picture's prediction keeps, infinity where even that is too much; costs a forward."""
+    leaf = embedding[:1].detach().clone().requires_grad_(True)
+    sigma, first = session.sigmas[:1], torch.zeros(1, dtype=torch.int64, device=session.device)
+    ask = lambda: predictor.unconditional(latents[-1, :1], sigma, leaf, first)
+    try:
+        return bytes_kept(ask, session.model.diffusion_model.parameters())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+
+
+def rows_apart(session: Session) -> bool:
+    """Whether rows may be evaluated without their neighbours: a ControlNet with a hint for each picture forbids it."""
+    controls = [entry.get("control") for cond in session.conds for entry in session.entries(cond)]
+    while any(controls):
+        controls = [one for one in controls if one is not None]
+        hints = [getattr(one, "cond_hint_original", None) for one in controls]
+        if any(isinstance(hint, Tensor) and hint.shape[0] > 1 for hint in hints):
+            return False
+        controls = [getattr(one, "previous_controlnet", None) for one in controls]
+    return True
+
+
+def per_level(base: tuple[Tensor, dict], embeddings: Tensor, sigmas: Tensor) -> list:
+    """CONDITIONING with an entry for each noise level, which any stock sampler reads.
+
+    embeddings: (N, B, T, D), [i] for the evaluation at sigmas[i + 1]; sigmas: (N + 1,) rising.
+    """
+    options = {key: value for key, value in base[1].items() if key not in RANGE_KEYS}
+    bounds = level_bounds(sigmas)
+    return [
+        [embedding, {**options, "timestep_start": upper, "timestep_end": lower}]
+        for embedding, (upper, lower) in zip(embeddings.flip(0), reversed(bounds))
+    ]
+
+
+def level_bounds(sigmas: Tensor) -> list[tuple[float, float]]:
+    """(upper, lower) noise level of each evaluation, at sigmas[1], sigmas[2], ...; together they cover every level.
+
+    The bounds lie midway between two levels. The host counts both as inside, so the lower range begins one float
+    beneath the upper one's end: a level that is exactly midway would otherwise get the mean of two embeddings.
+    """
+    levels = sigmas[1:].float()
+    middles = (levels[1:] + levels[:-1]) / 2
+    uppers = [float(torch.nextafter(m, torch.tensor(-math.inf))) for m in middles] + [1e9]
+    return list(zip(uppers, [0.0] + middles.tolist()))

@@ -1,0 +1,1 @@
+"""Morphing in the host: LoRA fit and rows, attention blend, key pictures."""

@@ -1,0 +1,184 @@
+"""Attention Blend as a patch of the host's MODEL: frames read the key pictures' rows of the same forward pass.
+
+Nothing is stored between steps or passes. Where a key picture is no frame of the morph (a part of one, or alphas that
+step over it), its row is sampled along and dropped at the end; where memory is short, a call is cut into chunks that
+each carry the key rows they read, with the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.ldm.modules.attention as host_attention
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...inversion.trajectory import Trajectory
+from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows
+from ...morphing.schedule import Alphas
+from .extra_keys import Carried
+from ..validation import require_unet
+from .row_chunks import Limits, RowChunks
+from ..batch_rows import PLAN, Rows, alphas_of, key_row, rows_of
+
+KEY = "palimpsest_attention_blend"
+NODE = "Attention Blend"
+# The paper's layers: the self-attention of the decoder.
+BLOCK = "output"
+
+
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """What the rows of one model call read. weights: (rows, keys) on the CPU; key_rows: where those keys are."""
+
+    weights: Tensor
+    key_rows: tuple[int, ...]
+    groups: int
+
+
+def blended(
+    model,
+    alphas: Alphas,
+    *,
+    strength: float = 1.0,
+    until: float = 0.6,
+    blend: Blend = "input",
+    keys: Trajectory | None = None,
+    rows_at_once: int = 0,
+):
+    """A clone of the MODEL whose self-attention is blended as `morphing/attention_blend.py` says.
+
+    keys: the inverted key pictures, one row each; needed where `alphas` steps over a key picture that it reads.
+    rows_at_once: frames of a model call; 0 takes as many as memory allows. A strength or an `until` of 0 gives the
+    plain clone. Raises ValueError with a sentence for models without a UNet, and for key pictures out of reach.
+    """
+    if blend not in BLENDS:
+        raise ValueError(f"The blend '{blend}' is unknown: choose one of {', '.join(BLENDS)}.")
+    require_unet(model, NODE)
+    clone = model.clone()
+    if strength <= 0 or until <= 0:
+        return clone
+    carried = Carried(alphas, keys)
+    patch = _Blend(alphas, carried.missing, strength, until, RowChunks(rows_at_once))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, carried.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
+    if blend == "input":
+        clone.set_model_attn1_patch(patch.inputs)
+    else:
+        for number in _transformer_blocks(model):
+            _replace(clone, number, patch.values if blend == "values" else patch.outputs)
+    return clone
+
+
+class _Blend:
+    """The patch round each model call, and in the self-attention within it. Keeps nothing between calls."""
+
+    def __init__(self, alphas: Alphas, missing: tuple[int, ...], strength: float, until: float, chunks: RowChunks):
+        self.alphas, self.missing, self.strength, self.until, self.chunks = alphas, missing, strength, until, chunks
+        # Two Attention Blends in a row must not read each other's plan.
+        self.name = f"{KEY}_{id(self):x}"
+        self.limits = f"{self.name}_limits"
+
+    def outer_sample(self, executor, *args, **kwargs):
+        """The host's whole sampling run, which keeps in its options how many rows have fitted into memory."""
+        executor.class_obj.model_options.setdefault("transformer_options", {})[self.limits] = Limits()
+        return executor(*args, **kwargs)
+
+    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
+        """One model call, whole or in chunks, each with what its rows read in its options."""
+        rows, groups = self._rows(transformer_options, x.shape[0])
+        active = self._is_active(transformer_options)
+        needs = self._needs(rows) if active else {}
+
+        def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
+            options = {**transformer_options, PLAN: part}
+            if active:
+                options[self.name] = self._reads(part, groups)
+            return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+
+        inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
+        limits = transformer_options.get(self.limits) or Limits()
+        return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs, limits)
+
+    def _rows(self, options: dict, batch: int) -> tuple[Rows, int]:
+        """All rows of the call: the frames, and after them the key pictures that are carried along."""
+        if PLAN not in options and self.missing:
+            options = {**options, PLAN: (*range(len(self.alphas)), *(key_row(key) for key in self.missing))}
+        return rows_of(options, batch, len(self.alphas), NODE)
+
+    def _needs(self, rows: Rows) -> dict[int, set[int]]:
+        """Place of each row -> places of the key rows that it reads."""
+        alphas = alphas_of(rows, self.alphas)
+        return {
+            place: {alphas.frame_of(key) for key in alphas.between(value)[:2]}
+            for place, value in enumerate(alphas.values)
+        }
+
+    def _reads(self, rows: Rows, groups: int) -> Reads:
+        alphas = alphas_of(rows, self.alphas)
+        keys = alphas.needed()
+        return Reads(alphas.weights()[:, keys], tuple(alphas.frame_of(key) for key in keys), groups)
+
+    def _is_active(self, options: dict) -> bool:
+        """Whether this step lies before `until`; outside a sampling run (no list of levels) always."""
+        levels, sigma = options.get("sample_sigmas"), options.get("sigmas")
+        if levels is None or sigma is None or len(levels) < 2:
+            return True
+        return float(sigma[0]) > active_until(levels, self.until)
+
+    def _reads_here(self, options: dict) -> Reads | None:
+        block = options.get("block")
+        return options.get(self.name) if block is not None and block[0] == BLOCK else None
+
+    def inputs(self, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """attn1_patch: the sources of queries, keys and values, before projection."""
+        reads = self._reads_here(options)
+        if reads is None:
+            return n, k, v
+        mixed = self._mix(k, reads)
+        return n, mixed, mixed if v is k else self._mix(v, reads)
+
+    def values(self, attention, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """attn1 replacement: queries, keys and values after projection."""
+        reads = self._reads_here(options)
+        if reads is None:
+            return attention(q, k, v)
+        return attention(q, self._mix(k, reads), self._mix(v, reads))
+
+    def outputs(self, attention, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """attn1 replacement that blends what comes out of attention."""
+        reads = self._reads_here(options)
+        if reads is None:
+            return attention(q, k, v)
+        return mix_outputs(attention, q, k, v, reads.weights, reads.key_rows, self.strength, reads.groups)
+
+    def _mix(self, features: Tensor, reads: Reads) -> Tensor:
+        return mix_rows(features, reads.weights, reads.key_rows, self.strength, reads.groups)
+
+
+def _transformer_blocks(model) -> list[int]:
+    """The numbers of the decoder's blocks that hold attention."""
+    blocks = model.get_model_object("diffusion_model").output_blocks
+    return [i for i, block in enumerate(blocks) if any(isinstance(layer, SpatialTransformer) for layer in block)]
+
+
+def _replace(clone, number: int, function) -> None:
+    """Puts `function(attention, q, k, v, options)` into one block, round whatever replacement is there already."""
+    found = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+    places = [place for place in found if place[:2] == (BLOCK, number)] or [(BLOCK, number)]
+    for place in places:
+        previous = found.get(place)
+
+        def replacement(q, k, v, options, previous=previous):
+            def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                if previous is not None:
+                    return previous(q, k, v, options)
+                return host_attention.optimized_attention(
+                    q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+                )
+
+            return function(attention, q, k, v, options)
+
+        clone.set_model_attn1_replace(replacement, *place)

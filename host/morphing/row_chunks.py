@@ -1,0 +1,111 @@
+"""One model call in chunks of rows that each carry the rows they read: the same result in less memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..memory import chunked
+from ..batch_rows import Rows
+
+# As the host itself counts when it asks whether a batch fits.
+_MARGIN = 1.5
+
+
+class Limits:
+    """The rows of a group that one sampling run has found to fit, by the groups and the size of a call."""
+
+    def __init__(self):
+        self._rows: dict[tuple[int, ...], int] = {}
+
+    def least(self, place: tuple[int, ...], size: int) -> int:
+        return min(size, self._rows.get(place, size))
+
+    def learn(self, place: tuple[int, ...], size: int) -> None:
+        self._rows[place] = size
+
+
+class RowChunks:
+    """rows_at_once: rows of a group in one call, besides those carried along; 0 takes as many as memory allows."""
+
+    def __init__(self, rows_at_once: int = 0):
+        self.rows_at_once = rows_at_once
+
+    def run(
+        self,
+        model,
+        call: Callable[..., Tensor],
+        rows: Rows,
+        groups: int,
+        needs: Mapping[int, set[int]],
+        inputs: dict[str, Any],
+        limits: Limits,
+    ) -> Tensor:
+        """`call(rows of the part, **inputs of the part)`, put together to the whole batch's answer.
+
+        model: the host's BaseModel. needs: place of a row in its group -> places that it reads, itself included or
+        not. inputs: of the whole batch (groups * rows); tensors and control lists with that many rows are cut. limits:
+        of the sampling run, whose later calls begin with what fitted.
+        """
+        place = (groups, *inputs["x"].shape[1:])
+        size = self.rows_at_once or self._rows_that_fit(model, len(rows), groups, needs, inputs["x"])
+        size = limits.least(place, size)
+
+        def part(chunk: slice) -> Tensor:
+            own = range(len(rows))[chunk]
+            if len(own) == len(rows):
+                answer = call(rows, **_copied_control(inputs))
+            else:
+                places = [*own, *_carried(own, needs)]
+                answer = call(tuple(rows[place] for place in places), **_picked(inputs, places, len(rows), groups))
+            return answer.unflatten(0, (groups, -1))[:, : len(own)]
+
+        less = lambda size: limits.learn(place, size)
+        parts = chunked(part, len(rows), size=size, what="The morph", on_less=less)
+        return parts[0].flatten(0, 1) if len(parts) == 1 else torch.cat(parts, dim=1).flatten(0, 1)
+
+    def _rows_that_fit(self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor) -> int:
+        """By the host's own estimate of a call's memory, the rows that are carried along included, and what is free."""
+        patcher = getattr(model, "current_patcher", None)
+        if patcher is None:
+            return rows
+        free = patcher.get_free_memory(x.device)
+        for size in (rows // parts for parts in range(1, rows + 1)):
+            chunks = (range(rows)[start : start + size] for start in range(0, rows, size))
+            most = max(len(own) + len(_carried(own, needs)) for own in chunks)
+            if model.memory_required([groups * most, *x.shape[1:]]) * _MARGIN < free:
+                return size
+        return 1
+
+
+def _carried(own: range, needs: Mapping[int, set[int]]) -> list[int]:
+    """The places that rows of a chunk read and that are not in it."""
+    return sorted({place for row in own for place in needs.get(row, ())} - set(own))
+
+
+def _copied_control(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The UNet empties the lists of a ControlNet's outputs: a call that may have to be repeated gets its own."""
+    control = inputs.get("control")
+    if not isinstance(control, dict):
+        return inputs
+    return {**inputs, "control": {name: list(outputs) for name, outputs in control.items()}}
+
+
+def _picked(inputs: dict[str, Any], places: list[int], rows: int, groups: int) -> dict[str, Any]:
+    """The inputs of some rows of each group."""
+    index = torch.tensor([group * rows + place for group in range(groups) for place in places])
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] == groups * rows:
+            return value.index_select(0, index.to(value.device))
+        if isinstance(value, dict):
+            return {name: pick(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(pick(one) for one in value)
+        return value
+
+    return {name: pick(value) for name, value in inputs.items()}
+

@@ -1,0 +1,1 @@
+"""Motion Guidance in the host: the sampler, the flow network, the decoder."""

@@ -1,0 +1,288 @@
+"""MODEL and CONDITIONING -> `denoise(x, sigma, cond) -> x0`, inside the host's own sampling set-up.
+
+A loop of ours runs where the host's sampler would: LoRA, ControlNet, hooks, areas, masks, timestep ranges, wrappers,
+the memory manager and the clean-up stay the host's. Latents are in the host's scaled form, x = x0 + sigma * eps
+(flow models: x = (1 - sigma) * x0 + sigma * eps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .recompute import checkpointed
+from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
+from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
+from .conds import Keyframes
+from .progress import LatentProgress, check_interrupt
+from .ranges import row_groups
+
+T = TypeVar("T")
+KEY = "palimpsest"
+# A backward pass holds on to the activations of every layer: what the host should reserve, in latent batches. A row
+# with its graph takes 9 of the rows that the host counts for sampling at Stable Diffusion 1 and 2, and 19 at XL; what
+# is computed on the way comes on top. Other models make room for twice as many as are named here (the host thinks of
+# two conditionings) and so for a whole graph; the model's own weights for as many, and so at least for a checkpointed
+# one.
+GRADIENT_BATCHES = 11
+
+
+class Session:
+    """The model as one run of a node sees it; made by `with_denoiser` and `as_sampler`, dead when they return.
+
+    latent: (B, C, h, w) float32 on the device, host's scaled form. sigmas: float32 on the device. mask: the noise
+    mask as the host prepared it, or None; predictions are not blended with it (only a loop knows its noise).
+    """
+
+    def __init__(self, guider, sigmas: Tensor, extra_args: dict, callback, noise: Tensor, latent: Tensor, mask):
+        self._guider, self._extra_args, self._callback = guider, extra_args, callback
+        self.sigmas, self.noise, self.latent, self.mask = sigmas, noise, latent, mask
+        self.device = latent.device
+        self._keyframes = Keyframes(guider.conds.values(), float(sigmas.max()))
+
+    @property
+    def model(self):
+        """The host's model (`BaseModel`): `.diffusion_model`, `.model_sampling`, `.latent_format`."""
+        return self._guider.inner_model
+
+    @property
+    def patcher(self):
+        """The MODEL of this run, for `family.prediction(session.patcher)` and the like."""
+        return self._guider.model_patcher
+
+    @property
+    def conds(self) -> tuple[str, ...]:
+        """The names under which conditionings are known."""
+        return tuple(self._guider.conds)
+
+    def entries(self, cond: str) -> list[dict]:
+        """The entries of a conditioning as the host has prepared them, this run's own: values may be replaced."""
+        return self._cond(cond)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor, cond: str = "positive") -> Tensor:
+        """x: (B, C, h, w); sigma: a number or (B,), rows may differ. Returns x0 (B, C, h, w)."""
+        return self.denoise_each(x, sigma, [cond])[0]
+
+    def denoise_each(self, x: Tensor, sigma: float | Tensor, conds: Sequence[str]) -> list[Tensor]:
+        """One x0 for each named conditioning, in one batched call where memory allows. No CFG, no CFG hooks."""
+        wanted = [self._cond(name) for name in conds]
+        options = self._extra_args["model_options"]
+
+        def evaluate(levels: Tensor) -> list[Tensor]:
+            return comfy.samplers.calc_cond_batch(self.model, wanted, x, levels, options)
+
+        return self._by_rows(x, sigma, wanted, evaluate)
+
+    def guided(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """x0 by the guider's own CFG, every hook honoured; with cfg 1 the host skips the negative."""
+        used = [entries for entries in self._guider.conds.values() if entries]
+
+        def evaluate(levels: Tensor) -> list[Tensor]:
+            return [self._guider(x, levels, **self._extra_args)]
+
+        return self._by_rows(x, sigma, used, evaluate)[0]
+
+    def checkpointed(self):
+        """Context manager for gradient runs: backward in less memory and a third more time."""
+        return checkpointed(self.model.diffusion_model)
+
+    def report(self, step: int, total: int, x0: Tensor | None = None, x: Tensor | None = None) -> None:
+        """Step (0-based) of total is done: progress bar, latent preview of x0, and the host's interruption."""
+        if self._callback is not None:
+            self._callback(step, total, x0, x)
+        check_interrupt()
+
+    def start(self) -> Tensor:
+        """(B, C, h, w) where a stock sampler starts: `noise` and `latent` mixed for the first of `sigmas`."""
+        full = comfy.samplers.Sampler().max_denoise(self._guider, self.sigmas)
+        return self.model.model_sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, full)
+
+    def to_raw(self, x: Tensor) -> Tensor:
+        """Scaled latents -> LATENT values, float32 on the CPU."""
+        return self.model.process_latent_out(x.detach().to(torch.float32)).cpu()
+
+    def levels(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """sigma as (B,) float32 on the device."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        return plain(sigma.expand(x.shape[0]) if sigma.ndim == 0 or sigma.numel() == 1 else sigma).contiguous()
+
+    def _cond(self, name: str) -> list[dict]:
+        if name not in self._guider.conds:
+            raise KeyError(f"No conditioning {name!r} here; there are {', '.join(self._guider.conds)}.")
+        return self._guider.conds[name]
+
+    def _by_rows(self, x: Tensor, sigma, conds: list, evaluate: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """The host looks at row 0 alone to see which entries are active; rows that differ in it go in calls of their
+        own, of which only their rows are kept."""
+        levels = self.levels(x, sigma)
+        groups = row_groups(levels, conds)
+        results: list[Tensor] = []
+        for rows in groups:
+            mine = levels.clone()
+            if 0 not in rows:
+                mine[0] = levels[rows[0]]
+            if self._keyframes.groups:
+                self._keyframes.visit(float(mine[0]), self.patcher)
+            outputs = evaluate(mine)
+            if len(groups) == 1:
+                return outputs
+            chosen = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
+            chosen[rows] = True
+            chosen = chosen.view(-1, *[1] * (x.ndim - 1))
+            results = outputs if not results else [torch.where(chosen, new, old) for new, old in zip(outputs, results)]
+        return results
+
+
+class BodySampler(comfy.samplers.Sampler):
+    """A host SAMPLER whose loop is `body(session)`.
+
+    ends: whether the body's value is the sampled latent (scaled form); otherwise the value stays on `value`, and the
+    host gets its own latent back. report: as `Session.report` wants it; without it the host's callback serves.
+    """
+
+    def __init__(
+        self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None,
+        companions: Sequence = (),
+    ):  # fmt: skip
+        self.body, self.gradients, self.ends, self.report = body, gradients, ends, report
+        self.companions, self.value = list(companions), None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        disable_pbar=False,
+    ):  # fmt: skip
+        latent = latent_image if latent_image is not None else torch.zeros_like(noise)
+        report = self.report or _reporter(callback, latent)
+        if self.companions:
+            # In one call: two would see no use in what the other has loaded, and evict it.
+            together = [model_wrap.model_patcher, *model_wrap.loaded_models, *self.companions]
+            comfy.model_management.load_models_gpu(together)
+        with _scope(model_wrap, self.companions) if self.gradients else nullcontext():
+            if self.gradients:
+                extra_args = {**extra_args, "model_options": differentiable_options(extra_args["model_options"])}
+                sigmas, noise, latent = plain(sigmas), plain(noise), plain(latent)
+                denoise_mask = plain(denoise_mask) if denoise_mask is not None else None
+            value = detached(self.body(Session(model_wrap, sigmas, extra_args, report, noise, latent, denoise_mask)))
+        if self.ends:
+            return value
+        self.value = value
+        return latent
+
+
+def as_sampler(
+    body: Callable[[Session], Tensor], *, gradients: bool = False, companions: Sequence = ()
+) -> BodySampler:
+    """A SAMPLER for the stock nodes (SamplerCustomAdvanced and its guiders) that runs `body` and returns its latent.
+
+    The body starts from `session.start()` and returns the sampled latent in the scaled form. companions: further
+    ModelPatchers that it needs meanwhile.
+    """
+    return BodySampler(body, gradients=gradients, ends=True, companions=companions)
+
+
+def _reporter(callback, latent: Tensor) -> Callable | None:
+    """The callback that a stock sampling node passes to its sampler, in the form of `Session.report`."""
+    if callback is None:
+        return None
+
+    def report(step: int, total: int, x0: Tensor | None, x: Tensor | None) -> None:
+        shown, noisy = (latent if one is None else one for one in (x0, x))
+        with torch.no_grad():
+            callback(step, shown.detach(), noisy.detach(), total)
+
+    return report
+
+
+def _scope(guider, companions: list):
+    """Gradients through everything that the host has loaded for this run, and through what it will load on the way."""
+    loaded = [one for one in guider.loaded_models if isinstance(getattr(one, "model", None), torch.nn.Module)]
+    controls = [entry["control"] for cond in guider.conds.values() for entry in cond or () if "control" in entry]
+    vaes = []
+    for control in controls:
+        while control is not None:
+            vaes.append(getattr(control, "vae", None))
+            control = control.previous_controlnet
+    modules = [vae.first_stage_model for vae in vaes if vae is not None]
+    return gradients_through([guider.model_patcher, *loaded, *companions], modules)
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    """The host's guider; it also tidies up after an interruption."""
+
+    def outer_sample(self, *args: Any, **kwargs: Any):
+        try:
+            return super().outer_sample(*args, **kwargs)
+        finally:
+            # The host does this on success only: a ControlNet would keep the hint of the interrupted run.
+            if hasattr(self, "loaded_models"):
+                comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
+                del self.inner_model, self.loaded_models
+
+
+def _more_memory(graphs: int | None, executor, model, shape, conds, **kwargs):
+    """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs.
+
+    graphs: rows whose graphs are held at once; None: all of the batch.
+    """
+    rows = max(shape[0], GRADIENT_BATCHES * (graphs or shape[0]))
+    return executor(model, [rows, *shape[1:]], conds, **kwargs)
+
+
+def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, cfg: float, gradients: bool) -> Tensor:
+    """The latent as the host's sampling nodes hand it on; a sentence for what cannot be used, before heavy work."""
+    for name, entries in conds.items():
+        require_conditioning(entries, f"The {name} conditioning")
+    if cfg != 1.0 and "negative" not in conds:
+        raise ValueError("A CFG other than 1 needs a negative conditioning: connect one, or set CFG to 1.")
+    require_sigmas(sigmas, least=1)
+    require_finite(latent, "The latent")
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
+    require_latent_of(model, latent)
+    if gradients:
+        require_one_device(model)
+    return latent
+
+
+def with_denoiser(
+    model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
+    cfg: float = 1.0, gradients: bool = False, graphs: int | None = None, noise_mask: Tensor | None = None,
+    seed: int = 0, companions: Sequence = (),
+) -> T:  # fmt: skip
+    """Runs `body(session)` with `model` loaded and `conds` prepared as for sampling; returns its value, detached.
+
+    conds: CONDITIONINGs by name; `guided` uses "positive" and "negative". latent: raw LATENT samples (B, C, h, w).
+    sigmas: the levels that the body visits, at least one: keyframed patches read them. gradients: inside the body
+    gradients flow to `x` and to whatever else asks for them (weights never do); tensors made outside, in inference
+    mode, enter a graph as `gradients.plain(tensor)`. graphs: rows that must go through a backward pass at once (None:
+    all); the host makes room for so many. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models.
+    companions: further ModelPatchers (a VAE's, a flow network) that the body needs at the same time. What the body
+    returns in tuples, lists and dicts is detached. Raises ValueError with a sentence for inputs that cannot be used.
+    """
+    latent = _checked(model, conds, latent, sigmas, cfg, gradients)
+    patcher = model.clone()
+    if companions:
+        patcher.set_additional_models(KEY, list(companions))
+    if gradients:
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, partial(_more_memory, graphs))
+    guider = _Guider(patcher)
+    guider.inner_set_conds({name: list(entries) for name, entries in conds.items()})
+    guider.set_cfg(cfg)
+    progress = LatentProgress(patcher, len(sigmas) - 1)
+    report = lambda step, total, x0, x: progress.step(step, total, x0)
+    sampler = BodySampler(body, gradients=gradients, ends=False, report=report)
+    # Copies: the host hands them to the body as they are where no device or dtype differs.
+    latent, sigmas = latent.clone(), sigmas.clone()
+    guider.sample(
+        torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, disable_pbar=True, seed=seed
+    )
+    return sampler.value

@@ -1,0 +1,140 @@
+"""Which layers of a UNet an edge predictor reads, and one way to read them: from the forward pass that runs anyway.
+
+The paper (arXiv 2211.13752) reads input blocks 2, 4, 8, the three layers of the middle block and output blocks 2, 4, 8
+of Stable Diffusion 1. Stable Diffusion 2 has the same blocks; SDXL and narrower UNets have fewer, and the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+from ...guidance.sketch.predictor import PredictorSpec
+from ..validation import model_family, require_unet
+from ..family import diffusion_model, family_words, latent_format_name
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+# (levels, residual blocks a level) -> input blocks, output blocks; the middle block is always read whole.
+LAYOUTS = {
+    (4, 2): ((2, 4, 8), (2, 4, 8)),
+    (3, 2): ((2, 4, 8), (2, 4, 5)),
+    (3, 1): ((1, 3, 5), (1, 2, 3)),
+}
+
+Keep = Callable[[str, Tensor], "Tensor | None"]
+
+
+class EnoughSeen(Exception):
+    """Ends a forward pass behind the last layer that is read; caught where it was asked for, never shown."""
+
+
+def sketch_layers(network: UNetModel) -> dict[str, torch.nn.Module]:
+    """Every place that can be read, in the order of the forward pass -> the layer whose output it is."""
+    layers = {f"input.{i}": block[-1] for i, block in enumerate(network.input_blocks)}
+    layers.update({f"middle.{i}": layer for i, layer in enumerate(network.middle_block)})
+    layers.update({f"output.{i}": block[-1] for i, block in enumerate(network.output_blocks)})
+    return layers
+
+
+def layout(network: UNetModel) -> tuple[str, ...]:
+    """The places that a predictor for this UNet reads."""
+    blocks = list(network.num_res_blocks)
+    known = LAYOUTS.get((len(blocks), blocks[0])) if len(set(blocks)) == 1 else None
+    if known is None:
+        known = _last_of_each_level(blocks)
+    inputs, outputs = known
+    middle = [f"middle.{i}" for i in range(len(network.middle_block))]
+    return (*(f"input.{i}" for i in inputs), *middle, *(f"output.{i}" for i in outputs))
+
+
+def _last_of_each_level(blocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The last residual block of each level but the deepest, on the way down and, but the widest, on the way up."""
+    starts = [1 + sum(count + 1 for count in blocks[:level]) for level in range(len(blocks))]
+    inputs = tuple(start + count - 1 for start, count in zip(starts, blocks))[: max(1, len(blocks) - 1)]
+    ends = [sum(count + 1 for count in blocks[level:]) - 1 for level in range(len(blocks))]
+    return inputs, tuple(sorted(ends))[: max(1, len(blocks) - 1)]
+
+
+def require_edges(model, technique: str) -> UNetModel:
+    """The UNet of a MODEL whose edges can be read, or a sentence."""
+    require_unet(model, technique)
+    family = model_family(model)
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{technique} knows the UNets of Stable Diffusion 1, 2 and SDXL, and this model ({family_words(model)}) "
+            "is of another kind: load a model of one of those families."
+        )
+    return diffusion_model(model)
+
+
+def require_predictor_of(model, spec: PredictorSpec, technique: str) -> UNetModel:
+    """The UNet of a MODEL that the predictor was made for, or a sentence."""
+    network = require_edges(model, technique)
+    family, form = model_family(model), latent_format_name(model)
+    missing = [name for name in spec.taps if name not in sketch_layers(network)]
+    if (spec.family, spec.latent_format) != (family, form) or missing:
+        raise ValueError(
+            f"The edge predictor was trained for a model of the family {spec.family} ({spec.latent_format}), and this "
+            f"one is {family} ({form}): load a predictor of this family, or train one with Edge Predictor Train."
+        )
+    return network
+
+
+def require_channels(spec: PredictorSpec, features: Sequence[Tensor]) -> None:
+    """The features have the widths that the predictor reads, or a sentence."""
+    found = tuple(feature.shape[1] for feature in features)
+    if found != tuple(spec.channels):
+        raise ValueError(
+            f"The edge predictor was trained for blocks of {_words(spec.channels)} channels, and this model has "
+            f"{_words(found)}: load a predictor that was trained for this model."
+        )
+
+
+@contextmanager
+def reading(network: UNetModel, taps: Sequence[str], keep: Keep) -> Iterator[None]:
+    """Calls keep(name, output) for each tapped layer of every forward pass inside; what it returns, if not None, takes
+    the place of the output. The hooks are removed in any case."""
+    layers = sketch_layers(network)
+    handles = []
+    try:
+        for name in taps:
+            handles.append(layers[name].register_forward_hook(lambda _m, _a, out, name=name: keep(name, out)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[], object]) -> list[Tensor]:
+    """The features of one forward pass without gradients, cut off behind the last tap. evaluate: runs the model."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, out: Tensor) -> None:
+        if name in seen:
+            raise ValueError(
+                "The model ran more than once for one prediction: use a conditioning with a single entry that covers "
+                "the whole picture."
+            )
+        seen[name] = out
+        if len(seen) == len(taps):
+            raise EnoughSeen
+
+    with reading(network, taps, keep):
+        try:
+            evaluate()
+        except EnoughSeen:
+            pass
+    if len(seen) != len(taps):
+        raise ValueError(
+            "The model was not asked for its features: take nodes that skip or cache parts of the network out of the "
+            "model's line."
+        )
+    return [seen[name] for name in taps]
+
+
+def _words(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)

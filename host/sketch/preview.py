@@ -1,0 +1,46 @@
+"""What an edge predictor sees in a picture at chosen noise levels, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...guidance.sketch.predictor import EdgePredictor
+from ..session import Session, with_denoiser
+from .layers import read_features, require_channels
+from .training import LevelRange
+from ..family import diffusion_model
+from ..gradients import plain
+
+
+def predicted_edges(
+    model, vae, predictor: EdgePredictor, picture: Tensor, prompt: list, shares: Sequence[float], seed: int
+) -> Tensor:
+    """picture: (1, H, W, 3) in 0..1, sides multiples of 8; shares: of a run, 0 = pure noise. Returns (N, H, W, 3)."""
+    raw = vae.encode(picture[..., :3])
+    network, taps = diffusion_model(model), predictor.spec.taps
+    levels = LevelRange(model.get_model_object("model_sampling"), 0.0, 1.0).sigmas(torch.tensor(list(shares)))
+    size = tuple(raw.shape[-2:])
+
+    def body(session: Session) -> list[Tensor]:
+        seen = []
+        noise = torch.randn(session.latent.shape, generator=torch.Generator().manual_seed(seed)).to(session.device)
+        for number, sigma in enumerate(levels):
+            x = session.latent + sigma.to(session.device) * noise
+            read = read_features(network, taps, lambda: session.denoise(x, sigma))
+            features = [plain(feature).cpu() for feature in read]
+            require_channels(predictor.spec, features)
+            out = predictor.edges(dict(zip(taps, features)), sigma.expand(1), size)
+            seen.append(session.to_raw(out) if predictor.spec.target == "latent" else out)
+            session.report(number, len(levels))
+        return seen
+
+    order = torch.cat((levels, levels.new_zeros(1))) if len(levels) == 1 else levels
+    seen = with_denoiser(model, {"positive": prompt}, raw, order, body)
+    if predictor.spec.target == "latent":
+        return torch.cat([vae.decode(one)[..., :3].cpu().float() for one in seen])
+    enlarged = [F.interpolate(one, size=tuple(picture.shape[1:3]), mode="bilinear") for one in seen]
+    return torch.cat(enlarged)[:, 0, :, :, None].expand(-1, -1, -1, 3).contiguous()

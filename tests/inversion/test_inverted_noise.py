@@ -1,0 +1,185 @@
+"""The host's own sampling node, given our NOISE, starts at exactly the trajectory's latent."""
+
+import inspect
+
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_custom_sampler import AddNoise, BasicGuider, SamplerCustomAdvanced
+from palimpsest.host.family import latent_format_name, prediction
+from palimpsest.host.inversion.inverted_noise import InvertedNoise
+from palimpsest.host.sampler_traits import replay_kind
+from palimpsest.inversion.trajectory import Trajectory
+
+from ..tiny_models import CHANNELS, tiny_cond, tiny_latent, tiny_model
+
+FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: tiny_model(family) for family in FAMILIES}
+
+
+def schedule(model, steps=4):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps).cpu()
+
+
+def trajectory_of(model, sigmas, rows=1, size=(8, 8)):
+    """Any latents will do: the noise must lead to them, however they came about."""
+    channels = model.get_model_object("latent_format").latent_channels
+    generator = torch.Generator().manual_seed(5)
+    rising = sigmas.flip(0)
+    latents = torch.randn(len(rising), rows, channels, *size, generator=generator)
+    latents = latents * (1 + rising**2).sqrt().reshape(-1, 1, 1, 1, 1)
+    return Trajectory(rising, latents, "", 1.0, "f", prediction(model), latent_format_name(model))
+
+
+def start_of(model, family, noise, sigmas, latent, sampler="euler"):
+    """The first latent that the host's sampling node shows the model."""
+    seen = []
+
+    def watch(executor, x, *args, **kwargs):
+        seen.append(x.clone())
+        return executor(x, *args, **kwargs)
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "watch", watch)
+    guider = BasicGuider.execute(watched, tiny_cond(family)).args[0]
+    sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, {"samples": latent})
+    return seen[0]
+
+
+@pytest.mark.parametrize("picture", ["full", "empty"])
+@pytest.mark.parametrize("part", ["whole schedule", "low part"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_stock_sampler_starts_on_the_trajectory(models, family, part, picture):
+    model = models[family]
+    sigmas = schedule(model, 5)[0 if part == "whole schedule" else 2 :]
+    trajectory = trajectory_of(model, sigmas)
+    latent = tiny_latent(family) if picture == "full" else torch.zeros(1, CHANNELS[family], 8, 8)
+    start = start_of(model, family, InvertedNoise(trajectory, model), sigmas, latent)
+    error = (start - trajectory.latents[-1]).abs().max() / trajectory.latents[-1].abs().max()
+    assert float(error) < 5e-7
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_a_later_start_takes_the_trajectorys_latent_of_that_level(models, family):
+    model = models[family]
+    sigmas = schedule(model, 6)
+    trajectory = trajectory_of(model, sigmas)
+    start = start_of(model, family, InvertedNoise(trajectory, model), sigmas[2:], tiny_latent(family))
+    assert float((start - trajectory.latents[-3]).abs().max()) < 1e-5
+
+
+def test_one_picture_serves_a_batch_and_a_batch_itself(models):
+    model = models["sd1"]
+    sigmas = schedule(model)
+    for rows in (1, 3):
+        trajectory = trajectory_of(model, sigmas, rows)
+        start = start_of(model, "sd1", InvertedNoise(trajectory, model), sigmas, tiny_latent("sd1", 3))
+        assert start.shape[0] == 3
+        assert torch.allclose(start, trajectory.latents[-1].expand_as(start), atol=1e-5)
+
+
+def test_nothing_that_goes_in_is_changed(models):
+    model = models["sd1"]
+    sigmas, latent = schedule(model), tiny_latent("sd1")
+    trajectory = trajectory_of(model, sigmas)
+    before = [t.clone() for t in (sigmas, latent, trajectory.sigmas, trajectory.latents)]
+    start_of(model, "sd1", InvertedNoise(trajectory, model), sigmas, latent)
+    assert all(torch.equal(a, b) for a, b in zip(before, (sigmas, latent, trajectory.sigmas, trajectory.latents)))
+
+
+def test_noise_says_what_it_cannot_serve(models):
+    model, sigmas = models["sd1"], schedule(models["sd1"])
+    noise = InvertedNoise(trajectory_of(model, sigmas, rows=2), model)
+
+    def start(latent, steps=sigmas, sampler="euler", on=model, family="sd1"):
+        return start_of(on, family, noise, steps, latent, sampler)
+
+    with pytest.raises(ValueError, match="4x16x8"):
+        start(tiny_latent("sd1", 2, size=(16, 8)))
+    with pytest.raises(ValueError, match="holds 3 pictures"):
+        start(tiny_latent("sd1", 3))
+    with pytest.raises(ValueError, match="draws fresh noise"):
+        start(tiny_latent("sd1", 2), sampler="euler_ancestral")
+    with pytest.raises(ValueError, match="connect the model of the inversion"):
+        start(tiny_latent("sdxl", 2), on=models["sdxl"], family="sdxl")
+    low = InvertedNoise(trajectory_of(model, sigmas[2:]), model)
+    with pytest.raises(ValueError, match="has no latent at 14.6"):
+        start_of(model, "sd1", low, sigmas, tiny_latent("sd1"))
+
+
+def test_add_noise_is_refused_since_it_would_scale_otherwise(models):
+    model, sigmas = models["sd1"], schedule(models["sd1"])
+    noise = InvertedNoise(trajectory_of(model, sigmas), model)
+    with pytest.raises(ValueError, match="Sampler Custom Advanced"):
+        AddNoise.execute(model, noise, sigmas, {"samples": tiny_latent("sd1")})
+
+
+def test_without_a_schedule_in_sight_the_top_is_assumed_and_said(models, caplog):
+    model, sigmas = models["sd1"], schedule(models["sd1"])
+    trajectory = trajectory_of(model, sigmas)
+    made = _plain_call(InvertedNoise(trajectory, model))
+    expected = trajectory.latents[-1] / (1 + trajectory.sigmas[-1] ** 2).sqrt()
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert "cannot be seen" in caplog.text
+
+
+def _plain_call(noise):
+    return noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "change", "words"),
+    [
+        ("euler", None, ""),
+        ("ddim", None, ""),
+        ("dpmpp_2m", None, "nearly"),
+        ("euler", "other steps", "other noise levels"),
+        ("euler", "first half", ""),
+    ],
+)
+def test_what_can_only_come_close_is_named(models, caplog, sampler, change, words):
+    model, sigmas = models["sd1"], schedule(models["sd1"], 6)
+    noise = InvertedNoise(trajectory_of(model, sigmas), model)
+    run = {"other steps": schedule(model, 9), "first half": sigmas[:4]}.get(change, sigmas)
+    start_of(model, "sd1", noise, run, tiny_latent("sd1"), sampler)
+    ours = [record.message for record in caplog.records if "palimpsest" in record.name]
+    assert (words in " ".join(ours)) if words else not ours
+
+
+def _two_seeds_agree(model, name) -> bool:
+    guider = BasicGuider.execute(model, tiny_cond("sd1")).args[0]
+    latent, sigmas = tiny_latent("sd1", size=(4, 4)), schedule(model, 3)
+    grain = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+    results = [
+        guider.sample(grain, latent, comfy.samplers.sampler_object(name), sigmas, seed=seed, disable_pbar=True)
+        for seed in (1, 2)
+    ]
+    return torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
+def test_every_stock_sampler_is_known_for_what_it_is(models, name):
+    """By its signature alone we tell what running it with two seeds shows."""
+    kind = replay_kind(comfy.samplers.sampler_object(name))
+    assert (kind == "fresh noise") == (not _two_seeds_agree(models["sd1"], name))
+
+
+def test_options_turn_noise_on_and_off():
+    make = comfy.samplers.ksampler
+    assert replay_kind(make("euler")) == "exact"
+    assert replay_kind(make("euler", {"s_churn": 0.5})) == "fresh noise"
+    assert replay_kind(make("euler_ancestral", {"eta": 0.0})) == "close"
+    assert replay_kind(make("er_sde", {"s_noise": 0})) == "close"
+    assert replay_kind(comfy.samplers.Sampler()) == "unknown"
+
+
+def test_the_hosts_node_still_gives_its_inputs_these_names():
+    """We read them where they stand; a host that renames them must be noticed here."""
+    names = inspect.signature(SamplerCustomAdvanced.execute).parameters
+    assert {"sigmas", "sampler", "guider"} <= set(names)

@@ -1,0 +1,90 @@
+"""Faithful mode against the straight line of the paper, with its own formula and with diffusers' scheduler."""
+
+import pytest
+import torch
+from palimpsest.inversion.null_text import Recipe, optimise
+
+from .null_text_reference import null_text_reference
+from .null_text_toy import Toy, inverted, official_levels, picture
+
+STEPS = 50
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A trajectory, and the same in the paper's terms."""
+    toy, levels = Toy(torch.float64), official_levels(STEPS)
+    path = inverted(toy, picture(dtype=torch.float64), levels)
+    alphas = 1 / (1 + levels**2)
+
+    def epsilon_of(z, alpha, text):
+        sigma = ((1 - alpha) / alpha).sqrt().reshape(1)
+        x = z / alpha.sqrt()
+        return (x - toy(x, sigma, text)) / sigma
+
+    return toy, levels, path, alphas, epsilon_of
+
+
+def ours(toy, levels, path, **settings):
+    return optimise(toy, levels, path, toy.empty, Recipe(mode="faithful", **settings))
+
+
+def compare(result, kept, passed, losses):
+    # Adam's first update is a sign: rounding flips it where the gradient is next to nothing, and later levels inherit
+    # that. So the embeddings are compared while rounding is small, and what they do at all levels.
+    for i in range(25):
+        assert torch.allclose(result.embeddings[STEPS - 1 - i], kept[i], atol=1e-6), f"step {i}"
+    assert [level for level, _ in result.history] == [STEPS - i for i in range(STEPS) for _ in losses[i]]
+    for (_, mine), theirs in zip(result.history, [loss for level in losses for loss in level]):
+        assert mine == pytest.approx(theirs, rel=2e-2, abs=1e-7)
+    assert torch.allclose(result.latents, passed[-1], atol=5e-3)
+
+
+def test_parity_with_the_straight_line(case):
+    toy, levels, path, alphas, epsilon_of = case
+    pivots = path * alphas.sqrt().reshape(-1, 1, 1, 1, 1)
+    kept, passed, losses = null_text_reference(epsilon_of, pivots, alphas, toy.source, toy.empty)
+    assert {len(level) for level in losses} > {1}, "the case should need different numbers of iterations"
+    compare(ours(toy, levels, path), kept, passed, losses)
+
+
+def test_parity_with_diffusers_scheduler(case):
+    diffusers = pytest.importorskip("diffusers")
+    toy, levels, path, alphas, epsilon_of = case
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        steps_offset=1,
+    )  # fmt: skip
+    scheduler.set_timesteps(STEPS)
+    assert torch.allclose(scheduler.alphas_cumprod[scheduler.timesteps.flip(0)].double(), alphas[1:], rtol=1e-5)
+
+    def step(epsilon, z, i):
+        return scheduler.step(epsilon, scheduler.timesteps[i], z).prev_sample
+
+    pivots = path * alphas.sqrt().reshape(-1, 1, 1, 1, 1)
+    kept, passed, losses = null_text_reference(epsilon_of, pivots, alphas, toy.source, toy.empty, step=step)
+    result = ours(toy, levels, path)
+    # The scheduler's alphas are in single precision; see `compare` for what becomes of such differences.
+    for i in range(5):
+        assert torch.allclose(result.embeddings[STEPS - 1 - i], kept[i], atol=1e-4), f"step {i}"
+    assert torch.allclose(result.latents, passed[-1], atol=1e-2)
+    assert len(result.history) == pytest.approx(sum(len(level) for level in losses), abs=10)
+
+
+def test_every_level_gets_an_update_and_at_most_ten(case):
+    toy, levels, path, _, _ = case
+    result = ours(toy, levels, path)
+    counts = [sum(level == i for level, _ in result.history) for i in range(1, STEPS + 1)]
+    assert min(counts) >= 1 and max(counts) <= 10
+    assert result.cost.backwards == sum(counts)
+    # Both predictions once more for the step down, the conditional one once for the loop: as in the official code.
+    assert result.cost.forwards == sum(counts) + 3 * STEPS
+    assert torch.equal(result.losses > 0, torch.ones(STEPS, 1, dtype=torch.bool))
+
+
+def test_faithful_reconstructs_where_plain_guidance_does_not(case):
+    toy, levels, path, _, _ = case
+    fitted = ours(toy, levels, path)
+    plain = ours(toy, levels, path, inner_steps=0)
+    error, lost = ((one.latents - path[0]).square().mean() for one in (fitted, plain))
+    assert error < lost / 5

@@ -1,4 +1,4 @@
-# make demo | test | bench | serve | lint | clean. Each does its own set-up first; see README.md.
+# make demo | test | bench | serve | lint | archive | clean. Each does its own set-up first; see README.md.
 # Settings: COMFYUI=path (use that ComfyUI), PORT=8188, SUITE=name (one benchmark), DEVICE=gpu, ARGS="-k word" (tests).
 PYTHON ?= python3
 SUITE ?=
@@ -9,7 +9,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test bench lint readme thumbnails setup venv clean distclean
+.PHONY: all demo serve test bench lint archive readme thumbnails setup venv clean distclean
 
 all: demo
 
@@ -44,6 +44,10 @@ thumbnails: venv
 lint: venv
 	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff
 	@.venv/bin/python -m ruff check .
+
+# What the registry would get; needs no set-up.
+archive:
+	@$(PYTHON) -m tools.archive
 
 clean:
 	rm -rf demo .pytest_cache .host/base/output .host/base/temp .host/tmp .host/*.log

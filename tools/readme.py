@@ -1,4 +1,4 @@
-"""`make readme`: renews the README's tables of nodes and of measurements between their markers."""
+"""`make readme`: renews the README's tables of nodes and of headlines between their markers, and all of RESULTS.md."""
 
 from __future__ import annotations
 
@@ -7,15 +7,36 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
+from ..benchmarks.headlines import HEADLINES, headline_cells
 from ..benchmarks.results import HEAD, Row, cells, summary
 from ..benchmarks.results import load as load_rows
 from .common import ROOT
 
 README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 GROUPS = ("inversion", "editing", "motion", "sketch", "morph")
+# In the order of work, a line a group; what is not named here comes last in its group.
+ORDER = (
+    "DDIMInvert InversionCheck SaveTrajectory LoadTrajectory NegativePromptInversion NullTextOptimize ProximalGuidance "
+    "TrajectoryAnchor "
+    "PromptToPrompt WordAttentionMask DiffEditMask DiffEditHeadStart EditReport "
+    "FlowCanvas FlowFromTransform FlowFromPoints FlowFromImages FlowCompose FlowPreview SaveFlow LoadFlow FlowWarp "
+    "FlowGuidanceSampler FlowGuidanceReport "
+    "SketchPrepare LoadEdgePredictor EdgePredictorGuidance BestSeed EdgePredictorTrain EdgePredictorPreview "
+    "SaveEdgePredictor "
+    "KeyPictures MorphSchedule MorphLatents MorphConditioning LoRAFit LoadLoRAWeights LoRAInterpolator AttentionBlend "
+    "Reschedule"
+).split()
+RESULTS_HEAD = """# Results
+
+Made by `make bench` and `make readme`; do not edit. Every row is one of `results.json`, where its machine and day stand
+as well. *faithful* takes the paper's steps one by one; for motion guidance its runs are shortened to what a CPU allows,
+and the rows say to how many of the paper's 5000 evaluations. *fast* is what the nodes do by default, or by a setting
+that the row names. How settings are chosen and numbers reported:
+[CONTRIBUTING](../CONTRIBUTING.md#benchmarks).
+"""
 
 
 def first_sentence(text: str) -> str:
@@ -29,8 +50,7 @@ def nodes_table(schemas: Sequence[Any]) -> str:
     if not schemas:
         return "There are no nodes yet."
     lines = ["| | node | what it does |", "|---|---|---|"]
-    ordered = sorted(schemas, key=lambda one: (_place(one.category), one.category))
-    for category, members in groupby(ordered, key=lambda one: one.category):
+    for category, members in groupby(sorted(schemas, key=_place), key=lambda one: one.category):
         for index, schema in enumerate(members):
             page = ROOT / "web" / "docs" / f"{schema.node_id}.md"
             name = f"[{schema.display_name}](web/docs/{page.name})" if page.exists() else schema.display_name
@@ -39,25 +59,41 @@ def nodes_table(schemas: Sequence[Any]) -> str:
     return "\n".join(lines)
 
 
-def _place(category: str) -> int:
-    group = category.rsplit("/", 1)[-1]
-    return GROUPS.index(group) if group in GROUPS else len(GROUPS)
+def _place(schema: Any) -> tuple[int, str, int]:
+    group, name = schema.category.rsplit("/", 1)[-1], schema.node_id.removeprefix("Palimpsest")
+    return (
+        GROUPS.index(group) if group in GROUPS else len(GROUPS),
+        schema.category,
+        ORDER.index(name) if name in ORDER else len(ORDER),
+    )
 
 
-def bench_table(rows: Sequence[Row]) -> str:
-    """What has a target, a table a technique, with the rest folded away below it; and how many targets are met."""
+def headline_table(rows: Sequence[Row]) -> str:
+    """The README's fifteen rows. Raises ValueError where a suite no longer has one of them."""
+    lines = ["| | Palimpsest | spread | beside |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(headline_cells(one, rows))} |" for one in HEADLINES])
+
+
+def results_page(rows: Sequence[Row]) -> str:
+    """All rows: first how the targets stand, then a section a technique: what has a target, then the rest."""
     if not rows:
-        return "Nothing has been measured yet; `make bench` does it."
-    parts = []
+        return f"{RESULTS_HEAD}\nNothing has been measured yet; `make bench` does it.\n"
+    parts = [RESULTS_HEAD, summary(rows)]
     for technique, group in groupby(rows, key=lambda row: row.technique):
         group = list(group)
         aimed, rest = [row for row in group if row.target], [row for row in group if not row.target]
-        parts.append(f"**{technique}**")
-        if aimed:
-            parts.append(_lines(aimed))
-        if rest:
-            parts.append(f"<details><summary>Beside these ({len(rest)})</summary>\n\n{_lines(rest)}\n\n</details>")
-    return "\n\n".join([*parts, summary(rows)])
+        parts += [f"## {technique}", _origin(group)]
+        parts += [_lines(aimed)] if aimed else []
+        parts += ["Without a target:"] if aimed and rest else []
+        parts += [_lines(rest)] if rest else []
+    figures = sorted(path.name for path in (RESULTS.parent / "figures").glob("*.svg"))
+    parts += ["## Figures"] + [f"![{name.removesuffix('.svg').replace('_', ' ')}](figures/{name})" for name in figures]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    """Where and when the rows were measured, in a line."""
+    return "; ".join(sorted({f"{row.machine}, {row.date}" for row in rows}))
 
 
 def _lines(rows: Sequence[Row]) -> str:
@@ -75,7 +111,7 @@ def replaced(text: str, marker: str, content: str) -> str:
 
 def renewed(text: str, schemas: Sequence[Any], rows: Sequence[Row]) -> str:
     """The README as it should be."""
-    return replaced(replaced(text, "nodes", nodes_table(schemas)), "bench", bench_table(rows))
+    return replaced(replaced(text, "nodes", nodes_table(schemas)), "headlines", headline_table(rows))
 
 
 def registered_schemas() -> list[Any]:
@@ -90,14 +126,19 @@ def registered_schemas() -> list[Any]:
     return [node.GET_SCHEMA() for node in asyncio.run(load_nodes())]
 
 
-def main(path: Path = README) -> int:
+def main() -> int:
     from .inprocess import enter_host
 
     enter_host()
-    text = path.read_text(encoding="utf-8")
-    fresh = renewed(text, registered_schemas(), load_rows())
-    path.write_text(fresh, encoding="utf-8")
-    print(f"{path.name} {'is renewed' if fresh != text else 'was up to date'}.")
+    rows = load_rows()
+    fresh = {
+        README: renewed(README.read_text(encoding="utf-8"), registered_schemas(), rows),
+        RESULTS: results_page(rows),
+    }
+    for path, text in fresh.items():
+        changed = not path.is_file() or path.read_text(encoding="utf-8") != text
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.name} {'is renewed' if changed else 'was up to date'}.")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import fnmatch
 import os
 import re
 import subprocess
@@ -12,12 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from palimpsest.tools.common import ROOT
+from palimpsest.benchmarks import headlines
+from palimpsest.tools import archive
+from palimpsest.tools.common import ROOT, Problem
 
 CORES = ("inversion", "guidance", "morphing")
 SHIPPED_CODE = (*CORES, "host", "nodes")
 CORE_IMPORTS = {"torch", "einops", "kornia", "torchvision", "safetensors"} | set(sys.stdlib_module_names)
-WORKSHOP = ("tests/", "benchmarks/", "papercut/", "tools/", "demo/", ".ci/")
+WORKSHOP = ("tests/", "benchmarks/", "papercut/", "tools/", "demo/", "media/", ".ci/", ".github/")
 FUNCTION_CEILING, EXECUTE_CEILING, FILE_CEILING = 50, 30, 300
 
 
@@ -176,21 +177,11 @@ def test_the_nodes_reach_the_running_host(host_client):
 
 @cache
 def shipped() -> tuple[str, ...]:
-    """What the registry's archive would hold: the files that git tracks, minus `.comfyignore`."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    """What the registry's archive would hold."""
+    try:
+        return archive.shipped()
+    except Problem:
         pytest.skip("not a git checkout")
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    ignored = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    names = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    return tuple(name for name in names if not any(matches(name, pattern) for pattern in ignored))
-
-
-def matches(name: str, pattern: str) -> bool:
-    """The part of gitignore's rules that `.comfyignore` uses: folders with a closing slash, and file patterns."""
-    if pattern.endswith("/"):
-        return name.startswith(pattern) or f"/{pattern}" in name
-    return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(os.path.basename(name), pattern)
 
 
 def shipped_python() -> list[Path]:
@@ -204,7 +195,7 @@ def test_the_archive_holds_the_pack_and_not_the_workshop():
 
 def test_the_archive_is_small_and_holds_no_weights():
     sizes = {name: (ROOT / name).stat().st_size for name in shipped()}
-    assert sum(sizes.values()) < 20e6
+    assert sum(sizes.values()) < archive.CEILING
     kinds = {os.path.splitext(name)[1] for name in shipped()}
     weights = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".npz", ".safetensors", ".gguf"}
     assert not kinds & (weights | {".so", ".exe", ".zip"})
@@ -281,15 +272,41 @@ def test_the_licence_is_the_hosts():
 # README
 
 
-def test_the_readme_s_tables_are_up_to_date():
+def test_the_generated_tables_are_up_to_date():
     from palimpsest.benchmarks.results import load
-    from palimpsest.tools.readme import README, renewed
+    from palimpsest.tools.readme import README, RESULTS, renewed, results_page
 
-    text = README.read_text(encoding="utf-8")
-    assert renewed(text, schemas(), load()) == text, "run 'make readme'"
+    text, rows = README.read_text(encoding="utf-8"), load()
+    assert renewed(text, schemas(), rows) == text, "run 'make readme'"
+    assert results_page(rows) == RESULTS.read_text(encoding="utf-8"), "run 'make readme'"
 
 
-def test_the_readme_s_links_lead_somewhere():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 20_000
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
+# Headlines
+
+
+def test_fifteen_rows_stand_in_the_readme_each_once():
+    keys = [(one.technique, one.measure, one.mode) for one in headlines.HEADLINES]
+    assert len(keys) == len(set(keys)) == 15
+
+
+def test_the_interval_of_a_rate_is_wilson_s():
+    """By hand, for 8 of 10: (0.8 + 0.19207 -+ 1.96 sqrt(0.016 + 0.009604)) / 1.38416; all or none is no certainty."""
+    assert headlines.wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)
+    assert headlines.wilson(1.0, 10)[1] == 1.0 and headlines.wilson(1.0, 10)[0] == pytest.approx(0.7225, abs=1e-3)
+    low, high = headlines.wilson(0.0, 10)
+    assert low == 0.0 and high == pytest.approx(1 - 0.7225, abs=1e-3)
+
+
+def test_a_row_that_a_suite_has_renamed_is_named():
+    with pytest.raises(ValueError, match="No row 'a | b | c'"):
+        headlines.found([], "a", "b", "c")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Held:
+class PeakMemory:
     """Context manager; `peak` is the most bytes at any moment, the network's weights among them.
 
     On a GPU the allocator's own figure. On a CPU, which keeps none: weights, their gradients (there should be none),
@@ -18,7 +18,7 @@ class Held:
         self.peak = self._now = 0
         self._known: dict[int, int] = {}
 
-    def __enter__(self) -> "Held":
+    def __enter__(self) -> "PeakMemory":
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -64,7 +64,7 @@ class Held:
 class _Kept:
     """A saved tensor that tells when it goes."""
 
-    def __init__(self, tensor: Tensor, owner: Held, key: int):
+    def __init__(self, tensor: Tensor, owner: PeakMemory, key: int):
         self.tensor, self._owner, self._key, self._size = tensor, owner, key, tensor.untyped_storage().nbytes()
 
     def __del__(self) -> None:

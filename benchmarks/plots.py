@@ -67,11 +67,11 @@ def written(path: Path, parts: Sequence[str], width: int = WIDTH, height: int = 
     return path
 
 
-def text(x: float, y: float, words: object, size: int = 13, anchor: str = "start", colour: str = INK) -> str:
+def text(x: float, y: float, label: object, size: int = 13, anchor: str = "start", colour: str = INK) -> str:
     """Words with a white rim, so that they can be read across lines."""
     rim = 'stroke="white" stroke-width="4" paint-order="stroke"'
     place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"'
-    return f'<text {place} fill="{colour}" {rim}>{escape(str(words))}</text>'
+    return f'<text {place} fill="{colour}" {rim}>{escape(str(label))}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd") -> str:

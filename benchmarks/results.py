@@ -54,9 +54,17 @@ class Row:
 
     @classmethod
     def make(
-        cls, technique: str, measure: str, mode: str, value: float | None, unit: str, target: str = "", *,
-        machine: str, date: str,
-    ) -> "Row":  # fmt: skip
+        cls,
+        technique: str,
+        measure: str,
+        mode: str,
+        value: float | None,
+        unit: str,
+        target: str = "",
+        *,
+        machine: str,
+        date: str,
+    ) -> "Row":
         """The row of a value, rounded to six significant digits, with `met` decided; NaN and infinity are refused."""
         if value is not None:
             value = float(value)

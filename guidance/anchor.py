@@ -101,11 +101,11 @@ class Anchor:
 
     def enter(self, x: Tensor, sigma: Tensor | float, weight: Tensor | None = None) -> Tensor:
         """What the model is to see in place of `x` (B, C, h, w) at `sigma`; a new tensor. weight: as `weight(x)`."""
-        return blend(self.at(sigma, x), x, self.weight(x) if weight is None else weight)
+        return mix_by_weight(self.at(sigma, x), x, self.weight(x) if weight is None else weight)
 
     def leave(self, denoised: Tensor, weight: Tensor | None = None) -> Tensor:
         """What the sampler is to see in place of the prediction `denoised` (B, C, h, w); a new tensor."""
-        return blend(self.source(denoised), denoised, self.weight(denoised) if weight is None else weight)
+        return mix_by_weight(self.source(denoised), denoised, self.weight(denoised) if weight is None else weight)
 
     def level(self, sigma: float) -> Tensor:
         """(T, C, h, w) at `sigma`; past either end along the straight line through the clean end and that end."""
@@ -148,7 +148,7 @@ class Anchor:
         return self.rows or ()
 
 
-def blend(kept: Tensor, free: Tensor, weight: Tensor) -> Tensor:
+def mix_by_weight(kept: Tensor, free: Tensor, weight: Tensor) -> Tensor:
     """weight * free + (1 - weight) * kept, to the last bit `kept` where weight is 0 and `free` where it is 1.
 
     kept, free: (B, C, h, w); weight: (B, 1, h, w).

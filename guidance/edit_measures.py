@@ -18,18 +18,18 @@ WHOLE, OUTSIDE, INSIDE = "whole picture", "outside the mask", "inside the mask"
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture. share: of its area; psnr in decibels, ssim up to 1, mse of values in 0..1."""
+    """A part of the picture. fraction: of its area; psnr in decibels, ssim up to 1, mse of values in 0..1."""
 
     name: str
-    share: float
+    fraction: float
     psnr: float
     ssim: float
     mse: float
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         numbers = f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}, MSE {self.mse:.2e}"
-        return f"{self.name} ({100 * self.share:.0f} % of the picture): {numbers}"
+        return f"{self.name} ({100 * self.fraction:.0f} % of the picture): {numbers}"
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class EditMeasures:
 
     def lines(self) -> list[str]:
         known = {name: self.region(name) for name in ((WHOLE, OUTSIDE, INSIDE) if self.masked else (WHOLE,))}
-        words = [f"{name}: nothing" if one is None else one.words for name, one in known.items()]
-        words.append(f"changed: {100 * self.changed:.1f} % of the pixels")
-        words += [] if self.structure is None else [f"structure distance: {self.structure:.4f}"]
-        words += [] if self.clip is None else [f"CLIP score: source {self.clip[0]:.2f}, edit {self.clip[1]:.2f}"]
-        return words
+        text = [f"{name}: nothing" if one is None else one.text for name, one in known.items()]
+        text.append(f"changed: {100 * self.changed:.1f} % of the pixels")
+        text += [] if self.structure is None else [f"structure distance: {self.structure:.4f}"]
+        text += [] if self.clip is None else [f"CLIP score: source {self.clip[0]:.2f}, edit {self.clip[1]:.2f}"]
+        return text
 
 
 def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[EditMeasures]:

@@ -23,8 +23,9 @@ Block = tuple[str, int]
 class Around(Protocol):
     """A function round attention: `attend` is what would have run. q, k, v: (B, tokens, heads * width)."""
 
-    def __call__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
-                 options: dict) -> Tensor: ...  # fmt: skip
+    def __call__(
+        self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, options: dict
+    ) -> Tensor: ...
 
 
 def attention_blocks(network: torch.nn.Module) -> dict[Block, int]:

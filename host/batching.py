@@ -8,17 +8,24 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .session import Session, with_denoiser
-from .memory import chunked
 from .batch_rows import for_rows
+from .memory import chunked
+from .session import Session, with_denoiser
 
 T = TypeVar("T")
 
 
 def by_rows(
-    model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session, slice], T], *,
-    cfg: float = 1.0, noise_mask: Tensor | None = None, what: str = "The batch",
-) -> list[T]:  # fmt: skip
+    model,
+    conds: Mapping[str, list],
+    latent: Tensor,
+    sigmas: Tensor,
+    body: Callable[[Session, slice], T],
+    *,
+    cfg: float = 1.0,
+    noise_mask: Tensor | None = None,
+    what: str = "The batch",
+) -> list[T]:
     """`body(session, rows)` for parts of the batch, in order: one part where memory allows.
 
     latent: raw (B, C, h, w); conds may hold a prompt for each row. what: the batch's name, for the sentence where a

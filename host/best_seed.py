@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..guidance.best_seed import cheap_levels, flow_distance, sketch_distance
 from ..guidance.sketch.predictor import EdgePredictor
-from .session import Session, with_denoiser
-from .sketch.layers import read_features, require_predictor_of
 from .gradients import plain
 from .memory import chunked
 from .progress import Progress
+from .session import Session, with_denoiser
+from .sketch.layers import read_features, require_predictor_of
 from .sketch.patch import Sketch, latent_target
 
 AT_ONCE = 8
@@ -28,9 +28,17 @@ Score = Callable[[Session, Tensor], Tensor]
 
 
 def drafts(
-    model, conds: Mapping[str, list], latent: dict, sigmas: Tensor, seeds: Sequence[int], *, cfg: float, steps: int,
-    end: float, score: Score | None = None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    model,
+    conds: Mapping[str, list],
+    latent: dict,
+    sigmas: Tensor,
+    seeds: Sequence[int],
+    *,
+    cfg: float,
+    steps: int,
+    end: float,
+    score: Score | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the share `end` of a run.
 
     latent: LATENT. score(session, x0 (R, C, h, w)) -> (R,), of what the candidates are about to become. Guidance that

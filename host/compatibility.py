@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..inversion.sigmas import ladder
+from ..inversion.sigmas import rising_sigmas
 from ..inversion.trajectory import Trajectory
-from .family import family_words, latent_format_name, prediction
+from .family import latent_format_name, model_class, prediction
 from .fingerprint import fingerprint
 
 
@@ -13,7 +13,7 @@ def require_invertible(model, technique: str = "DDIM Invert") -> str:
     kind = prediction(model)
     if kind not in ("eps", "v", "flow"):
         raise ValueError(
-            f"{technique} knows epsilon, v-prediction and flow models, and this one ({family_words(model)}) is none of "
+            f"{technique} knows epsilon, v-prediction and flow models, and this one ({model_class(model)}) is none of "
             "them: load a Stable Diffusion 1, 2, XL, 3 or Flux model."
         )
     return kind
@@ -23,7 +23,7 @@ def levels_of(model, sigmas):
     """SIGMAS -> the rising ladder of noise levels for this model; a sentence where they do not fit it."""
     sampling = model.get_model_object("model_sampling")
     low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-    return ladder(sigmas, sigma_min=low, sigma_max=high, flow=prediction(model) == "flow")
+    return rising_sigmas(sigmas, sigma_min=low, sigma_max=high, flow=prediction(model) == "flow")
 
 
 def same_kind(trajectory: Trajectory, model) -> bool:
@@ -41,7 +41,7 @@ def require_same_kind(trajectory: Trajectory, model, name: str = "The trajectory
         made, here = (f"{'an' if kind == 'eps' else 'a'} {kind} model" for kind in kinds)
         raise ValueError(
             f"{name} was made with {made} of the latent format {trajectory.latent_format}, and this model "
-            f"({family_words(model)}) is {here} of {latent_format_name(model)}: "
+            f"({model_class(model)}) is {here} of {latent_format_name(model)}: "
             "connect the model of the inversion, or invert again with this one."
         )
 

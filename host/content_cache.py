@@ -40,11 +40,18 @@ def model_key(model) -> str | None:
     """What the predictions of a MODEL depend on; None where it carries code that only another run could compare."""
     options = {key: value for key, value in model.model_options.items() if key != "transformer_options"}
     inner = model.model_options.get("transformer_options", {})
-    carried = (
-        options, inner, model.wrappers, model.callbacks, model.injections, model.hook_patches, model.additional_models,
-        model.attachments, model.weight_wrapper_patches,
-    )  # fmt: skip
-    if any(_filled(part) for part in carried) or set(model.object_patches) - {"model_sampling"}:
+    attached = (
+        options,
+        inner,
+        model.wrappers,
+        model.callbacks,
+        model.injections,
+        model.hook_patches,
+        model.additional_models,
+        model.attachments,
+        model.weight_wrapper_patches,
+    )
+    if any(_filled(part) for part in attached) or set(model.object_patches) - {"model_sampling"}:
         return None
     sampling = model.get_model_object("model_sampling")
     kind = [base.__name__ for base in type(sampling).__mro__]

@@ -65,6 +65,6 @@ def _is_sd2(config) -> bool:
     return (getattr(config, "unet_config", None) or {}).get("context_dim") == 1024
 
 
-def family_words(model) -> str:
+def model_class(model) -> str:
     """How a sentence names the model: the host's class."""
     return type(model.model).__name__

@@ -48,7 +48,7 @@ def existing_file(kind: Kind, name: str) -> Path:
     _require_plain(name, kind)
     path = _find(kind, name)
     if path is None:
-        raise ValueError(f"There is no '{name}' in the folders for {_words(kind)}: choose another, or save it again.")
+        raise ValueError(f"There is no '{name}' in the folders for {_plain(kind)}: choose another, or save it again.")
     return path
 
 
@@ -93,9 +93,9 @@ def _require_plain(name: str, kind: Kind) -> None:
     parts = name.replace("\\", "/").split("/")
     if os.path.isabs(name) or name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in name:
         raise ValueError(
-            f"'{name}' leads out of the folder for {_words(kind)}: use a plain name, with subfolders at most."
+            f"'{name}' leads out of the folder for {_plain(kind)}: use a plain name, with subfolders at most."
         )
 
 
-def _words(kind: Kind) -> str:
+def _plain(kind: Kind) -> str:
     return kind.replace("_", " ")

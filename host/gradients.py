@@ -19,7 +19,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from .offloaded_weights import recomputed_where_lent
+from .offloaded_weights import recomputed_where_offloaded
 
 OVERRIDE = "optimized_attention_override"
 AFTER_SKIP = "input_block_patch_after_skip"
@@ -230,7 +230,7 @@ def gradients_through(patchers: Sequence, modules: Sequence[torch.nn.Module] = (
         stack.enter_context(_kept_hooked_weights(patchers))
         for patcher in patchers:
             stack.enter_context(_kept_streams(patcher.model))
-            stack.enter_context(recomputed_where_lent(patcher))
+            stack.enter_context(recomputed_where_offloaded(patcher))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from ..guidance.diffedit.masks import Frame
@@ -61,3 +62,13 @@ def picture_frame(model, samples: Tensor, picture: Tensor | None) -> Frame:
             "connect the picture that was encoded."
         )
     return Frame(*inner, *outer)
+
+
+def as_pictures(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, 3, H, W) float32 on the CPU; an alpha channel is dropped."""
+    return rearrange(image[..., :3].float().cpu(), "b h w c -> b c h w").contiguous()
+
+
+def as_image(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) -> IMAGE (B, H, W, 3) in 0..1."""
+    return rearrange(pictures, "b c h w -> b h w c").clamp(0, 1).contiguous()

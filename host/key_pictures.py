@@ -35,6 +35,6 @@ def same_size(images: Sequence[Tensor], width: int = 0, height: int = 0, multipl
 def _note(place: int, own: tuple[int, int], new: tuple[int, int]) -> str:
     scale = max(new[0] / own[0], new[1] / own[1])
     cut = [round(100 * (1 - wanted / (size * scale))) for size, wanted in zip(own, new)]
-    lost = [f"{share} % of its {side}" for share, side in zip(cut, ("width", "height")) if share > 0]
+    lost = [f"{fraction} % of its {side}" for fraction, side in zip(cut, ("width", "height")) if fraction > 0]
     tail = f", and {' and '.join(lost)} cut off" if lost else ""
     return f"Picture {place} is {own[0]} x {own[1]}: scaled to {new[0]} x {new[1]} in proportion{tail}."

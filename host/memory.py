@@ -11,7 +11,7 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from .notify import notice
+from .notify import notify
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def or_sparing(attempt: Callable[[bool], Any], what: str, *, sparing: bool = Fal
                 raise
         # Outside the except block: the error's traceback would keep the failed attempt's tensors alive.
         release()
-        notice(f"{what} begins again with less memory: activations are computed twice.")
+        notify(f"{what} begins again with less memory: activations are computed twice.")
     return attempt(True)
 
 

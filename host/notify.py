@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _said: dict[tuple[str, str], list[str]] = {}
 
 
-def notice(sentence: str) -> None:
+def notify(sentence: str) -> None:
     """Each sentence once on a node in a run, below what the node has said before."""
     log.warning(sentence)
     # Without a server (scripts, tests in one process) there is no node to write on.

@@ -36,7 +36,7 @@ class _Again(torch.autograd.Function):
         return result, None
 
 
-def is_lent(layer: torch.nn.Module, device: torch.device) -> bool:
+def is_offloaded(layer: torch.nn.Module, device: torch.device) -> bool:
     """Whether a layer's weights come to `device` for the length of its call only."""
     if isinstance(layer, torch.nn.Embedding) or not hasattr(layer, "comfy_cast_weights"):
         return False
@@ -82,8 +82,8 @@ def repeated(layers: Iterable[torch.nn.Module]):
 
 
 @contextmanager
-def recomputed_where_lent(patcher) -> Iterator[None]:
+def recomputed_where_offloaded(patcher) -> Iterator[None]:
     """`repeated` over the layers of a loaded ModelPatcher whose weights are lent; nothing where all are resident."""
-    layers = [layer for layer in patcher.model.modules() if is_lent(layer, patcher.load_device)]
+    layers = [layer for layer in patcher.model.modules() if is_offloaded(layer, patcher.load_device)]
     with repeated(layers):
         yield

@@ -61,8 +61,8 @@ def text_behind(prompt: Mapping | None, node: str | None, name: str) -> str:
             return _literal(prompt, text)
         # A node with a positive and a negative side gives them out in that order.
         sides = ["negative"] if int(link[1]) == 1 and "negative" in inputs else []
-        ways = [*sides, "conditioning", "positive", "cond", "conditioning_1"]
-        name = next((key for key in ways if key in inputs), "")
+        keys = [*sides, "conditioning", "positive", "cond", "conditioning_1"]
+        name = next((key for key in keys if key in inputs), "")
     return ""
 
 

@@ -13,9 +13,15 @@ TECHNIQUE = "Proximal Guidance"
 
 
 def with_proximal_guidance(
-    model, quantile: float, kind: Threshold = "hard", *, trajectory: Trajectory | None = None, pull: float = 0.0,
-    pull_from: float = 0.6, grow: int = 1,
-):  # fmt: skip
+    model,
+    quantile: float,
+    kind: Threshold = "hard",
+    *,
+    trajectory: Trajectory | None = None,
+    pull: float = 0.0,
+    pull_from: float = 0.6,
+    grow: int = 1,
+):
     """A clone of the MODEL whose guidance leaves out small differences.
 
     trajectory, pull: where source and edit agree, the prediction is drawn to the source picture by the share `pull`,

@@ -20,12 +20,12 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .recompute import checkpointed
-from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
-from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
 from .conds import Keyframes
+from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
 from .progress import LatentProgress, check_interrupt
 from .ranges import row_groups
+from .recompute import checkpointed
+from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
 
 T = TypeVar("T")
 KEY = "palimpsest"
@@ -179,9 +179,7 @@ class BodySampler(comfy.samplers.Sampler):
         return latent
 
 
-def as_sampler(
-    body: Callable[[Session], Tensor], *, gradients: bool = False, companions: Sequence = ()
-) -> BodySampler:
+def as_sampler(body: Callable[[Session], Tensor], *, gradients: bool = False, companions: Sequence = ()) -> BodySampler:
     """A SAMPLER for the stock nodes (SamplerCustomAdvanced and its guiders) that runs `body` and returns its latent.
 
     The body starts from `session.start()` and returns the sampled latent in the scaled form. companions: further

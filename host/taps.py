@@ -12,7 +12,7 @@ from .family import diffusion_model
 
 
 def unet_layers(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """"input.0" ... "middle.0", "output.0" ... -> the last layer of the block, whose output is the block's.
+    """ "input.0" ... "middle.0", "output.0" ... -> the last layer of the block, whose output is the block's.
 
     The host never calls the block itself, only its layers: hooks on the block would not fire.
     """

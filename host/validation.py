@@ -8,10 +8,10 @@ from torch import Tensor
 from .family import (
     Family,
     diffusion_model,
-    family_words,
     is_unet,
     latent_format,
     latent_format_name,
+    model_class,
     model_family,
     prediction,
 )
@@ -58,7 +58,7 @@ def require_latent_of(model, samples: Tensor, name: str = "The latent") -> None:
     wanted = latent_format(model).latent_channels
     if samples.shape[1] != wanted:
         raise ValueError(
-            f"{name} has {samples.shape[1]} channels, but the model ({family_words(model)}) works on {wanted}: encode "
+            f"{name} has {samples.shape[1]} channels, but the model ({model_class(model)}) works on {wanted}: encode "
             "the picture with the VAE that belongs to this model."
         )
 
@@ -70,7 +70,7 @@ def require_vae_of(model, vae, name: str = "The VAE") -> None:
     if channels != form.latent_channels or ratio != form.spacial_downscale_ratio:
         raise ValueError(
             f"{name} is of another family than the model: its latents have {channels} channels at 1/{ratio} of the "
-            f"picture's size, the model ({family_words(model)}) works on {form.latent_channels} at "
+            f"picture's size, the model ({model_class(model)}) works on {form.latent_channels} at "
             f"1/{form.spacial_downscale_ratio}: load the VAE that belongs to this model."
         )
     scale = getattr(vae.first_stage_model, "vae_scale", None)
@@ -79,7 +79,7 @@ def require_vae_of(model, vae, name: str = "The VAE") -> None:
     if scale is not None and isinstance(wanted, float) and abs(scale / wanted - 1) > 0.01:
         raise ValueError(
             f"{name} is of another family than the model: it scales its latents by {scale:.5g}, the model "
-            f"({family_words(model)}) by {wanted:.5g}: load the VAE that belongs to this model."
+            f"({model_class(model)}) by {wanted:.5g}: load the VAE that belongs to this model."
         )
 
 
@@ -150,7 +150,7 @@ def require_unet(model, technique: str) -> None:
     if not is_unet(model):
         raise ValueError(
             f"{technique} works inside the UNet of Stable Diffusion 1, 2 and SDXL, which this model "
-            f"({family_words(model)}) does not have: load a model of one of those families."
+            f"({model_class(model)}) does not have: load a model of one of those families."
         )
 
 
@@ -160,6 +160,6 @@ def require_unconditional(model, technique: str) -> None:
     params = getattr(network, "params", None)
     if getattr(params, "guidance_embed", False) or getattr(network, "guidance_embed", False) is True:
         raise ValueError(
-            f"{technique} needs a model with an unconditional prediction, and this one ({family_words(model)}) was "
+            f"{technique} needs a model with an unconditional prediction, and this one ({model_class(model)}) was "
             "distilled to work without it: use a model that is sampled with a CFG above 1."
         )

@@ -43,7 +43,7 @@ def invert(
 ) -> Tensor:
     """The path of a picture to noise.
 
-    latent: (B, C, h, w) float32, scaled, lying at levels[0]; levels: (N+1,) rising, from `ladder`.
+    latent: (B, C, h, w) float32, scaled, lying at levels[0]; levels: (N+1,) rising, from `rising_sigmas`.
     pairing: where the network is asked for the slope of a step from s to t:
         extrapolated: at t, the latent carried there by the slopes of the last two steps;
         held: at t, the latent carried there by the last slope;
@@ -57,15 +57,15 @@ def invert(
         raise ValueError(f"The pairing '{pairing}' is unknown: choose one of {', '.join(PAIRINGS)}.")
     steps = levels.tolist()
     path = _new_path(latent, len(steps))
-    x, slopes = latent.float(), []
+    x, derivatives = latent.float(), []
     enough = tolerance * _size(x)
     for i, (s, t) in enumerate(zip(steps, steps[1:])):
-        y, level = _where_to_ask(pairing, x, s, t, slopes, flow)
-        e, x0 = _slope(denoise, y, level)
+        y, level = _where_to_ask(pairing, x, s, t, derivatives, flow)
+        e, x0 = _derivative(denoise, y, level)
         end = x + (t - s) * e
         end = _refine(denoise, x, (s, t), y if level == t else None, end, refinement, enough)
         _require_finite(end, t)
-        slopes = [*slopes[-1:], ((s, t), (end - x) / (t - s))]
+        derivatives = [*derivatives[-1:], ((s, t), (end - x) / (t - s))]
         x = path[i + 1] = end
         if on_step is not None:
             on_step(i + 1, len(steps) - 1, x, x0)
@@ -82,7 +82,7 @@ def replay(denoise: Denoise, noisy: Tensor, levels: Tensor, *, on_step: OnStep |
     path = _new_path(noisy, len(steps), at=-1)
     x = noisy.float()
     for i in range(len(steps) - 1, 0, -1):
-        e, x0 = _slope(denoise, x, steps[i])
+        e, x0 = _derivative(denoise, x, steps[i])
         x = x + (steps[i - 1] - steps[i]) * e
         _require_finite(x, steps[i - 1])
         path[i - 1] = x
@@ -92,18 +92,18 @@ def replay(denoise: Denoise, noisy: Tensor, levels: Tensor, *, on_step: OnStep |
 
 
 def _where_to_ask(
-    pairing: Pairing, x: Tensor, s: float, t: float, slopes: list[tuple[tuple[float, float], Tensor]], flow: bool
+    pairing: Pairing, x: Tensor, s: float, t: float, derivatives: list[tuple[tuple[float, float], Tensor]], flow: bool
 ) -> tuple[Tensor, float]:
-    """The latent and the noise level at which the slope from s to t is taken; slopes: the last one or two."""
+    """The latent and the noise level at which the slope from s to t is taken; derivatives: the last one or two."""
     if pairing == "same level" and s > 0:
         return x, s
-    if pairing in ("papers", "same level") or not slopes:
+    if pairing in ("papers", "same level") or not derivatives:
         # The network's input is x / sqrt(1 + sigma^2) (flow: x itself); it stays the same when the level changes.
         return (x if flow else x * math.sqrt((1 + t * t) / (1 + s * s))), t
-    e = slopes[-1][1]
-    if pairing == "extrapolated" and len(slopes) == 2:
+    e = derivatives[-1][1]
+    if pairing == "extrapolated" and len(derivatives) == 2:
         # Every slope was taken at the upper end of its step: a straight line through the last two, read at t.
-        (_, before), older = slopes[0]
+        (_, before), older = derivatives[0]
         e = e + (e - older) * ((t - s) / (s - before))
     return x + (t - s) * e, t
 
@@ -128,7 +128,7 @@ def _refine(
     for _ in range(iterations):
         if not bool(active.any()):
             break
-        answer = x + (t - s) * _slope(denoise, end, t)[0]
+        answer = x + (t - s) * _derivative(denoise, end, t)[0]
         change = _size(answer - end)
         active = active & (change < last)  # a growing change runs away: strong guidance, or too wide a step
         end = torch.where(_rows(active, end), answer, end)
@@ -137,7 +137,7 @@ def _refine(
     return end
 
 
-def _slope(denoise: Denoise, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+def _derivative(denoise: Denoise, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """e = (x - x0) / sigma, and x0."""
     x0 = denoise(x, torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device))
     return (x - x0) / sigma, x0

@@ -60,8 +60,10 @@ def gain(sigma: float | Tensor, below: float | Tensor, cfg: float, like: Tensor,
     The next latent is measured in the variance-preserving form of the papers, z = x / sqrt(1 + sigma'^2), in which
     latents are of unit size at every level; a flow model's latents are so already.
     """
-    s, t = (like.new_tensor(level).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(level, float)
-            else as_rows(level, like) for level in (sigma, below))
+    s, t = (
+        like.new_tensor(level).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(level, float) else as_rows(level, like)
+        for level in (sigma, below)
+    )
     size = 1.0 if flow else (1 + t * t).sqrt()
     return abs(cfg - 1) * (1 - t / s) / size
 

@@ -56,7 +56,7 @@ class Task:
         """(len(rows),) mean squared error of the next latent for the prediction D_u of some rows."""
         return self._error(prediction, rows).square().flatten(1).mean(1)
 
-    def slope(self, prediction: Tensor, rows: Tensor) -> Tensor:
+    def prediction_gradient(self, prediction: Tensor, rows: Tensor) -> Tensor:
         """The loss's derivative by the prediction."""
         return 2 * self._error(prediction, rows) * self.gain[rows] / prediction[0].numel()
 
@@ -80,9 +80,11 @@ class Fit:
         predictions = [part.prediction for part in parts]
         known = all(one is not None for one in predictions)
         return Fit(
-            torch.cat([part.embedding for part in parts]), torch.cat(predictions) if known else None,
-            torch.cat([part.loss for part in parts]), [losses for part in parts for losses in part.history],
-        )  # fmt: skip
+            torch.cat([part.embedding for part in parts]),
+            torch.cat(predictions) if known else None,
+            torch.cat([part.loss for part in parts]),
+            [losses for part in parts for losses in part.history],
+        )
 
 
 class Adam:
@@ -101,15 +103,16 @@ class Adam:
         value[rows] -= as_rows(rate, gradient) / (1 - first**self.clock) * mean / size
 
 
-def pull_back(prediction: Tensor, embedding: Tensor, slope: Tensor) -> Tensor:
-    """The gradient by `embedding` (R, T, D) of a loss whose derivative by `prediction` (R, C, h, w) is `slope`.
+def pull_back(prediction: Tensor, embedding: Tensor, prediction_gradient: Tensor) -> Tensor:
+    """The gradient by `embedding` (R, T, D) of a loss whose derivative by `prediction` (R, C, h, w) is
+    `prediction_gradient`.
 
     Each row goes back through the network at unit size. Raises ValueError where the result is not finite even so.
     """
-    size = slope.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+    size = prediction_gradient.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
     scale = torch.exp2(-size.log2().round())
     for attempt in range(RETRIES):
-        sent = (slope * as_rows(scale, slope)).to(prediction.dtype)
+        sent = (prediction_gradient * as_rows(scale, prediction_gradient)).to(prediction.dtype)
         last = attempt == RETRIES - 1
         gradient = torch.autograd.grad(prediction, embedding, sent, retain_graph=not last)[0].to(embedding)
         if torch.isfinite(gradient).all():
@@ -153,7 +156,7 @@ def fit_official(
         tick()
         prediction, leaf = predict_with_graph(unconditional, task, embedding, active, cost)
         loss[active] = _checked(task.loss(prediction, active), active, history)
-        gradient = _gradient(prediction, leaf, task.slope(prediction, active), cost)
+        gradient = _gradient(prediction, leaf, task.prediction_gradient(prediction, active), cost)
         # Before the next graph is built.
         del prediction, leaf
         adam.update(embedding, gradient, active, rate)
@@ -193,7 +196,7 @@ def fit_tested(
         more = (loss >= task.enough[active]) & (task.budget[active] > j)
         if not bool(more.any()):
             break
-        gradient = _gradient(prediction, leaf, task.slope(prediction, active), cost)
+        gradient = _gradient(prediction, leaf, task.prediction_gradient(prediction, active), cost)
         # Before the next graph is built.
         del prediction, leaf
         active = active[more]
@@ -209,10 +212,10 @@ def _keep_best(best: Fit, embedding: Tensor, prediction: Tensor, loss: Tensor, r
     best.prediction[chosen] = prediction.detach().to(best.prediction)[better]
 
 
-def _gradient(prediction: Tensor, leaf: Tensor, slope: Tensor, cost: Cost) -> Tensor:
+def _gradient(prediction: Tensor, leaf: Tensor, prediction_gradient: Tensor, cost: Cost) -> Tensor:
     cost.backwards += len(leaf)
-    gradient = pull_back(prediction, leaf, slope)
-    if bool(slope.any()) and not bool(gradient.any()):
+    gradient = pull_back(prediction, leaf, prediction_gradient)
+    if bool(prediction_gradient.any()) and not bool(gradient.any()):
         raise ValueError(
             "The gradient of the embedding is zero: the model does not listen to its text, or a patch on it cuts the "
             "gradient; take other patches off the model before NullText Optimize."

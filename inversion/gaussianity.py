@@ -19,7 +19,7 @@ class Gaussianity:
     """One value a row, (B,) float32. White Gaussian noise gives 0, 1, 0 and IDEAL_LOG_LIKELIHOOD (-1.419)."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
     correlation: Tensor
     log_likelihood: Tensor
 
@@ -44,7 +44,7 @@ def gaussianity(noise: Tensor) -> Gaussianity:
     centred = x - rows.mean(1).reshape(-1, *[1] * (x.ndim - 1))
     return Gaussianity(
         mean=rows.mean(1),
-        deviation=rows.std(1, unbiased=False),
+        std=rows.std(1, unbiased=False),
         correlation=(_neighbours(centred, -1) + _neighbours(centred, -2)) / 2,
         log_likelihood=-0.5 * (rows.square().mean(1) + math.log(2 * math.pi)),
     )

@@ -26,8 +26,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from .embedding_fit import Adam, Cost, Fit, Task, fit_official, predict, predict_with_graph, pull_back
 from .diffusion import gain, guide, needed_unconditional, require_guidance, step
+from .embedding_fit import Adam, Cost, Fit, Task, fit_official, predict, predict_with_graph, pull_back
 from .null_text_fast import fast
 
 Mode = Literal["fast", "faithful", "global"]
@@ -46,7 +46,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NullTextRecipe:
     """mode: see above. cfg: guidance of the sampling to come, anything but 1. inner_steps: most updates a level (fast:
     of the first level; global: sweeps over the levels). learning_rate: Adam's, of the first level. enough: fast mode's
     stop, the mean squared error of the next latent of unit size. levels_at_once: fast mode's teacher forcing, 1 = none.
@@ -106,13 +106,13 @@ def all_at_once(fn: Callable[[slice], Any], rows: int) -> list:
 
 
 @dataclass
-class Run:
+class NullTextRun:
     """What the modes share. sigmas (N+1,) rising, latents (N+1, B, C, h, w), both on the device of the work."""
 
     predictor: Predictor
     sigmas: Tensor
     latents: Tensor
-    recipe: Recipe
+    recipe: NullTextRecipe
     flow: bool
     on_step: OnStep
     cost: Cost
@@ -175,7 +175,7 @@ def optimise(
     sigmas: Tensor,
     latents: Tensor,
     start: Tensor,
-    recipe: Recipe,
+    recipe: NullTextRecipe,
     *,
     flow: bool = False,
     on_step: OnStep = lambda step, total, shown: None,
@@ -189,7 +189,7 @@ def optimise(
     Raises ValueError with a sentence where predictions, losses or gradients are not finite.
     """
     latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
-    run = Run(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost(), in_chunks)
+    run = NullTextRun(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost(), in_chunks)
     start = start.detach().to(latents).clone()
     if start.shape[0] != latents.shape[1]:
         start = start.expand(latents.shape[1], -1, -1).clone()
@@ -198,7 +198,7 @@ def optimise(
     return _faithful(run, start) if recipe.mode == "faithful" else _global(run, start)
 
 
-def _faithful(run: Run, embedding: Tensor) -> NullText:
+def _faithful(run: NullTextRun, embedding: Tensor) -> NullText:
     """Algorithm 1, one level after the other, at the latents that sampling itself arrives at."""
     x, kept = run.latents[-1], {}
     for i in range(run.steps, 0, -1):
@@ -209,7 +209,7 @@ def _faithful(run: Run, embedding: Tensor) -> NullText:
     return _result(run, kept, x)
 
 
-def _faithful_level(run: Run, i: int, x: Tensor, embedding: Tensor, pictures: Tensor) -> tuple[Tensor, Fit]:
+def _faithful_level(run: NullTextRun, i: int, x: Tensor, embedding: Tensor, pictures: Tensor) -> tuple[Tensor, Fit]:
     """Some pictures at one level: their next latents, and the fit."""
     everyone, sigma = torch.arange(len(x), device=x.device), run.sigma(i, x)
     conditional = run.conditional(x, sigma, pictures)
@@ -222,7 +222,7 @@ def _faithful_level(run: Run, i: int, x: Tensor, embedding: Tensor, pictures: Te
     return run.down(x, i, conditional, unconditional), fit
 
 
-def _global(run: Run, embedding: Tensor) -> NullText:
+def _global(run: NullTextRun, embedding: Tensor) -> NullText:
     """One embedding: an Adam step at each level of the trajectory in turn, `inner_steps` times round."""
     embedding, adam = embedding.clone(), Adam(embedding)
     everyone, history = run.pictures, []
@@ -235,8 +235,8 @@ def _global(run: Run, embedding: Tensor) -> NullText:
             run.on_step(sweep * run.steps + run.steps - i, sweeps * run.steps, targets[i])
             x = run.latents[i]
             task = run.task(x, torch.full_like(everyone, i), targets[i].to(x), everyone)
-            slope = lambda rows: _slope(run, task, embedding, everyone[rows])
-            found = [torch.cat(parts) for parts in zip(*run.in_chunks(slope, len(everyone)))]
+            of_chunk = lambda rows: _losses_and_gradients(run, task, embedding, everyone[rows])
+            found = [torch.cat(parts) for parts in zip(*run.in_chunks(of_chunk, len(everyone)))]
             losses[i - 1] = found[0].cpu()
             history.append((i, float(losses[i - 1, 0])))
             adam.update(embedding, found[1], everyone, run.recipe.rate(OFFICIAL_STEPS * sweep / sweeps))
@@ -246,14 +246,14 @@ def _global(run: Run, embedding: Tensor) -> NullText:
     return NullText(embeddings, losses, tuple(history), None, run.cost)
 
 
-def _slope(run: Run, task: Task, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _losses_and_gradients(run: NullTextRun, task: Task, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(len(rows),) losses of some rows, and their gradients by the embedding."""
     prediction, leaf = predict_with_graph(run.predictor.unconditional, task, embedding, rows, run.cost)
     run.cost.backwards += len(rows)
-    return task.loss(prediction, rows), pull_back(prediction, leaf, task.slope(prediction, rows))
+    return task.loss(prediction, rows), pull_back(prediction, leaf, task.prediction_gradient(prediction, rows))
 
 
-def _result(run: Run, kept: dict[int, Fit], x: Tensor, forced: dict[int, Fit] | None = None) -> NullText:
+def _result(run: NullTextRun, kept: dict[int, Fit], x: Tensor, forced: dict[int, Fit] | None = None) -> NullText:
     order = range(1, run.steps + 1)
     work = [(i, loss) for fits in (forced or {}, kept) for i, fit in fits.items() for loss in fit.history[0]]
     embeddings = torch.stack([kept[i].embedding.cpu() for i in order])

@@ -20,7 +20,7 @@ from torch import Tensor
 from .embedding_fit import Fit, Task, fit_tested, predict, predict_with_graph
 
 if TYPE_CHECKING:
-    from .null_text import Run
+    from .null_text import NullTextRun
 
 # Updates of a forced level: one pays for its second visit, one is kept for the way down.
 SECOND_VISIT, KEPT = 1, 1
@@ -45,7 +45,7 @@ class Forced:
         return Forced(part, self.conditional[rows])
 
 
-def fast(run: Run, source: Tensor) -> tuple[dict[int, Fit], Tensor, dict[int, Fit]]:
+def fast(run: NullTextRun, source: Tensor) -> tuple[dict[int, Fit], Tensor, dict[int, Fit]]:
     """source: (B, T, D) -> the fit of each level, the latents where the way down ends, and the forced fits."""
     forced = teacher_forced(run, source) if run.recipe.levels_at_once > 1 else {}
     x, kept = run.latents[-1], {}
@@ -58,7 +58,7 @@ def fast(run: Run, source: Tensor) -> tuple[dict[int, Fit], Tensor, dict[int, Fi
 
 
 def _level(
-    run: Run, i: int, x: Tensor, source: Tensor, pictures: Tensor, known: Forced | None
+    run: NullTextRun, i: int, x: Tensor, source: Tensor, pictures: Tensor, known: Forced | None
 ) -> tuple[Tensor, Fit]:
     """Some pictures at one level of the way down: their next latents, and the fit."""
     levels = torch.full_like(pictures, i)
@@ -79,7 +79,9 @@ def _level(
     return run.down(x, i, conditional, fit.prediction), fit
 
 
-def _both(run: Run, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, *, graph: bool) -> tuple[list, Tensor]:
+def _both(
+    run: NullTextRun, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, *, graph: bool
+) -> tuple[list, Tensor]:
     """[(prediction, leaf)], and the same prediction without its graph: with the source prompt's embedding the
     unconditional prediction is the conditional one."""
     everyone = torch.arange(len(x), device=x.device)
@@ -92,7 +94,7 @@ def _both(run: Run, x: Tensor, sigma: Tensor, source: Tensor, pictures: Tensor, 
     return [first], first[0].detach().to(x)
 
 
-def teacher_forced(run: Run, source: Tensor) -> dict[int, Forced]:
+def teacher_forced(run: NullTextRun, source: Tensor) -> dict[int, Forced]:
     """Levels at the trajectory's own latents: they no longer wait for each other, and go in batches."""
     budgets = run.budget(torch.arange(run.steps + 1, device=run.latents.device)).tolist()
     chosen = [i for i in range(run.steps, 0, -1) if budgets[i] >= LEAST_FORCED]
@@ -110,7 +112,7 @@ def teacher_forced(run: Run, source: Tensor) -> dict[int, Forced]:
     return {i: every.of(slice(n * count, (n + 1) * count)) for n, i in enumerate(chosen)}
 
 
-def _forced(run: Run, source: Tensor, levels: Tensor, pictures: Tensor) -> Forced:
+def _forced(run: NullTextRun, source: Tensor, levels: Tensor, pictures: Tensor) -> Forced:
     """Some rows of it: levels, pictures (R,) int64."""
     x, sigma = run.latents[levels, pictures], run.sigmas[levels]
     first, conditional = _both(run, x, sigma, source[pictures], pictures, graph=True)

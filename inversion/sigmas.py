@@ -12,7 +12,7 @@ SIGMA_NO_SIGNAL = 1000.0
 TOLERANCE = 1e-3
 
 
-def ladder(sigmas: Tensor, *, sigma_min: float, sigma_max: float, flow: bool = False) -> Tensor:
+def rising_sigmas(sigmas: Tensor, *, sigma_min: float, sigma_max: float, flow: bool = False) -> Tensor:
     """SIGMAS as a sampler takes them -> the same levels from clean to noisy.
 
     sigmas: (N+1,) falling, as every stock scheduler gives them; a part of a schedule is welcome as long as it ends

@@ -27,7 +27,7 @@ class Check:
     bound: float | None
     drift: float
     mean: float
-    deviation: float
+    std: float
     correlation: float
     log_likelihood: float
 
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def whiteness(self) -> str:
-        worst = max(abs(self.mean), abs(self.deviation - 1), abs(self.correlation))
+        worst = max(abs(self.mean), abs(self.std - 1), abs(self.correlation))
         return "white" if worst <= WHITE else "nearly white" if worst <= NEARLY_WHITE else "structured"
 
 
@@ -50,14 +50,14 @@ def lines(check: Check, *, made_at: float, sampled_at: float) -> list[str]:
     bound = "" if check.bound is None else f" (the VAE alone {decibels(check.bound)})"
     return [
         f"Reconstruction: PSNR {decibels(check.psnr)}{bound}, SSIM {check.ssim:.3f}, at CFG {sampled_at:g}",
-        f"Noise (white: 0, 1, 0, {IDEAL_LOG_LIKELIHOOD:.2f}): mean {check.mean:.3f}, deviation {check.deviation:.3f}, "
+        f"Noise (white: 0, 1, 0, {IDEAL_LOG_LIKELIHOOD:.2f}): mean {check.mean:.3f}, deviation {check.std:.3f}, "
         f"neighbour correlation {check.correlation:.3f}, log-likelihood {check.log_likelihood:.3f}",
-        _replay_words(check, made_at, sampled_at),
-        _noise_words(check),
+        _replay_text(check, made_at, sampled_at),
+        _noise_text(check),
     ]
 
 
-def _replay_words(check: Check, made_at: float, sampled_at: float) -> str:
+def _replay_text(check: Check, made_at: float, sampled_at: float) -> str:
     if check.replay == "faithful":
         return "The picture comes back: good to edit."
     start = "The picture comes back nearly" if check.replay == "close" else "The picture does not come back"
@@ -69,7 +69,7 @@ def _replay_words(check: Check, made_at: float, sampled_at: float) -> str:
     return f"{start}: raise the refinement or the steps, use the same prompt both times, or invert at CFG 1."
 
 
-def _noise_words(check: Check) -> str:
+def _noise_text(check: Check) -> str:
     return {
         "white": "The noise is white: edits are free to change the picture.",
         "nearly white": "The noise is nearly white: edits keep a little of the picture's layout.",

@@ -65,8 +65,8 @@ def mix_outputs(
         count = len(readers)
         shared = (rearrange(x[:, [row] * count], "g n t c -> (g n) t c") for x in (k, v))
         read = attention(rearrange(q[:, readers], "g n t c -> (g n) t c"), *shared)
-        share = weights[readers, place].to(read).reshape(1, count, 1, 1)
-        result[:, readers] += strength * share * rearrange(read, "(g n) t c -> g n t c", n=count)
+        fraction = weights[readers, place].to(read).reshape(1, count, 1, 1)
+        result[:, readers] += strength * fraction * rearrange(read, "(g n) t c -> g n t c", n=count)
     return _keep_own(rearrange(result, "g n t c -> (g n) t c"), own, key_rows, groups)
 
 

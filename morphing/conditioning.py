@@ -26,8 +26,8 @@ def morph_rows(keys: Tensor, alphas: Alphas) -> Tensor:
     """(N, ...) rows on the lines between the key rows (K, ...); a frame on a key picture is that row to the bit."""
     rows = []
     for value in alphas.values:
-        low, high, share = alphas.between(value)
-        rows.append(torch.lerp(keys[low], keys[high], share) if share > 0 else keys[low])
+        low, high, fraction = alphas.between(value)
+        rows.append(torch.lerp(keys[low], keys[high], fraction) if fraction > 0 else keys[low])
     return torch.stack(rows)
 
 

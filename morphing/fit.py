@@ -29,7 +29,7 @@ OnStep = Callable[[int, Tensor, Tensor | None], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LoraRecipe:
     """rank, steps, learning_rate, weight_decay: the paper's and official code's, AdamW.
 
     decay: the learning rate falls evenly, to 1 / steps of itself at the last step; off as in the paper, it stays.
@@ -66,7 +66,7 @@ class Branches:
     shapes: layer -> (out, in). A ~ N(0, 1 / r^2), the same for all pictures; B = 0.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], pictures: int, recipe: Recipe, device: torch.device):
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], pictures: int, recipe: LoraRecipe, device: torch.device):
         generator = torch.Generator().manual_seed(recipe.seed)
         self.pictures, rank = pictures, recipe.rank
         self.down, self.up = {}, {}
@@ -106,7 +106,7 @@ def fit(
     branches: Branches,
     levels: Tensor,
     prediction: str,
-    recipe: Recipe,
+    recipe: LoraRecipe,
     *,
     on_step: OnStep = lambda step, losses, x0: None,
     half: bool = False,
@@ -191,7 +191,7 @@ def _losses(x0: Tensor, latents: Tensor, sigma: Tensor, prediction: str) -> Tens
 class _Examination:
     """The validation loss: fixed noises, and fixed levels spread over the schedule."""
 
-    def __init__(self, latents: Tensor, levels: Tensor, prediction: str, recipe: Recipe):
+    def __init__(self, latents: Tensor, levels: Tensor, prediction: str, recipe: LoraRecipe):
         generator = torch.Generator().manual_seed(recipe.seed + 2)
         self.latents, self.prediction = latents, prediction
         batches = -(-recipe.checks // recipe.samples)
@@ -216,7 +216,7 @@ class _Examination:
 class _Resting:
     """Which pictures have learned what they will, and each one's best."""
 
-    def __init__(self, branches: Branches, recipe: Recipe):
+    def __init__(self, branches: Branches, recipe: LoraRecipe):
         self.branches, self.recipe = branches, recipe
         self.checks: dict[int, Tensor] = {}
         self._best: list[tuple[float, list[Tensor]] | None] = [None] * branches.pictures

@@ -41,8 +41,8 @@ def choose(alphas: Alphas, distances: Tensor, frames: int, *, hold_keys: bool = 
     allowed = _allowed(values, int(alphas.top) if hold_keys and steps >= alphas.top else 0)
     shortest, longest = float(distances[0, -1]) / steps, float(distances.diagonal(1).sum()) / steps
     means = torch.linspace(shortest, longest, _MEANS, dtype=torch.float64)
-    ways = [_evenest(torch.where(allowed, (distances - mean) ** 2, math.inf), steps) for mean in means]
-    best = min(ways, key=lambda rows: variation(distances[rows[:-1], rows[1:]]))
+    paths = [_evenest(torch.where(allowed, (distances - mean) ** 2, math.inf), steps) for mean in means]
+    best = min(paths, key=lambda rows: variation(distances[rows[:-1], rows[1:]]))
     return best[:-1] if alphas.cyclic else best
 
 

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 
-def hold(x: Tensor, keys: Tensor, weights: Tensor, key_rows: Sequence[int], share: Tensor) -> Tensor:
+def hold(x: Tensor, keys: Tensor, weights: Tensor, key_rows: Sequence[int], fraction: Tensor) -> Tensor:
     """Frames moved by the errors of their key pictures; a new tensor.
 
     x: (N, C, h, w) the frames as the sampler has them; keys: (K, C, h, w) where the key pictures are to be;
     weights: (N, K) how much of each is in each frame; key_rows: which frame each of them is;
-    share: (N, 1, h, w) in [0, 1], how firmly. Where it is 1 the key pictures come out to the bit.
+    fraction: (N, 1, h, w) in [0, 1], how firmly. Where it is 1 the key pictures come out to the bit.
     """
     rows = list(key_rows)
     keys = keys.to(x)
-    moved = x + share * torch.einsum("nk,kchw->nchw", weights.to(x), keys - x[rows])
-    moved[rows] = torch.where(share[rows] >= 1, keys, moved[rows])
+    moved = x + fraction * torch.einsum("nk,kchw->nchw", weights.to(x), keys - x[rows])
+    moved[rows] = torch.where(fraction[rows] >= 1, keys, moved[rows])
     return moved

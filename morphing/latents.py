@@ -34,7 +34,7 @@ def morph_latents(keys: Tensor, alphas: Alphas, *, adain: bool = True) -> Tensor
     return torch.stack([_frame(keys, *alphas.between(value), adain=adain) for value in alphas.values])
 
 
-def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
+def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
     """Spherical interpolation of two tensors of one shape, each seen as one vector; share in [0, 1].
 
     One angle for the whole tensor, as the paper has it. Parallel, opposite or zero vectors have no single arc between
@@ -46,21 +46,21 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     angle = torch.arccos(cosine)
     sine = torch.sin(angle)
     if sine < _PARALLEL:
-        mixed = torch.lerp(a, b, share)
+        mixed = torch.lerp(a, b, fraction)
     else:
-        mixed = (torch.sin((1.0 - share) * angle) * a + torch.sin(share * angle) * b) / sine
+        mixed = (torch.sin((1.0 - fraction) * angle) * a + torch.sin(fraction * angle) * b) / sine
     return mixed.to(start.dtype)
 
 
-def adapt(latent: Tensor, start: Tensor, end: Tensor, share: float) -> Tensor:
+def adapt(latent: Tensor, start: Tensor, end: Tensor, fraction: float) -> Tensor:
     """AdaIN: `latent` with the channel means and deviations lerped from those of `start` and `end`.
 
     All (C, h, w) or (C, frames, h, w). A channel that is constant stays constant, at the wanted mean.
     """
-    mean, deviation = channel_moments(latent)
-    (mean_a, deviation_a), (mean_b, deviation_b) = channel_moments(start), channel_moments(end)
-    normal = (latent.double() - mean) / deviation.clamp_min(_FLAT)
-    moved = normal * torch.lerp(deviation_a, deviation_b, share) + torch.lerp(mean_a, mean_b, share)
+    mean, std = channel_moments(latent)
+    (mean_a, std_a), (mean_b, std_b) = channel_moments(start), channel_moments(end)
+    normal = (latent.double() - mean) / std.clamp_min(_FLAT)
+    moved = normal * torch.lerp(std_a, std_b, fraction) + torch.lerp(mean_a, mean_b, fraction)
     return moved.to(latent.dtype)
 
 
@@ -72,8 +72,8 @@ def channel_moments(latent: Tensor) -> tuple[Tensor, Tensor]:
     return mean.reshape(shape), flat.std(dim=1, correction=0).reshape(shape)
 
 
-def _frame(keys: Tensor, low: int, high: int, share: float, *, adain: bool) -> Tensor:
-    if share == 0.0:
+def _frame(keys: Tensor, low: int, high: int, fraction: float, *, adain: bool) -> Tensor:
+    if fraction == 0.0:
         return keys[low].clone()
-    mixed = slerp(keys[low], keys[high], share)
-    return adapt(mixed, keys[low], keys[high], share) if adain else mixed
+    mixed = slerp(keys[low], keys[high], fraction)
+    return adapt(mixed, keys[low], keys[high], fraction) if adain else mixed

@@ -17,7 +17,7 @@ from .schedule import Alphas
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class MeasuredFrames:
     """Frames that were looked at: alphas of N, with their latents (N, C, h, w), pictures (N, H, W, C), or both."""
 
     alphas: Alphas
@@ -29,27 +29,29 @@ class Look:
 class SeenAlphas(Alphas):
     """Alphas that remember the looks they were found by, the latest last."""
 
-    looks: tuple[Look, ...] = field(default=(), compare=False, repr=False)
+    measured: tuple[MeasuredFrames, ...] = field(default=(), compare=False, repr=False)
 
 
-def remembering(alphas: Alphas, looks: Sequence[Look]) -> SeenAlphas:
+def remembering(alphas: Alphas, measured: Sequence[MeasuredFrames]) -> SeenAlphas:
     """The same alphas, with what they were found by."""
-    return SeenAlphas(alphas.values, alphas.keyframes, alphas.cyclic, tuple(looks))
+    return SeenAlphas(alphas.values, alphas.keyframes, alphas.cyclic, tuple(measured))
 
 
-def looks_of(alphas: Alphas) -> tuple[Look, ...]:
+def measured_for(alphas: Alphas) -> tuple[MeasuredFrames, ...]:
     """The looks that alphas were found by, the latest last; none where they remember none."""
-    return alphas.looks if isinstance(alphas, SeenAlphas) else ()
+    return alphas.measured if isinstance(alphas, SeenAlphas) else ()
 
 
-def together(looks: Sequence[Look]) -> Look:
+def together(measured: Sequence[MeasuredFrames]) -> MeasuredFrames:
     """The frames of all looks in the order of their alphas; of frames at one alpha the latest.
 
     Only what the last look has is kept, and only of looks that have it alike: of the same morph, in the same size.
     """
-    last = looks[-1]
-    alike = [look for look in looks if _fits(look, last)]
-    places = {value: (number, row) for number, look in enumerate(alike) for row, value in enumerate(look.alphas.values)}
+    last = measured[-1]
+    alike = [frames for frames in measured if _fits(frames, last)]
+    places = {
+        value: (number, row) for number, frames in enumerate(alike) for row, value in enumerate(frames.alphas.values)
+    }
     values = sorted(places)
 
     def gathered(batches: list[Tensor | None]) -> Tensor | None:
@@ -58,12 +60,14 @@ def together(looks: Sequence[Look]) -> Look:
         return torch.stack([batches[number][row].to(batches[-1]) for number, row in map(places.get, values)])
 
     alphas = Alphas(tuple(values), last.alphas.keyframes, last.alphas.cyclic)
-    return Look(alphas, gathered([look.latents for look in alike]), gathered([look.images for look in alike]))
+    return MeasuredFrames(
+        alphas, gathered([frames.latents for frames in alike]), gathered([frames.images for frames in alike])
+    )
 
 
-def _fits(look: Look, last: Look) -> bool:
+def _fits(frames: MeasuredFrames, last: MeasuredFrames) -> bool:
     """Whether its frames can stand among those of the last look."""
     kind = lambda one: (one.alphas.keyframes, one.alphas.cyclic)
     shape = lambda batch: None if batch is None else batch.shape[1:]
-    batches = ((look.latents, last.latents), (look.images, last.images))
-    return kind(look) == kind(last) and all(b is None or shape(a) == shape(b) for a, b in batches)
+    batches = ((frames.latents, last.latents), (frames.images, last.images))
+    return kind(frames) == kind(last) and all(b is None or shape(a) == shape(b) for a, b in batches)

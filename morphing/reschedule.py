@@ -26,7 +26,7 @@ from .schedule import Alphas
 Measure = Callable[[Alphas], Tensor]
 
 # Where nothing changes D is flat and has no inverse; this share of an even slope gives it one.
-_SLOPE = 1e-9
+_LEAST_GRADIENT = 1e-9
 # Neighbouring slopes that differ by more than this factor are a bend.
 _SHARP = 10.0
 
@@ -97,8 +97,8 @@ def length_curve(alphas: Alphas, distances: Tensor) -> tuple[list[float], list[f
     lengths = [0.0]
     for step in steps:
         lengths.append(lengths[-1] + step)
-    slope = _SLOPE * (lengths[-1] or 1.0)
-    return knots, [length + slope * knot for length, knot in zip(lengths, knots)]
+    gradient = _LEAST_GRADIENT * (lengths[-1] or 1.0)
+    return knots, [length + gradient * knot for length, knot in zip(lengths, knots)]
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -109,17 +109,17 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     """
     upper = min(max(bisect_left(xs, x), 1), len(xs) - 1)
     width, rise = xs[upper] - xs[upper - 1], ys[upper] - ys[upper - 1]
-    share = min(max((x - xs[upper - 1]) / width, 0.0), 1.0) if width > 0 else 0.0
+    fraction = min(max((x - xs[upper - 1]) / width, 0.0), 1.0) if width > 0 else 0.0
     near = range(max(upper - 2, 0), min(upper + 1, len(xs) - 1))
-    slopes = [(ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i]) if xs[i + 1] > xs[i] else 0.0 for i in near]
-    if min(slopes) * _SHARP < max(slopes) or min(slopes) <= 0 or len(xs) < 3:
-        return ys[upper - 1] + share * rise
-    start, end = (width * _slope(knot, xs, ys) for knot in (upper - 1, upper))
-    cubic = share * share * (3.0 - 2.0 * share) * rise
-    return ys[upper - 1] + cubic + share * (1.0 - share) * ((1.0 - share) * start - share * end)
+    gradients = [(ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i]) if xs[i + 1] > xs[i] else 0.0 for i in near]
+    if min(gradients) * _SHARP < max(gradients) or min(gradients) <= 0 or len(xs) < 3:
+        return ys[upper - 1] + fraction * rise
+    start, end = (width * _gradient(knot, xs, ys) for knot in (upper - 1, upper))
+    cubic = fraction * fraction * (3.0 - 2.0 * fraction) * rise
+    return ys[upper - 1] + cubic + fraction * (1.0 - fraction) * ((1.0 - fraction) * start - fraction * end)
 
 
-def _slope(knot: int, xs: Sequence[float], ys: Sequence[float]) -> float:
+def _gradient(knot: int, xs: Sequence[float], ys: Sequence[float]) -> float:
     """The slope at a knot: the weighted harmonic mean of its two sides; at an end, of the parabola through three."""
     last = len(xs) - 1
     middle = min(max(knot, 1), last - 1)
@@ -128,8 +128,8 @@ def _slope(knot: int, xs: Sequence[float], ys: Sequence[float]) -> float:
     if knot == middle:
         weights = (2 * right + left, right + 2 * left)
         return sum(weights) / (weights[0] / before + weights[1] / after) if before > 0 and after > 0 else 0.0
-    near, far, slope, other = (left, right, before, after) if knot == 0 else (right, left, after, before)
-    return min(max(((2 * near + far) * slope - near * other) / (near + far), 0.0), 3.0 * slope)
+    near, far, gradient, other = (left, right, before, after) if knot == 0 else (right, left, after, before)
+    return min(max(((2 * near + far) * gradient - near * other) / (near + far), 0.0), 3.0 * gradient)
 
 
 def _apportion(marks: Sequence[float], gaps: int) -> list[int]:

@@ -61,9 +61,9 @@ class Alphas:
         """(N, K) float64, how much of each key picture is in each frame; a row sums to 1, at most two are not 0."""
         weights = torch.zeros(len(self), self.keyframes, dtype=torch.float64)
         for row, value in enumerate(self.values):
-            low, high, share = self.between(value)
-            weights[row, low] += 1.0 - share
-            weights[row, high] += share
+            low, high, fraction = self.between(value)
+            weights[row, low] += 1.0 - fraction
+            weights[row, high] += fraction
         return weights
 
     def between(self, value: float) -> tuple[int, int, float]:
@@ -72,9 +72,9 @@ class Alphas:
         On a key picture both are that picture and the share is 0.
         """
         low = math.floor(value)
-        share = value - low
-        high = low + 1 if share > 0 else low
-        return low % self.keyframes, high % self.keyframes, share
+        fraction = value - low
+        high = low + 1 if fraction > 0 else low
+        return low % self.keyframes, high % self.keyframes, fraction
 
     def needed(self) -> tuple[int, ...]:
         """The key pictures that any frame is made of, rising."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..guidance.edit_measures import OUTSIDE, WHOLE, EditMeasures
-from ..host.validation import require_picture, require_same_batch, require_same_size
 from ..host.images import is_crop, middle
-from ..host.notify import notice
+from ..host.notify import notify
+from ..host.validation import require_picture, require_same_batch, require_same_size
 from ..inversion.quality import PSNR_EQUAL
 from ._panel import BACKGROUND, error_map, panel
 
@@ -22,7 +22,7 @@ def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tenso
     whole, size = tuple(source.shape[1:3]), tuple(edit.shape[1:3])
     if not is_crop(size, whole):
         return source, mask
-    notice(f"The source is measured in its middle, {size[1]} x {size[0]}, which is what VAE Encode kept of it.")
+    notify(f"The source is measured in its middle, {size[1]} x {size[0]}, which is what VAE Encode kept of it.")
     mask = middle(mask, size) if mask is not None and tuple(mask.shape[1:]) == whole else mask
     return middle(source, size), mask
 

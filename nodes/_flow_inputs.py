@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..guidance.flow.fields import check_flow, expand_batch, region_of, resize_flow, resize_layers
-from ..host.notify import notice
+from ..host.notify import notify
 from ..host.validation import require_finite
 
 
@@ -22,8 +22,10 @@ def fitted_flow(flow, layers, image: torch.Tensor) -> tuple[torch.Tensor, torch.
     """The flow and its layers at the picture's size; a resize is said on the node."""
     flow, (height, width) = check_flow(flow), image.shape[1:3]
     if flow.shape[1:3] != (height, width):
-        notice(f"The flow was made for {flow.shape[2]} x {flow.shape[1]}; it is resized to {width} x {height} with its "
-               "vectors.")
+        notify(
+            f"The flow was made for {flow.shape[2]} x {flow.shape[1]}; it is resized to {width} x {height} with its "
+            "vectors."
+        )
     if layers is not None:
         layers = require_finite(layers, "The input 'layers'", "make them again with Flow Compose or Flow Canvas")
         layers = resize_layers(layers.float(), height, width)

@@ -31,15 +31,15 @@ def panel(tiles: Sequence[tuple[str, Tensor]], lines: Sequence[str]) -> Tensor:
     size = max(13, min(width // 22, 28))
     font, gap = ImageFont.load_default(size), size // 2
     total = len(pictures) * (width + gap) + gap
-    words = [part for line in lines for part in _wrapped(line, font, total - 2 * gap)]
+    wrapped = [part for line in lines for part in _wrapped(line, font, total - 2 * gap)]
     row = int(size * 1.5)
-    canvas = Image.new("RGB", (total, row + height + gap + row * len(words) + gap), BACKGROUND)
+    canvas = Image.new("RGB", (total, row + height + gap + row * len(wrapped) + gap), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for i, ((title, _), picture) in enumerate(zip(tiles, pictures)):
         left = gap + i * (width + gap)
         draw.text((left, gap // 2), title, TEXT, font)
         canvas.paste(picture, (left, row))
-    for i, line in enumerate(words):
+    for i, line in enumerate(wrapped):
         draw.text((gap, row + height + gap + i * row), line, TEXT if i == 0 else QUIET, font)
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).unsqueeze(0)
 

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ..guidance.prompt_to_prompt.local_blend import heat, outline
 from ..guidance.prompt_to_prompt.plan import chosen_columns
-from ..host.validation import require_latent
 from ..host.compatibility import require_same_kind
 from ..host.prompt_to_prompt.attention_record import Record
-from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
 from ..host.prompt_to_prompt.tokens import encode_tokens, read_prompt
+from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
+from ..host.validation import require_latent
 from ._panel import HEAT
 
 
-def look(model, clip, text, chosen, trajectory, samples, levels, seed):
+def maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed):
     """Maps of every row, the words' columns in them, and the latent's height and width."""
     prompt, tokens = read_prompt(clip, text)
     columns = chosen_columns([prompt], chosen, name="The words")

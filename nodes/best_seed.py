@@ -8,14 +8,12 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from ..guidance.best_seed import ranking
 from ..host.best_seed import drafts, flow_scores, sketch_score
-from ..host.validation import require_latent, require_sigmas
-from ..host.sketch.layers import require_predictor_of
 from ..host.prompts import conditionings
+from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch
+from ..host.validation import require_latent, require_sigmas
 from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, encoder, require_image, require_vae, strokes_of
-from .sockets import EdgePredictor as EdgePredictorSocket
-from .sockets import Flow as FlowSocket
-from .sockets import advanced
+from .sockets import EdgePredictor as EdgePredictorSocket, Flow as FlowSocket, advanced
 
 
 class BestSeed(io.ComfyNode):
@@ -32,45 +30,101 @@ class BestSeed(io.ComfyNode):
             search_aliases=["seed search", "noise selection", "seed picker", "candidate seeds"],
             has_intermediate_output=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model of the run, best with Edge Predictor Guidance already on "
-                               "it: the candidates are then guided too."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model of the run, best with Edge Predictor Guidance already on "
+                    "it: the candidates are then guided too.",
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt of the run."),
                 io.Latent.Input("latent_image", tooltip="The latent of the run, such as Empty Latent Image."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule of the run; a few of its levels are used."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFF00, control_after_generate=True,
-                             tooltip="The first candidate; the others are the seeds that follow it."),
-                io.Int.Input("candidates", default=8, min=1, max=64,
-                             tooltip="How many seeds are tried. 8 x 3 steps, with the look at their end, "
-                                     "cost about as much as 36 of one picture."),
-                io.Int.Input("steps", default=3, min=1, max=20,
-                             tooltip="Wide steps for each candidate. 2 to 4 tell the composition."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFF00,
+                    control_after_generate=True,
+                    tooltip="The first candidate; the others are the seeds that follow it.",
+                ),
+                io.Int.Input(
+                    "candidates",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip="How many seeds are tried. 8 x 3 steps, with the look at their end, "
+                    "cost about as much as 36 of one picture.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=3,
+                    min=1,
+                    max=20,
+                    tooltip="Wide steps for each candidate. 2 to 4 tell the composition.",
+                ),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="The CFG of the run."),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt of the run; not needed "
-                                                                         "at CFG 1."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt of the run; not needed at CFG 1."
+                ),
                 EdgePredictorSocket.Input("edge_predictor", optional=True, tooltip=PREDICTOR_TIP),
                 io.Image.Input("sketch", optional=True, tooltip=SKETCH_TIP),
-                FlowSocket.Input("flow", optional=True, tooltip="In place of a sketch: where the parts of the source "
-                                 "picture are to go. Needs source and vae."),
+                FlowSocket.Input(
+                    "flow",
+                    optional=True,
+                    tooltip="In place of a sketch: where the parts of the source "
+                    "picture are to go. Needs source and vae.",
+                ),
                 io.Image.Input("source", optional=True, tooltip="The picture that the flow moves."),
                 io.Vae.Input("vae", optional=True, tooltip="For a flow, or a predictor of encoded edges."),
-                advanced(io.Float, "unfinished", "As in Edge Predictor Guidance: 1 = only the strokes count.",
-                          default=0.0, min=0.0, max=1.0, step=0.05),
-                advanced(io.Float, "judge_at", "Share of the run after which the candidates are compared: 0.4 to 0.6.",
-                          default=0.5, min=0.05, max=0.95, step=0.05),
+                advanced(
+                    io.Float,
+                    "unfinished",
+                    "As in Edge Predictor Guidance: 1 = only the strokes count.",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                ),
+                advanced(
+                    io.Float,
+                    "judge_at",
+                    "Share of the run after which the candidates are compared: 0.4 to 0.6.",
+                    default=0.5,
+                    min=0.05,
+                    max=0.95,
+                    step=0.05,
+                ),
             ],
             outputs=[
                 io.Noise.Output("noise", tooltip="The best seed's noise, for Sampler Custom Advanced."),
                 io.Int.Output("best_seed", tooltip="The best seed itself, for any other sampler node."),
-                io.Latent.Output("drafts", tooltip="What each candidate was about to become, the best first; VAE "
-                                 "Decode them to look."),
+                io.Latent.Output(
+                    "drafts",
+                    tooltip="What each candidate was about to become, the best first; VAE Decode them to look.",
+                ),
                 io.String.Output("scores", tooltip="Seeds and their distances from what is wanted, the best first."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, model, positive, latent_image, sigmas, seed=0, candidates=8, steps=3, cfg=7.0, negative=None,
-                edge_predictor=None, sketch=None, flow=None, source=None, vae=None, unfinished=0.0,
-                judge_at=0.5):  # fmt: skip
+    def execute(
+        cls,
+        model,
+        positive,
+        latent_image,
+        sigmas,
+        seed=0,
+        candidates=8,
+        steps=3,
+        cfg=7.0,
+        negative=None,
+        edge_predictor=None,
+        sketch=None,
+        flow=None,
+        source=None,
+        vae=None,
+        unfinished=0.0,
+        judge_at=0.5,
+    ):
         samples = require_latent(latent_image, "The latent", model)
         require_sigmas(sigmas, "The schedule")
         conds = conditionings(model, positive, negative, None, cfg, "Best Seed")
@@ -91,8 +145,9 @@ class BestSeed(io.ComfyNode):
 
 def _score(model, predictor, sketch, vae, size: tuple[int, int], unfinished: float):
     if predictor is None or sketch is None:
-        raise ValueError("Best Seed has nothing to compare with: connect edge_predictor and sketch, or flow, source "
-                         "and vae.")
+        raise ValueError(
+            "Best Seed has nothing to compare with: connect edge_predictor and sketch, or flow, source and vae."
+        )
     require_predictor_of(model, predictor.spec, "Best Seed")
     if predictor.spec.target == "latent":
         require_vae(model, vae)

@@ -20,11 +20,11 @@ from ..guidance.diffedit.heat_map import (
     strongest,
 )
 from ..guidance.diffedit.masks import MaskRecipe, Outliers, Threshold, find, finish, roomy, to_size
-from ..host.validation import require_conditioning, require_finite, require_latent
+from ..host.diffedit.head_start import with_head_start
 from ..host.diffedit.heat_map import MapRecipe, Prompts, compare, same_content
 from ..host.images import batch_items, picture_frame
-from ..host.diffedit.head_start import with_head_start
-from ..host.notify import notice
+from ..host.notify import notify
+from ..host.validation import require_conditioning, require_finite, require_latent
 
 SAME_TEXTS = (
     "The reference and the query prompt are the same, so that nothing but noise would tell them apart: write into "
@@ -131,13 +131,13 @@ def _prompts(reference, query, reference_negative, query_negative) -> Prompts:
 
 def _doubts(maps: torch.Tensor, raw: torch.Tensor, silent: torch.Tensor) -> list[str]:
     """Why a map may mean nothing although there is one: maps (n, B, h, w), their mean raw (B, h, w)."""
-    told = []
+    doubts = []
     for i, (most, alike) in enumerate(zip(strongest(raw).tolist(), steadiness(maps).tolist(), strict=True)):
         if not silent[i] and most < SLIGHT:
-            told.append(HARDLY.format(i, 100 * most))
+            doubts.append(HARDLY.format(i, 100 * most))
         elif not silent[i] and alike < STEADY:
-            told.append(CHANCE.format(i, 100 * max(alike, 0)))
-    return told
+            doubts.append(CHANCE.format(i, 100 * max(alike, 0)))
+    return doubts
 
 
 def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int, doubts: list[str]) -> str:
@@ -147,7 +147,7 @@ def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int, doubts: list[str]
     warnings += [f"Picture {i}: {SAME_TEXTS}" for i, same in enumerate(silent) if same]
     warnings += doubts
     if warnings:
-        notice(" ".join(warnings))
+        notify(" ".join(warnings))
     return "\n".join([*lines, *warnings, f"{cost} samples of the network."])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..guidance.flow.colour_wheel import colour_wheel
 from ..guidance.flow.fields import (
     Transform,
     check_flow,
@@ -16,13 +17,12 @@ from ..guidance.flow.fields import (
     transform_flow,
 )
 from ..guidance.flow.points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
-from ..guidance.flow.colour_wheel import colour_wheel
 from ..guidance.flow.warp import forward_warp, land
-from ..host.validation import require_picture, require_same_size
 from ..host.gradients import plain
-from ..host.motion.sampler import as_image, as_pictures
-from ..host.notify import notice
+from ..host.images import as_image, as_pictures
 from ..host.motion.optical_flow import LARGEST, estimate_each, require_optical_flow
+from ..host.notify import notify
+from ..host.validation import require_picture, require_same_size
 from ._arrows import arrows
 from ._flow_inputs import fitted_flow, matched, require_mask
 from .sockets import Flow as FlowSocket
@@ -30,15 +30,18 @@ from .sockets import Flow as FlowSocket
 CATEGORY = "Palimpsest/motion"
 PIVOTS = {"centre of the region": "centre", "centre of its box": "box", "a given point": None}
 FLOW_TIP = "Where every pixel goes, from a Flow node."
-LAYERS_TIP = "Who lies in front where things meet (lighter is nearer), from Flow Compose or Flow Canvas. Left open, " \
+LAYERS_TIP = (
+    "Who lies in front where things meet (lighter is nearer), from Flow Compose or Flow Canvas. Left open, "
     "what moves lies in front of what stays."
+)
 
 
 class FlowFromTransform(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         number = lambda name, default, low, high, step, tip, **more: io.Float.Input(
-            name, default=default, min=low, max=high, step=step, round=0.001, tooltip=tip, **more)
+            name, default=default, min=low, max=high, step=step, round=0.001, tooltip=tip, **more
+        )
         return io.Schema(
             node_id="PalimpsestFlowFromTransform",
             display_name="Flow From Transform",
@@ -69,15 +72,28 @@ class FlowFromTransform(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, mask, move_x, move_y, turn, scale, stretch, stretch_angle, tilt_x=0.0, tilt_y=0.0,
-                pivot="centre of the region", pivot_x=0.5, pivot_y=0.5) -> io.NodeOutput:
+    def execute(
+        cls,
+        mask,
+        move_x,
+        move_y,
+        turn,
+        scale,
+        stretch,
+        stretch_angle,
+        tilt_x=0.0,
+        tilt_y=0.0,
+        pivot="centre of the region",
+        pivot_x=0.5,
+        pivot_y=0.5,
+    ) -> io.NodeOutput:
         mask = require_mask(mask)
         change = Transform((move_x, move_y), turn, scale, stretch, stretch_angle, (tilt_x, tilt_y))
         height, width = mask.shape[1:]
         point = torch.tensor([pivot_x * (width - 1), pivot_y * (height - 1)], dtype=torch.float64)
         flow = transform_flow(mask, change, PIVOTS[pivot] or point)
         if bool(land(flow).occluded[moving(flow)].all()) and bool(moving(flow).any()):
-            notice("Everything that moves leaves the picture or is hidden: make the motion smaller.")
+            notify("Everything that moves leaves the picture or is hidden: make the motion smaller.")
         return io.NodeOutput(flow)
 
 
@@ -130,7 +146,7 @@ class FlowFromPoints(io.ComfyNode):
         starts, ends = track_pairs(tracks)
         hidden = tracks["track_path"].shape[1] - len(starts)
         if hidden:
-            notice(f"{hidden} tracked points are not seen in the first or the last frame: they drag nothing.")
+            notify(f"{hidden} tracked points are not seen in the first or the last frame: they drag nothing.")
         return starts, ends
 
 
@@ -163,8 +179,9 @@ class FlowFromImages(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, optical_flow, first, second, strength, still_below, mask=None, updates=12,
-                largest=LARGEST) -> io.NodeOutput:
+    def execute(
+        cls, optical_flow, first, second, strength, still_below, mask=None, updates=12, largest=LARGEST
+    ) -> io.NodeOutput:
         require_optical_flow(optical_flow)
         require_same_size(require_picture(first, "first", 1), require_picture(second, "second", 1), "first", "second")
         batch = max(len(first), len(second))
@@ -203,7 +220,7 @@ class FlowCompose(io.ComfyNode):
             raise ValueError("No flow is connected: connect at least one Flow node to 'flows'.")
         sizes = {tuple(part.shape[1:3]) for part in parts}
         if len(sizes) > 1:
-            notice("The flows are of different sizes; all are resized to the first one's, with their vectors.")
+            notify("The flows are of different sizes; all are resized to the first one's, with their vectors.")
         return io.NodeOutput(*compose_flows(parts, in_front))
 
 

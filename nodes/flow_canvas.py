@@ -6,8 +6,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..guidance.flow.canvas import canvas_flow, parse_canvas
+from ..host.notify import notify
 from ..host.validation import require_picture
-from ..host.notify import notice
 from .flow import CATEGORY
 from .sockets import Flow as FlowSocket
 
@@ -26,10 +26,14 @@ class FlowCanvas(io.ComfyNode):
             search_aliases=["motion brush", "drag object", "paint flow", "motion guidance"],
             has_intermediate_output=True,
             inputs=[
-                io.Image.Input("image", tooltip="The picture to draw on; from Load Image it is shown at once, from "
-                               "other nodes after the first run."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture to draw on; from Load Image it is shown at once, from "
+                    "other nodes after the first run.",
+                ),
                 CanvasWidget.Input(
-                    "canvas", tooltip="The drawing. It is kept in the workflow as JSON and needs no browser to run.",
+                    "canvas",
+                    tooltip="The drawing. It is kept in the workflow as JSON and needs no browser to run.",
                     extra_dict={"default": ""},
                 ),
             ],
@@ -38,14 +42,14 @@ class FlowCanvas(io.ComfyNode):
                 io.Mask.Output("layers", tooltip="Who lies in front, for Flow Warp and Flow Guidance Sampler."),
                 io.Mask.Output("regions", tooltip="The regions as a batch of masks, the nearest first."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, image, canvas="") -> io.NodeOutput:
         height, width = require_picture(image, "image", 1).shape[1:3]
         drawing = parse_canvas(canvas)
         if drawing is None:
-            notice("Nothing is drawn, so nothing moves: choose a tool and mark a region.")
+            notify("Nothing is drawn, so nothing moves: choose a tool and mark a region.")
             flow, layers, regions = (torch.zeros(1, height, width, *tail) for tail in ((2,), (), ()))
         else:
             flow, layers, regions = canvas_flow(drawing, height, width)

@@ -23,15 +23,21 @@ class SaveFlow(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
-                io.String.Input("filename_prefix", default="motion",
-                                tooltip="The file's name; a counter is added. May hold subfolders and %date% words."),
-                io.Combo.Input("format", options=[suffix[1:] for suffix in WRITABLE],
-                               tooltip="safetensors and npz keep batches and layers; flo is read by most other "
-                               "programs, one file a flow."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="motion",
+                    tooltip="The file's name; a counter is added. May hold subfolders and %date% words.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=[suffix[1:] for suffix in WRITABLE],
+                    tooltip="safetensors and npz keep batches and layers; flo is read by most other "
+                    "programs, one file a flow.",
+                ),
                 io.Mask.Input("layers", optional=True, tooltip=LAYERS_TIP),
             ],
             outputs=[io.String.Output("file", tooltip="The name as Load Flow lists it.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, flow, filename_prefix="motion", format="safetensors", layers=None) -> io.NodeOutput:
@@ -56,13 +62,18 @@ class LoadFlow(io.ComfyNode):
             description="Reads a motion from output/flows or models/flows: .flo, .npz, .safetensors, or the tensor "
             "files of the published examples.",
             inputs=[
-                io.Combo.Input("file", options=folders.file_names("flows"),
-                               tooltip="A flow file. It may be of another size than your picture: it is resized with "
-                               "its vectors where it is used. Press R to see new ones."),
+                io.Combo.Input(
+                    "file",
+                    options=folders.file_names("flows"),
+                    tooltip="A flow file. It may be of another size than your picture: it is resized with "
+                    "its vectors where it is used. Press R to see new ones.",
+                ),
             ],
-            outputs=[FlowSocket.Output("flow", tooltip="The motion."),
-                     io.Mask.Output("layers", tooltip="Who lies in front, where the file says so; else what moves.")],
-        )  # fmt: skip
+            outputs=[
+                FlowSocket.Output("flow", tooltip="The motion."),
+                io.Mask.Output("layers", tooltip="Who lies in front, where the file says so; else what moves."),
+            ],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):

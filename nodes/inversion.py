@@ -6,13 +6,13 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host.batching import by_rows
-from ..host.validation import require_latent, require_picture, require_same_batch, require_vae_of
-from ..host.session import Session
+from ..host.compatibility import levels_of, require_invertible, require_same_kind
 from ..host.family import latent_format, latent_format_name
 from ..host.fingerprint import fingerprint
-from ..host.compatibility import levels_of, require_invertible, require_same_kind
 from ..host.inversion.inverted_noise import InvertedNoise
 from ..host.prompts import conditionings, text_behind
+from ..host.session import Session
+from ..host.validation import require_latent, require_picture, require_same_batch, require_vae_of
 from ..inversion.ddim import PAIRINGS, invert, replay
 from ..inversion.gaussianity import gaussianity, unit_noise
 from ..inversion.quality import psnr, ssim
@@ -37,6 +37,22 @@ def latent_with(latent: dict, samples: torch.Tensor) -> dict:
     return {**{key: value for key, value in latent.items() if key != "noise_mask"}, "samples": samples}
 
 
+def inverted(levels: torch.Tensor, **how):
+    """What a session runs for some rows: their path (N + 1, B, C, h, w) and its end as the host's raw latent."""
+
+    def body(session: Session, _):
+        path = invert(
+            session.guided,
+            session.latent,
+            levels,
+            on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x),
+            **how,
+        )
+        return path, session.to_raw(path[-1])
+
+    return body
+
+
 class DDIMInvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -55,12 +71,20 @@ class DDIMInvert(io.ComfyNode):
                     "below 1, or the low part of Split Sigmas, the inversion goes part of the way.",
                 ),
                 io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="Guidance of the inversion. 1 (half the time) is right nearly always; higher values lead "
                     "to noise that edits badly. Sane: 1 to 3.",
                 ),
                 io.Int.Input(
-                    "refinement", default=0, min=0, max=20,
+                    "refinement",
+                    default=0,
+                    min=0,
+                    max=20,
                     tooltip="Fixed-point iterations: more evaluations of the model at each step, where Inversion Check "
                     "shows that the picture does not come back. 0 is plain DDIM; 1 doubles the time. Sane: 0 to 3.",
                 ),
@@ -68,7 +92,11 @@ class DDIMInvert(io.ComfyNode):
                 io.Conditioning.Input("negative", optional=True, tooltip=NEGATIVE_TIP),
                 io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
                 io.Combo.Input(
-                    "pairing", options=list(PAIRINGS), default=PAIRINGS[0], optional=True, advanced=True,
+                    "pairing",
+                    options=list(PAIRINGS),
+                    default=PAIRINGS[0],
+                    optional=True,
+                    advanced=True,
                     tooltip="Where the model is asked for a step: extrapolated (reconstructs best), held (as it, from "
                     "one slope), papers (as the published methods do), same level (plain reverse Euler).",
                 ),
@@ -79,7 +107,7 @@ class DDIMInvert(io.ComfyNode):
                 io.Noise.Output("noise", tooltip="Makes Sampler Custom Advanced start at exactly the inverted latent."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -91,18 +119,17 @@ class DDIMInvert(io.ComfyNode):
         prediction, levels = require_invertible(model), levels_of(model, sigmas)
         conds = conditionings(model, positive, negative, clip, cfg, "DDIM Invert")
 
-        def body(session: Session, _):
-            path = invert(
-                session.guided, session.latent, levels, flow=prediction == "flow", pairing=pairing,
-                refinement=refinement, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x),
-            )  # fmt: skip
-            return path, session.to_raw(path[-1])
-
         # The model sees the schedule as in sampling, so that patches which read it act alike both ways.
         parts = by_rows(
-            model, conds, samples, levels.flip(0), body, cfg=cfg, noise_mask=latent.get("noise_mask"),
+            model,
+            conds,
+            samples,
+            levels.flip(0),
+            inverted(levels, flow=prediction == "flow", pairing=pairing, refinement=refinement),
+            cfg=cfg,
+            noise_mask=latent.get("noise_mask"),
             what="The batch to invert",
-        )  # fmt: skip
+        )
         path, raw = torch.cat([one[0] for one in parts], dim=1), torch.cat([one[1] for one in parts])
         hidden = cls.hidden
         text = text_behind(hidden.prompt, hidden.unique_id, "positive") if hidden is not None else ""
@@ -125,16 +152,23 @@ class InversionCheck(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that encoded the picture."),
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert or Load Trajectory."),
                 io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="Guidance of the way back. 1 judges the inversion itself; the CFG of your edit shows what "
                     "that costs. Sane: 1 to 10.",
                 ),
                 io.Image.Input(
-                    "image", optional=True,
+                    "image",
+                    optional=True,
                     tooltip="The picture that was encoded, to compare with. Left open, the VAE's view of it stands in.",
                 ),
                 io.Conditioning.Input(
-                    "positive", optional=True,
+                    "positive",
+                    optional=True,
                     tooltip="The prompt of the inversion. Left open, the trajectory's own is used; connect CLIP then.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip=NEGATIVE_TIP),
@@ -147,7 +181,7 @@ class InversionCheck(io.ComfyNode):
                 io.Float.Output("ssim", tooltip="Structural similarity, the mean of the batch; 1 means equal."),
                 io.String.Output("report", tooltip="The numbers and what they mean."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -157,17 +191,17 @@ class InversionCheck(io.ComfyNode):
         require_vae_of(model, vae)
         source = source_picture(image, trajectory, vae)
         conds = conditionings(model, positive, negative, clip, cfg, "Inversion Check", trajectory.prompt)
-        through_vae, reconstruction = both_ways(model, vae, trajectory, conds, cfg)
+        through_vae, reconstruction = round_trip(model, vae, trajectory, conds, cfg)
         checks = measure(through_vae if source is None else source, through_vae, reconstruction, trajectory, source)
-        words = [lines(check, made_at=trajectory.cfg, sampled_at=cfg) for check in checks]
+        texts = [lines(check, made_at=trajectory.cfg, sampled_at=cfg) for check in checks]
         shown = through_vae if source is None else source
         title = "source" if source is not None else "source, through the VAE"
         errors = error_map(shown, reconstruction)
         titles = (title, "reconstruction", "error (white: a quarter or more)")
         rows = zip(shown, reconstruction, errors)
-        made = torch.cat([panel(list(zip(titles, row)), text) for row, text in zip(rows, words)])
+        made = torch.cat([panel(list(zip(titles, row)), text) for row, text in zip(rows, texts)])
         means = [sum(getattr(check, name) for check in checks) / len(checks) for name in ("psnr", "ssim")]
-        report = "\n\n".join("\n".join(text) for text in words)
+        report = "\n\n".join("\n".join(text) for text in texts)
         return io.NodeOutput(made, reconstruction, *means, report, ui=ui.PreviewImage(made, cls=cls))
 
 
@@ -190,7 +224,7 @@ def source_picture(image, trajectory: Trajectory, vae) -> torch.Tensor | None:
     return cropped.expand(trajectory.rows, -1, -1, -1)
 
 
-def both_ways(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> tuple[torch.Tensor, torch.Tensor]:
+def round_trip(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures (B, H, W, 3): the source through the VAE alone, and sampled back from the noise."""
     form = latent_format(model)
     raw = form.process_out(trajectory.latents[0])
@@ -212,10 +246,15 @@ def measure(target, through_vae, reconstruction, trajectory: Trajectory, source)
     noise = gaussianity(unit_noise(trajectory.latents[-1], top, flow=trajectory.flow))
     bound = [None] * trajectory.rows if source is None else psnr(through_vae, source).tolist()
     columns = (
-        psnr(reconstruction, target).tolist(), ssim(reconstruction, target).tolist(), bound,
-        psnr(reconstruction, through_vae).tolist(), noise.mean.tolist(), noise.deviation.tolist(),
-        noise.correlation.tolist(), noise.log_likelihood.tolist(),
-    )  # fmt: skip
+        psnr(reconstruction, target).tolist(),
+        ssim(reconstruction, target).tolist(),
+        bound,
+        psnr(reconstruction, through_vae).tolist(),
+        noise.mean.tolist(),
+        noise.std.tolist(),
+        noise.correlation.tolist(),
+        noise.log_likelihood.tolist(),
+    )
     return [Check(*row) for row in zip(*columns)]
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.anchor import Anchor, parse_rows
 from ..host.inversion.anchor import anchored, require_fit
-from ..host.morphing.anchor import held_morph
+from ..host.morphing.anchor import key_corrected
 from ..morphing.schedule import as_alphas
 from .sockets import Alphas, Trajectory, advanced
 
@@ -86,7 +86,7 @@ class TrajectoryAnchor(io.ComfyNode):
                 "With `alphas`, Trajectory Anchor finds the key pictures among the frames by itself, and they start "
                 "where Morph Latents puts them: leave `rows` empty and `start_from_source` off."
             )
-        return io.NodeOutput(held_morph(model, anchor, as_alphas(alphas)))
+        return io.NodeOutput(key_corrected(model, anchor, as_alphas(alphas)))
 
 
 NODES = (TrajectoryAnchor,)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..host import folders
-from ..host.family import latent_format
 from ..host.compatibility import require_same_kind, require_same_model
+from ..host.family import latent_format
 from ..host.inversion.inverted_noise import InvertedNoise
 from ..inversion.trajectory_file import read_trajectory, write_trajectory
 from .inversion import CATEGORY
@@ -27,12 +27,13 @@ class SaveTrajectory(io.ComfyNode):
             inputs=[
                 TrajectorySocket.Input("trajectory", tooltip="From DDIM Invert."),
                 io.String.Input(
-                    "filename_prefix", default="picture",
+                    "filename_prefix",
+                    default="picture",
                     tooltip="The file's name; a counter is added. May hold subfolders and %date% words.",
                 ),
             ],
             outputs=[io.String.Output("file", tooltip="The name as Load Trajectory lists it.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, trajectory, filename_prefix="picture") -> io.NodeOutput:
@@ -54,11 +55,15 @@ class LoadTrajectory(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model of the inversion; a file of another model is refused."),
                 io.Combo.Input(
-                    "file", options=folders.file_names("trajectories"),
+                    "file",
+                    options=folders.file_names("trajectories"),
                     tooltip="A file that Save Trajectory has written. Press R to see new ones.",
                 ),
                 io.Boolean.Input(
-                    "any_model", default=False, optional=True, advanced=True,
+                    "any_model",
+                    default=False,
+                    optional=True,
+                    advanced=True,
                     tooltip="Accept a file of other weights of the same family, for instance to edit with a LoRA that "
                     "was not there at the inversion. The picture will not come back exactly.",
                 ),
@@ -70,7 +75,7 @@ class LoadTrajectory(io.ComfyNode):
                 io.Sigmas.Output("sigmas", tooltip="The schedule of the inversion, to sample with."),
                 io.Latent.Output("source", tooltip="The picture that was inverted, as a latent."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):

@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..guidance.proximal import Threshold
-from ..host.validation import require_conditioning, require_unconditional
 from ..host.inversion.null_text import fit_null_text
 from ..host.prompts import connected_or_encoded
 from ..host.proximal import with_proximal_guidance
+from ..host.validation import require_conditioning, require_unconditional
 from ..inversion.negative_prompt import between
-from ..inversion.null_text import MODES, NullText, Recipe
+from ..inversion.null_text import MODES, NullText, NullTextRecipe
 from ._loss_plot import plot
 from .sockets import Trajectory, advanced
 
@@ -30,7 +30,7 @@ def _advanced_inputs() -> list[io.Input]:
                  "to 0.02.", default=0.01, min=1e-5, max=1.0, step=1e-3, round=1e-5),
         advanced(io.Float, "tolerance", "Fast mode is content with this squared error of a step's latent. Smaller is "
                  "closer and slower. Sane: 0.00002 to 0.001.",
-                 default=Recipe.enough, min=0.0, max=0.1, step=1e-5, round=1e-7),
+                 default=NullTextRecipe.enough, min=0.0, max=0.1, step=1e-5, round=1e-7),
         advanced(io.Int, "levels_at_once", "Fast mode: noise levels fitted side by side. 0 takes what memory allows, "
                  "1 is least.", default=0, min=0, max=100),
     ]  # fmt: skip
@@ -51,17 +51,25 @@ class NullTextOptimize(io.ComfyNode):
                 Trajectory.Input("trajectory", tooltip="Your picture's way to noise, from DDIM Invert at CFG 1."),
                 io.Conditioning.Input("positive", tooltip="The prompt that the trajectory was made with."),
                 io.Float.Input(
-                    "cfg", default=7.5, min=-30.0, max=30.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=7.5,
+                    min=-30.0,
+                    max=30.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="The CFG that you will sample with: set the same in the sampler. Anything but 1. Sane: 3 "
                     "to 10.",
                 ),
                 io.Combo.Input(
-                    "mode", options=list(MODES), default="fast",
+                    "mode",
+                    options=list(MODES),
+                    default="fast",
                     tooltip="fast: from the prompt's own embedding, some seconds. faithful: the published recipe, from "
                     "the negative prompt, ten times as long. global: one embedding for all steps, weaker.",
                 ),
                 io.Conditioning.Input(
-                    "negative", optional=True,
+                    "negative",
+                    optional=True,
                     tooltip="Where faithful and global begin: normally the empty prompt. Left open, that is used; "
                     "connect CLIP then.",
                 ),
@@ -75,15 +83,25 @@ class NullTextOptimize(io.ComfyNode):
                 io.Image.Output("losses", tooltip="The error at each step, before and after the fit."),
                 io.String.Output("report", tooltip="What was done, in numbers."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, trajectory, positive, cfg=7.5, mode="fast", negative=None, clip=None, inner_steps=10,
-        learning_rate=0.01, tolerance=Recipe.enough, levels_at_once=0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        trajectory,
+        positive,
+        cfg=7.5,
+        mode="fast",
+        negative=None,
+        clip=None,
+        inner_steps=10,
+        learning_rate=0.01,
+        tolerance=NullTextRecipe.enough,
+        levels_at_once=0,
+    ) -> io.NodeOutput:
         require_unconditional(model, "NullText Optimize")
-        recipe = Recipe(cfg, mode, inner_steps, learning_rate, tolerance)
+        recipe = NullTextRecipe(cfg, mode, inner_steps, learning_rate, tolerance)
         if mode != "fast":
             negative = connected_or_encoded(negative, clip, "The negative prompt")
         conditioning, found = fit_null_text(
@@ -128,11 +146,17 @@ class NegativePromptInversion(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt that the trajectory was made with."),
                 io.Conditioning.Input(
-                    "negative", optional=True,
+                    "negative",
+                    optional=True,
                     tooltip="The empty prompt, or one of your own; counts where balance is below 1.",
                 ),
                 io.Float.Input(
-                    "balance", default=1.0, min=0.0, max=1.0, step=0.05, round=0.01,
+                    "balance",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
                     tooltip="1: the source prompt, which returns the picture best. 0: the negative prompt, which edits "
                     "most strongly. Sane: 0.7 to 1.",
                 ),
@@ -140,7 +164,7 @@ class NegativePromptInversion(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output("negative", tooltip="Connect it as the negative of any sampler or guider."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, positive, negative=None, balance=1.0) -> io.NodeOutput:
@@ -179,33 +203,62 @@ class ProximalGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with."),
                 io.Float.Input(
-                    "quantile", default=0.7, min=0.0, max=1.0, step=0.05, round=0.01,
+                    "quantile",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
                     tooltip="Share of the picture where guidance is left out, the smallest differences first. 0 is "
                     "plain guidance. Sane: 0.5 to 0.8.",
                 ),
                 io.Combo.Input(
-                    "threshold", options=list(get_args(Threshold)), default="hard", optional=True, advanced=True,
+                    "threshold",
+                    options=list(get_args(Threshold)),
+                    default="hard",
+                    optional=True,
+                    advanced=True,
                     tooltip="hard: a difference counts fully or not at all. soft: what counts is made smaller, too.",
                 ),
                 Trajectory.Input(
-                    "trajectory", optional=True,
+                    "trajectory",
+                    optional=True,
                     tooltip="The picture that is edited: where nothing changes the result is drawn to it.",
                 ),
                 io.Float.Input(
-                    "pull", default=1.0, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+                    "pull",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
+                    optional=True,
+                    advanced=True,
                     tooltip="How far it is drawn to the trajectory's picture, 0 to 1. Counts with a trajectory alone.",
                 ),
                 io.Float.Input(
-                    "pull_from", default=0.6, min=0.0, max=1.0, step=0.05, round=0.01, optional=True, advanced=True,
+                    "pull_from",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
+                    optional=True,
+                    advanced=True,
                     tooltip="From which share of the model's noise schedule on it is drawn. Sane: 0.5 to 0.8.",
                 ),
                 io.Int.Input(
-                    "grow", default=1, min=0, max=16, optional=True, advanced=True,
+                    "grow",
+                    default=1,
+                    min=0,
+                    max=16,
+                    optional=True,
+                    advanced=True,
                     tooltip="Cells of the latent (8 pixels each) round a change that stay free of the pull.",
                 ),
             ],
             outputs=[io.Model.Output("model")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.family import latent_format
 from ..host.compatibility import require_same_kind
+from ..host.family import latent_format
+from ..host.inversion.inverted_noise import InvertedNoise
 from ..host.key_pictures import same_size
 from ..host.morphing.conditioning import morphed
-from ..host.inversion.inverted_noise import InvertedNoise
-from ..host.notify import notice
+from ..host.notify import notify
 from ..morphing.schedule import PACES, Alphas, as_alphas, schedule
 from ..morphing.trajectory import MorphedTrajectory, joined
-from .sockets import Alphas as AlphasSocket
-from .sockets import Trajectory as TrajectorySocket
+from .sockets import Alphas as AlphasSocket, Trajectory as TrajectorySocket
 
 CATEGORY = "Palimpsest/morph"
 MOST = 32
@@ -39,9 +38,13 @@ class KeyPictures(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         size = lambda side: io.Int.Input(
-            side, default=0, min=0, max=8192, step=8,
+            side,
+            default=0,
+            min=0,
+            max=8192,
+            step=8,
             tooltip=f"Pixels of {side}, rounded down to a multiple of 8. 0: the first picture's own.",
-        )  # fmt: skip
+        )
         return io.Schema(
             node_id="PalimpsestKeyPictures",
             display_name="Key Pictures",
@@ -63,7 +66,7 @@ class KeyPictures(io.ComfyNode):
     def execute(cls, pictures, width=0, height=0) -> io.NodeOutput:
         batch, notes = same_size(in_order(pictures), width, height)
         for sentence in notes:
-            notice(sentence)
+            notify(sentence)
         return io.NodeOutput(batch, len(batch))
 
 
@@ -80,34 +83,55 @@ class MorphSchedule(io.ComfyNode):
             search_aliases=["alphas", "diffmorpher", "tween", "in-between frames"],
             inputs=[
                 io.Int.Input(
-                    "frames", default=16, min=1, max=4096,
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
                     tooltip="Frames of the whole morph, key pictures included. Sane: 8 to 32 for two pictures.",
                 ),
                 io.Int.Input(
-                    "keyframes", default=2, min=1, max=MOST,
+                    "keyframes",
+                    default=2,
+                    min=1,
+                    max=MOST,
                     tooltip="How many key pictures are morphed through; they lie at 0, 1, 2, ...",
                 ),
                 io.Combo.Input(
-                    "pace", options=list(PACES), default=PACES[0],
+                    "pace",
+                    options=list(PACES),
+                    default=PACES[0],
                     tooltip="uniform: even alphas, what Reschedule wants. The eased ones linger at the ends or at "
                     "each picture. curve: as the connected CURVE says.",
                 ),
                 io.Boolean.Input(
-                    "cyclic", default=False,
+                    "cyclic",
+                    default=False,
                     tooltip="On: the last picture leads back to the first, for a loop without a seam.",
                 ),
                 # A socket alone: the canvas would draw a curve of its own here, and send it whatever the pace.
                 io.Custom("CURVE").Input(
-                    "curve", optional=True, extra_dict={"forceInput": True},
+                    "curve",
+                    optional=True,
+                    extra_dict={"forceInput": True},
                     tooltip="From a Curve Editor: across is time, up is progress from the first picture to the last. "
                     "Used by the pace `curve`.",
                 ),
                 io.Int.Input(
-                    "start", default=0, min=0, max=4095, optional=True, advanced=True,
+                    "start",
+                    default=0,
+                    min=0,
+                    max=4095,
+                    optional=True,
+                    advanced=True,
                     tooltip="First frame to make, counted from 0, so that machines can share one morph.",
                 ),
                 io.Int.Input(
-                    "count", default=0, min=0, max=4096, optional=True, advanced=True,
+                    "count",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
                     tooltip="How many frames to make from there. 0: all that follow.",
                 ),
             ],
@@ -120,12 +144,10 @@ class MorphSchedule(io.ComfyNode):
                 ),
                 io.Int.Output("count", tooltip="How many frames these are."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(
-        cls, frames, keyframes=2, pace=PACES[0], cyclic=False, curve=None, start=0, count=0
-    ) -> io.NodeOutput:
+    def execute(cls, frames, keyframes=2, pace=PACES[0], cyclic=False, curve=None, start=0, count=0) -> io.NodeOutput:
         whole = schedule(frames, keyframes, pace=pace, cyclic=cyclic, curve=None if curve is None else curve.interp)
         part = whole.part(start, count)
         return io.NodeOutput(part, Alphas(tuple(range(keyframes)), keyframes, cyclic), len(part))
@@ -145,12 +167,15 @@ class MorphLatents(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample the frames."),
                 several(
-                    "trajectories", "trajectory", TrajectorySocket,
+                    "trajectories",
+                    "trajectory",
+                    TrajectorySocket,
                     "An inverted key picture, from DDIM Invert; a batch of them counts as several, in order.",
                 ),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),
                 io.Boolean.Input(
-                    "adain", default=True,
+                    "adain",
+                    default=True,
                     tooltip="On: the mean and contrast of each channel go evenly from picture to picture, so that "
                     "colours do not jump.",
                 ),
@@ -168,7 +193,7 @@ class MorphLatents(io.ComfyNode):
                     "with the same ALPHAS holds the frames that are key pictures.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, trajectories, alphas, adain=True) -> io.NodeOutput:
@@ -192,14 +217,16 @@ class MorphConditioning(io.ComfyNode):
             search_aliases=["prompt travel", "conditioning average", "text interpolation"],
             inputs=[
                 several(
-                    "prompts", "prompt", io.Conditioning,
+                    "prompts",
+                    "prompt",
+                    io.Conditioning,
                     "The prompt of a key picture, from CLIP Text Encode. One alone serves for all. Prompts that are "
                     "worded alike morph best; they may differ in length.",
                 ),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),
             ],
             outputs=[io.Conditioning.Output(tooltip="One prompt a frame; for any guider or sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, prompts, alphas) -> io.NodeOutput:

@@ -23,13 +23,14 @@ class LoadLoRAWeights(io.ComfyNode):
             search_aliases=["load lora model", "lora file", "lora loader"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=lora_names(),
+                    "file",
+                    options=lora_names(),
                     tooltip="A LoRA of models/loras, or with [output] behind its name one that Save LoRA Weights has "
                     "written to output/loras. Press R to see new ones.",
                 ),
             ],
             outputs=[LORA_MODEL.Output("lora", tooltip="For LoRA Interpolator, or the host's Load LoRA Model.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):

@@ -6,19 +6,17 @@ import torch
 from comfy_api.latest import io
 
 from ..host.morphing.attention_blend import blended
-from ..host.validation import require_latent
 from ..host.morphing.lora_fit import fit_loras
-from ..host.notify import notice
 from ..host.morphing.row_lora import interpolated
+from ..host.notify import notify
+from ..host.validation import require_latent
 from ..morphing.attention_blend import BLENDS
-from ..morphing.fit import Recipe
+from ..morphing.fit import LoraRecipe
 from ..morphing.lora import MIXINGS
 from ..morphing.schedule import as_alphas
 from ._loss_plot import plot
 from .morphing import ALPHAS_TIP, CATEGORY, in_order, several
-from .sockets import Alphas as AlphasSocket
-from .sockets import Trajectory as TrajectorySocket
-from .sockets import advanced
+from .sockets import Alphas as AlphasSocket, Trajectory as TrajectorySocket, advanced
 
 LORA_MODEL = io.Custom("LORA_MODEL")
 LOSS_MAP = io.Custom("LOSS_MAP")
@@ -54,52 +52,84 @@ class LoRAFit(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to fit to; it is not changed."),
                 io.Latent.Input("latent", tooltip="All key pictures in one batch, through VAE Encode."),
                 several(
-                    "prompts", "prompt", io.Conditioning,
+                    "prompts",
+                    "prompt",
+                    io.Conditioning,
                     "What a key picture shows, in a few words; one prompt alone serves for all.",
                 ),
                 io.Int.Input(
-                    "steps", default=200, min=1, max=5000,
+                    "steps",
+                    default=200,
+                    min=1,
+                    max=5000,
                     tooltip="Training steps at most. More cling closer to the picture. Sane: 100 to 300.",
                 ),
                 io.Int.Input(
-                    "rank", default=16, min=1, max=256,
+                    "rank",
+                    default=16,
+                    min=1,
+                    max=256,
                     tooltip="Room of each LoRA. Higher learns finer detail and takes more memory. Sane: 4 to 32.",
                 ),
                 io.Float.Input(
-                    "learning_rate", default=2e-4, min=1e-6, max=1e-1, step=1e-5, round=False,
+                    "learning_rate",
+                    default=2e-4,
+                    min=1e-6,
+                    max=1e-1,
+                    step=1e-5,
+                    round=False,
                     tooltip="Speed of learning. Too high tears the picture. Sane: 0.0001 to 0.001.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
                     tooltip="Of the start and the noise. The same seed gives the same LoRA.",
                 ),
                 *_advanced_inputs(),
             ],
             outputs=[
                 LORA_MODEL.Output(
-                    "loras", is_output_list=True,
+                    "loras",
+                    is_output_list=True,
                     tooltip="One LoRA a picture, in order: for LoRA Interpolator, or the host's Load LoRA Model and "
                     "Save LoRA Weights.",
                 ),
                 io.Image.Output("loss_plot", tooltip="How the loss of each picture fell, on fixed noise."),
                 LOSS_MAP.Output("loss", tooltip="The mean loss at each step, for the host's Plot Loss Graph."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, latent, prompts, steps=200, rank=16, learning_rate=2e-4, seed=0, patience=3, noises=1,
-        pictures_at_once=0, decay=False,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        latent,
+        prompts,
+        steps=200,
+        rank=16,
+        learning_rate=2e-4,
+        seed=0,
+        patience=3,
+        noises=1,
+        pictures_at_once=0,
+        decay=False,
+    ) -> io.NodeOutput:
         samples = require_latent(latent, "The latent of the key pictures", model)
-        recipe = Recipe(
-            rank=rank, steps=steps, learning_rate=learning_rate, patience=patience, samples=noises, seed=seed,
+        recipe = LoraRecipe(
+            rank=rank,
+            steps=steps,
+            learning_rate=learning_rate,
+            patience=patience,
+            samples=noises,
+            seed=seed,
             decay=decay,
-        )  # fmt: skip
+        )
         fits = fit_loras(model, samples, in_order(prompts), recipe, pictures_at_once=pictures_at_once)
         reused = sum(one.reused for one in fits)
         if reused:
-            notice(f"{reused} of {len(fits)} pictures had been fitted before, with the same settings; they are reused.")
+            notify(f"{reused} of {len(fits)} pictures had been fitted before, with the same settings; they are reused.")
         title = "picture {}: loss on fixed noise, at each check"
         curves = [(title.format(place), list(one.checks.values())) for place, one in enumerate(fits)]
         length = min(len(one.losses) for one in fits)
@@ -123,32 +153,50 @@ class LoRAInterpolator(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples the frames; it is not changed."),
                 several(
-                    "loras", "lora", LORA_MODEL,
+                    "loras",
+                    "lora",
+                    LORA_MODEL,
                     "The LoRA of a key picture, from LoRA Fit (all of them at once) or the host's Train LoRA; in the "
                     "order of the key pictures.",
                 ),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),
                 io.Combo.Input(
-                    "mixing", options=list(MIXINGS), default=MIXINGS[0],
+                    "mixing",
+                    options=list(MIXINGS),
+                    default=MIXINGS[0],
                     tooltip="product: the sum of what each LoRA does, right for any LoRAs. factor: as the official "
                     "DiffMorpher mixes, only for LoRAs that LoRA Fit made together.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=-4.0, max=4.0, step=0.05,
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
                     tooltip="How much the LoRAs count: 0 is the plain model, 1 as they were fitted.",
                 ),
                 io.Combo.Input(
-                    "mixture", options=[PER_FRAME, FIXED], default=PER_FRAME, optional=True, advanced=True,
+                    "mixture",
+                    options=[PER_FRAME, FIXED],
+                    default=PER_FRAME,
+                    optional=True,
+                    advanced=True,
                     tooltip="each frame's own: it morphs with the frames. one for all frames: the style stays as "
                     "`fixed_alpha` says while the rest moves.",
                 ),
                 io.Float.Input(
-                    "fixed_alpha", default=0.5, min=0.0, max=32.0, step=0.05, optional=True, advanced=True,
+                    "fixed_alpha",
+                    default=0.5,
+                    min=0.0,
+                    max=32.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
                     tooltip="The one mixture: 0 is the first LoRA, 1 the second, 0.5 half of each.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with the LoRAs beside it; for any stock sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, loras, alphas, mixing, strength, mixture=(PER_FRAME,), fixed_alpha=(0.5,)) -> io.NodeOutput:
@@ -173,32 +221,50 @@ class AttentionBlend(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that samples the frames; it is not changed."),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=1.0, step=0.05,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
                     tooltip="How much of a frame's self-attention is the key pictures': 0 none, 1 all.",
                 ),
                 io.Float.Input(
-                    "until", default=0.6, min=0.0, max=1.0, step=0.05,
+                    "until",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
                     tooltip="For which share of the steps, from the first (the paper's lambda). More is smoother and "
                     "blurrier. Sane: 0.4 to 0.6.",
                 ),
                 io.Combo.Input(
-                    "blend", options=list(BLENDS), default=BLENDS[0], optional=True, advanced=True,
+                    "blend",
+                    options=list(BLENDS),
+                    default=BLENDS[0],
+                    optional=True,
+                    advanced=True,
                     tooltip="What is mixed: input (what attention sees; the official code), values (keys and values; "
                     "the paper), output (what comes out; later work, sharper where pictures differ).",
                 ),
                 TrajectorySocket.Input(
-                    "keys", optional=True,
+                    "keys",
+                    optional=True,
                     tooltip="The inverted key pictures, from Morph Latents. Needed only where a key picture is no "
                     "frame itself: a part of a morph, or a free reschedule.",
                 ),
                 io.Int.Input(
-                    "frames_at_once", default=0, min=0, max=4096, optional=True, advanced=True,
+                    "frames_at_once",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
                     tooltip="Frames in one call of the model, the key pictures they look at not counted. 0: as many "
                     "as fit into memory. The result is the same.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any stock sampler, with as many pictures as frames.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

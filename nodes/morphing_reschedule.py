@@ -11,16 +11,15 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..host.validation import require_latent
 from ..host.morphing.perceptual import MEASURES, distance_table, frame_distances
+from ..host.validation import require_latent
 from ..morphing.frame_selection import choose
-from ..morphing.measured_frames import Look, looks_of, remembering, together
+from ..morphing.measured_frames import MeasuredFrames, measured_for, remembering, together
 from ..morphing.reschedule import predicted, reschedule, variation
 from ..morphing.schedule import Alphas, as_alphas
 from ._panel import BACKGROUND, QUIET, TEXT
 from .morphing import ALPHAS_TIP, CATEGORY
-from .sockets import Alphas as AlphasSocket
-from .sockets import advanced, optional
+from .sockets import Alphas as AlphasSocket, advanced, optional
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 40
 BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
@@ -64,17 +63,23 @@ class Reschedule(io.ComfyNode):
             inputs=[
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP + " Those of the frames that are looked at."),
                 io.Combo.Input(
-                    "measure", options=list(MEASURES), default=MEASURES[0],
+                    "measure",
+                    options=list(MEASURES),
+                    default=MEASURES[0],
                     tooltip="How far frames lie apart: latents (fastest, no decoding), clip vision (what they show), "
                     "lpips (the paper's, where its package and AlexNet's weights are there).",
                 ),
                 io.Int.Input(
-                    "frames", default=0, min=0, max=4096,
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=4096,
                     tooltip="Frames of the new schedule. 0: as many as were looked at. A coarse first run may feed a "
                     "fine one.",
                 ),
                 io.Boolean.Input(
-                    "hold_keys", default=True,
+                    "hold_keys",
+                    default=True,
                     tooltip="On: the key pictures between the ends stay frames of the morph. Off: perfectly even "
                     "steps over them.",
                 ),
@@ -95,30 +100,42 @@ class Reschedule(io.ComfyNode):
                     "All of them where they are fewer than `frames`.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, alphas, measure=MEASURES[0], frames=0, hold_keys=True, latent=None, images=None, vae=None,
-        clip_vision=None, start=0, count=0, remember=True,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        alphas,
+        measure=MEASURES[0],
+        frames=0,
+        hold_keys=True,
+        latent=None,
+        images=None,
+        vae=None,
+        clip_vision=None,
+        start=0,
+        count=0,
+        remember=True,
+    ) -> io.NodeOutput:
         before = as_alphas(alphas)
         latents = None if latent is None else require_latent(latent, "The latent of the frames")
         _require_frames(before, latents, images)
-        looks = (*(looks_of(before) if remember else ()), Look(before, latents, images))
-        seen, wanted = together(looks), frames or len(before)
-        look_at = lambda look: {"images": look.images, "latents": look.latents, "vae": vae, "clip": clip_vision}
-        steps = frame_distances(measure, cyclic=before.cyclic, **look_at(looks[-1]))
+        measured = (*(measured_for(before) if remember else ()), MeasuredFrames(before, latents, images))
+        seen, wanted = together(measured), frames or len(before)
+        to_measure = lambda one: {"images": one.images, "latents": one.latents, "vae": vae, "clip": clip_vision}
+        steps = frame_distances(measure, cyclic=before.cyclic, **to_measure(measured[-1]))
         same = seen.alphas.values == before.values
-        known = steps if same else frame_distances(measure, cyclic=before.cyclic, **look_at(seen))
+        known = steps if same else frame_distances(measure, cyclic=before.cyclic, **to_measure(seen))
         after = reschedule(seen.alphas, known, frames=wanted, hold_keys=hold_keys)
         picture = _plot(before, steps, after, predicted(seen.alphas, known, after))
-        part = remembering(after, looks).part(start, count)
-        evenest = _evenest(seen, wanted, hold_keys, lambda: distance_table(measure, **look_at(seen)))
+        part = remembering(after, measured).part(start, count)
+        evenest = _evenest(seen, wanted, hold_keys, lambda: distance_table(measure, **to_measure(seen)))
         return io.NodeOutput(part, picture, variation(steps), evenest, ui=ui.PreviewImage(picture, cls=cls))
 
 
-def _evenest(seen: Look, wanted: int, hold_keys: bool, distances: Callable[[], Tensor]) -> dict | ExecutionBlocker:
+def _evenest(
+    seen: MeasuredFrames, wanted: int, hold_keys: bool, distances: Callable[[], Tensor]
+) -> dict | ExecutionBlocker:
     """LATENT of the evenest frames out of all seen. distances: of any two of them, asked for if there is a choice."""
     if seen.latents is None:
         return ExecutionBlocker("The output `evenest` of Reschedule needs the frames' latents: connect `latent`.")
@@ -143,8 +160,8 @@ def _plot(before: Alphas, steps: Tensor, after: Alphas, expected: Tensor) -> Ten
     canvas = Image.new("RGB", (WIDTH, 2 * HEIGHT), BACKGROUND)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     if len(steps):
-        words = f"steps between frames: variation {variation(steps):.2f}, expected {variation(expected):.2f}"
-        _lines(draw, font, 0, words, (steps.tolist(), expected.tolist()))
+        label = f"steps between frames: variation {variation(steps):.2f}, expected {variation(expected):.2f}"
+        _lines(draw, font, 0, label, (steps.tolist(), expected.tolist()))
     _lines(draw, font, HEIGHT, "alphas (grey before, orange after)", (before.values, after.values))
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255)[None]
 

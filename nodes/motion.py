@@ -9,20 +9,19 @@ from comfy_api.latest import io, ui
 
 from ..guidance.flow.fields import expand_batch, moving, region_of, resize_layers
 from ..guidance.flow.warp import forward_warp, land
-from ..guidance.motion.guided_ddim import DRAFT, FAITHFUL, NORMAL, Recipe
+from ..guidance.motion.recipe import DRAFT, FAITHFUL, NORMAL, MotionRecipe
 from ..guidance.motion.step_size import Window
-from ..host.validation import require_finite, require_picture
 from ..host.gradients import plain
-from ..host.motion.sampler import FlowGuidanceSampler, Motion, as_image, as_pictures
+from ..host.images import as_image, as_pictures
 from ..host.motion.networks import Tools
-from ..host.notify import notice
 from ..host.motion.optical_flow import require_optical_flow
-from ._loss_plot import plot
+from ..host.motion.sampler import FlowGuidanceSampler, Motion
+from ..host.notify import notify
+from ..host.validation import require_finite, require_picture
 from ._flow_inputs import fitted_flow, matched
+from ._loss_plot import plot
 from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP
-from .sockets import Flow as FlowSocket
-from .sockets import Trajectory as TrajectorySocket
-from .sockets import advanced, optional
+from .sockets import Flow as FlowSocket, Trajectory as TrajectorySocket, advanced, optional
 
 PRESETS = {"normal": NORMAL, "draft": DRAFT, "faithful": FAITHFUL}
 # Beyond this mean error in 0..1 what comes back is not the picture: an encoder of noise, or a VAE of another family.
@@ -47,21 +46,36 @@ def started(vae, warped: torch.Tensor) -> torch.Tensor | None:
         error = torch.tensor(torch.nan)
     if bool(error < WORST_ENCODING):
         return latent
-    notice("The VAE does not give the picture back (it may have no encoder): the latent itself is moved, more "
-           "coarsely.")
+    notify(
+        "The VAE does not give the picture back (it may have no encoder): the latent itself is moved, more coarsely."
+    )
     return None
 
 
-def recipe_of(preset: str, strength: float, start: float, end: float, curve, recursion: int, inner: int,
-              flow_every: int, clip: float, follow: float = -1.0) -> Recipe:
+def recipe_of(
+    preset: str,
+    strength: float,
+    start: float,
+    end: float,
+    curve,
+    recursion: int,
+    inner: int,
+    flow_every: int,
+    clip: float,
+    follow: float = -1.0,
+) -> MotionRecipe:
     """A preset with the numbers that were set by hand (0, or below 0 for flow_every and follow: the preset's)."""
     base = PRESETS[preset]
     return replace(
-        base, guidance=base.guidance * strength, clip=clip, recursion=recursion or base.recursion,
-        inner=inner or base.inner, flow_every=base.flow_every if flow_every < 0 else flow_every,
+        base,
+        guidance=base.guidance * strength,
+        clip=clip,
+        recursion=recursion or base.recursion,
+        inner=inner or base.inner,
+        flow_every=base.flow_every if flow_every < 0 else flow_every,
         follow=base.follow if follow < 0 else follow,
         window=Window(start, end, None if curve is None else curve.interp),
-    )  # fmt: skip
+    )
 
 
 def _advanced_inputs() -> list[io.Input]:
@@ -101,46 +115,99 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
             "Advanced; its latent image is the source through VAE Encode.",
             search_aliases=["motion guidance", "drag", "move object", "dragdiffusion"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE of the model: encodes the moved picture, and decodes for the "
-                                            "gradients where no small decoder is at hand."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of the model: encodes the moved picture, and decodes for the "
+                    "gradients where no small decoder is at hand.",
+                ),
                 FlowSocket.Input("flow", tooltip=FLOW_TIP),
                 io.Image.Input("image", tooltip="The source picture, of the latent's size."),
-                io.Combo.Input("preset", options=list(PRESETS),
-                               tooltip="normal: starts from the moved picture, pulls at the clean estimate. draft: "
-                               "no pulls, the moved picture alone is followed; nothing is differentiated. faithful: "
-                               "the paper's recipe with gradients through the model, recursion 10; give it 100 to "
-                               "500 steps, the full denoise and time."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=20.0, step=0.1, round=0.001,
-                               tooltip="How hard the picture is pulled to the goal. 0 is no guidance; normal and draft "
-                               "start from the moved picture even so. Sane: 0.5 to 2."),
-                io.Int.Input("grow", default=10, min=0, max=256,
-                             tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
-                             "fiftieth of the picture's side, more for wide shadows."),
-                optional(io.Custom("OPTICAL_FLOW"), "optical_flow", "From Load Optical Flow Model. Left open, the "
-                          "colours alone guide."),
-                optional(TrajectorySocket, "trajectory", "Inversion of the source: what stays follows it. Left open, "
-                          "what stays is the source noised to each level."),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    tooltip="normal: starts from the moved picture, pulls at the clean estimate. draft: "
+                    "no pulls, the moved picture alone is followed; nothing is differentiated. faithful: "
+                    "the paper's recipe with gradients through the model, recursion 10; give it 100 to "
+                    "500 steps, the full denoise and time.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=20.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="How hard the picture is pulled to the goal. 0 is no guidance; normal and draft "
+                    "start from the moved picture even so. Sane: 0.5 to 2.",
+                ),
+                io.Int.Input(
+                    "grow",
+                    default=10,
+                    min=0,
+                    max=256,
+                    tooltip="Pixels round what moves that may change too: shadows, soft edges. Sane: about a "
+                    "fiftieth of the picture's side, more for wide shadows.",
+                ),
+                optional(
+                    io.Custom("OPTICAL_FLOW"),
+                    "optical_flow",
+                    "From Load Optical Flow Model. Left open, the colours alone guide.",
+                ),
+                optional(
+                    TrajectorySocket,
+                    "trajectory",
+                    "Inversion of the source: what stays follows it. Left open, "
+                    "what stays is the source noised to each level.",
+                ),
                 optional(io.Mask, "layers", LAYERS_TIP),
                 optional(io.Mask, "edit_mask", "What may change, in place of the flow's own edit mask and 'grow'."),
-                optional(io.Vae, "gradient_vae", "A small preview decoder (taesd) for the gradients: faster, less "
-                          "memory. Left open, the host's own from models/vae_approx, where its file is; faithful takes "
-                          "the full VAE."),
+                optional(
+                    io.Vae,
+                    "gradient_vae",
+                    "A small preview decoder (taesd) for the gradients: faster, less "
+                    "memory. Left open, the host's own from models/vae_approx, where its file is; faithful takes "
+                    "the full VAE.",
+                ),
                 # A socket alone: the host's own curve widget is drawn by one of its two renderers only.
-                optional(io.Custom("CURVE"), "curve", "Strength over the window, from Curve Editor; left open, "
-                                                       "constant.",
-                          extra_dict={"forceInput": True}),
+                optional(
+                    io.Custom("CURVE"),
+                    "curve",
+                    "Strength over the window, from Curve Editor; left open, constant.",
+                    extra_dict={"forceInput": True},
+                ),
                 *_advanced_inputs(),
             ],
             outputs=[io.Sampler.Output("sampler", tooltip="For Sampler Custom Advanced.")],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, vae, flow, image, preset, strength, grow, optical_flow=None, trajectory=None, layers=None,
-                edit_mask=None, gradient_vae=None, curve=None, start=0.0, end=1.0, colour_weight=100.0, flow_weight=3.0,
-                clip=200.0, recursion=0, inner_updates=0, flow_every=-1, flow_updates=5,
-                follow=-1.0) -> io.NodeOutput:
+    def execute(
+        cls,
+        vae,
+        flow,
+        image,
+        preset,
+        strength,
+        grow,
+        optical_flow=None,
+        trajectory=None,
+        layers=None,
+        edit_mask=None,
+        gradient_vae=None,
+        curve=None,
+        start=0.0,
+        end=1.0,
+        colour_weight=100.0,
+        flow_weight=3.0,
+        clip=200.0,
+        recursion=0,
+        inner_updates=0,
+        flow_every=-1,
+        flow_updates=5,
+        follow=-1.0,
+    ) -> io.NodeOutput:
         if optical_flow is None:
-            notice("No optical-flow model is connected: the colours alone guide.")
+            notify("No optical-flow model is connected: the colours alone guide.")
         else:
             require_optical_flow(optical_flow)
         recipe = recipe_of(preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip, follow)
@@ -150,17 +217,20 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
             warped = forward_warp(motion.picture, motion.landing, grow=grow)
             motion = replace(motion, started=started(vae, warped))
         tools = Tools(vae, optical_flow, flow_updates, gradient_vae=gradient_vae)
-        return io.NodeOutput(FlowGuidanceSampler(motion, tools, recipe, colour=colour_weight, motion_weight=flow_weight,
-                                                 trajectory=trajectory))
+        return io.NodeOutput(
+            FlowGuidanceSampler(
+                motion, tools, recipe, colour=colour_weight, motion_weight=flow_weight, trajectory=trajectory
+            )
+        )
 
 
 def prepared(flow, layers, picture, grow: int, edit_mask) -> Motion:
     """The motion with its masks; what cannot lead anywhere is said on the node."""
     landing = land(flow, layers)
     if not bool(moving(flow).any()):
-        notice("The flow moves nothing: the picture comes back as it is.")
+        notify("The flow moves nothing: the picture comes back as it is.")
     elif not bool(landing.arrived.any()):
-        notice("Everything that moves leaves the picture or is hidden: only its old place will be filled.")
+        notify("Everything that moves leaves the picture or is hidden: only its old place will be filled.")
     edit = landing.edit_mask(grow)
     if edit_mask is not None:
         edit_mask = resize_layers(require_finite(edit_mask, "The input 'edit_mask'").float(), *flow.shape[1:3])
@@ -184,36 +254,45 @@ class FlowGuidanceReport(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The latent that the run made: it tells the node to wait for it."),
             ],
             outputs=[io.Image.Output("plot"), io.String.Output("report")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, sampler, latent) -> io.NodeOutput:
         record = getattr(sampler, "record", None)
         if not isinstance(sampler, FlowGuidanceSampler) or record is None:
-            raise ValueError("There is no guided run to report: connect a Flow Guidance Sampler, and to 'latent' the "
-                             "output of the Sampler Custom Advanced that it drives.")
-        words = report(sampler)
+            raise ValueError(
+                "There is no guided run to report: connect a Flow Guidance Sampler, and to 'latent' the "
+                "output of the Sampler Custom Advanced that it drives."
+            )
+        text = report(sampler)
         steps = record.steps
-        picture = plot([("colour loss (mean L1, 0..1)", [s.colour for s in steps]),
-                        ("flow loss (mean L1, pixels)", [s.flow for s in steps]),
-                        ("pull (RMS change of the clean latent)", [s.pull for s in steps])])
-        return io.NodeOutput(picture, words, ui=ui.PreviewImage(picture, cls=cls))
+        picture = plot(
+            [
+                ("colour loss (mean L1, 0..1)", [s.colour for s in steps]),
+                ("flow loss (mean L1, pixels)", [s.flow for s in steps]),
+                ("pull (RMS change of the clean latent)", [s.pull for s in steps]),
+            ]
+        )
+        return io.NodeOutput(picture, text, ui=ui.PreviewImage(picture, cls=cls))
 
 
 def report(sampler: FlowGuidanceSampler) -> str:
     """What a run did and cost, in words."""
     record = sampler.record
-    lines = [f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
-             f"{record.decodes} calls of the decoder, {record.decoder_gradients} of them differentiated.",
-             f"{record.flow_calls} calls of the flow network, {record.flow_gradients} of them differentiated.",
-             f"{sampler.seconds:.1f} seconds."]
+    lines = [
+        f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
+        f"{record.decodes} calls of the decoder, {record.decoder_gradients} of them differentiated.",
+        f"{record.flow_calls} calls of the flow network, {record.flow_gradients} of them differentiated.",
+        f"{sampler.seconds:.1f} seconds.",
+    ]
     seen = [step.colour for step in record.steps if step.colour is not None]
     if seen:
         first = f"{seen[0]:.4f} when it was first looked at, " if len(seen) > 1 else ""
         lines.insert(0, f"Colour loss {first}{seen[-1]:.4f} at last.")
     if record.damped:
-        lines.append(f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more "
-                     "steps.")
+        lines.append(
+            f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more steps."
+        )
     return "\n".join(lines)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
 from ..guidance.edit_measures import fit_mask, measure
-from ..host.validation import require_latent
+from ..guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
 from ..host.prompt_to_prompt.negative_rows import negative_rows
 from ..host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
+from ..host.validation import require_latent
 from ._edit_panel import as_encoded, prepared, report_means, stacked, tiles
-from ._word_mask import look, of_run, shown
+from ._word_mask import maps_of_prompt, of_run, shown
 from .sockets import Trajectory, advanced, optional
 
 CATEGORY = "Palimpsest/editing"
@@ -55,26 +55,43 @@ class PromptToPrompt(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to sample with: Stable Diffusion 1, 2 or XL."),
                 io.Clip.Input("clip", tooltip="Encodes the texts."),
                 io.String.Input(
-                    "source", multiline=True, dynamic_prompts=False, default="",
+                    "source",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    default="",
                     tooltip="What the picture shows, word for word as the trajectory was made with.",
                 ),
                 io.String.Input(
-                    "edits", multiline=True, dynamic_prompts=False, default="",
+                    "edits",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    default="",
                     tooltip="What it is to show, one text a line; each line makes a picture. (word:2) makes a word "
                     "count double, (word:0) takes its effect away.",
                 ),
                 io.Float.Input(
-                    "cross_steps", default=0.8, min=0.0, max=1.0, step=0.05, round=0.01,
+                    "cross_steps",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
                     tooltip="Share of the steps in which words keep their places. More keeps the layout, less gives "
                     "freedom. Sane: 0.2 to 0.9.",
                 ),
                 io.Float.Input(
-                    "self_steps", default=0.5, min=0.0, max=1.0, step=0.05, round=0.01,
+                    "self_steps",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
                     tooltip="Share of the steps in which shapes stay. Lower it to change an outline. Sane: 0 to 0.8.",
                 ),
                 *_place_inputs(),
                 io.Conditioning.Input(
-                    "source_negative", optional=True,
+                    "source_negative",
+                    optional=True,
                     tooltip="Brings the source back where no Trajectory Anchor holds it: from NullText Optimize or "
                     "Negative-Prompt Inversion. For the source's row alone; its edits get the negative.",
                 ),
@@ -88,13 +105,25 @@ class PromptToPrompt(io.ComfyNode):
                 io.String.Output("report", tooltip="How the texts were matched, a line a picture."),
                 io.Conditioning.Output("negative", tooltip="A row a text: the negative prompt that goes with it."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, clip, source, edits, cross_steps=0.8, self_steps=0.5, blend_words="", blend_threshold=0.4,
-        blend_start=0.2, self_layers=next(iter(WHERE)), keep_words="", source_negative=None, negative=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        clip,
+        source,
+        edits,
+        cross_steps=0.8,
+        self_steps=0.5,
+        blend_words="",
+        blend_threshold=0.4,
+        blend_start=0.2,
+        self_layers=next(iter(WHERE)),
+        keep_words="",
+        source_negative=None,
+        negative=None,
+    ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
         prompts = [prompt for prompt, _ in read]
@@ -102,9 +131,13 @@ class PromptToPrompt(io.ComfyNode):
         columns = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
         blend = Blend(columns[0], blend_start, blend_threshold, columns[1]) if words or kept else None
         plan = plan_edits(
-            prompts[0], prompts[1:], cross_steps=cross_steps, self_steps=self_steps,
-            self_reduction=WHERE[self_layers], blend=blend,
-        )  # fmt: skip
+            prompts[0],
+            prompts[1:],
+            cross_steps=cross_steps,
+            self_steps=self_steps,
+            self_reduction=WHERE[self_layers],
+            blend=blend,
+        )
         if words and uncovered(plan):
             raise ValueError(
                 f"The blend words stand neither in the source nor in edited text {uncovered(plan)[0]}: name the thing "
@@ -131,31 +164,53 @@ class WordAttentionMask(io.ComfyNode):
                 io.Model.Input("model", tooltip="Stable Diffusion 1, 2 or XL; or Prompt-to-Prompt's, after sampling."),
                 io.Clip.Input("clip", tooltip="Reads the words."),
                 io.String.Input(
-                    "text", multiline=True, dynamic_prompts=False, default="",
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    default="",
                     tooltip="What the picture shows. Not needed for a run of Prompt-to-Prompt: it has its own texts.",
                 ),
                 io.String.Input(
-                    "words", default="", dynamic_prompts=False,
+                    "words",
+                    default="",
+                    dynamic_prompts=False,
                     tooltip="Words or phrases out of the text, between commas; their places are put together. Empty, "
                     "for a run of Prompt-to-Prompt: the very mask that its blend used.",
                 ),
                 Trajectory.Input("trajectory", optional=True, tooltip="The picture to look at, from DDIM Invert."),
                 io.Latent.Input(
-                    "samples", optional=True,
+                    "samples",
+                    optional=True,
                     tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run looked at, "
                     "one of its last four.",
                 ),
                 io.Float.Input(
-                    "threshold", default=0.3, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
+                    "threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.01,
+                    optional=True,
                     tooltip="How strongly a place must be looked at to count, as a share of the strongest. Sane: 0.2 "
                     "to 0.6.",
                 ),
                 io.Int.Input(
-                    "levels", default=8, min=1, max=100, optional=True, advanced=True,
+                    "levels",
+                    default=8,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    advanced=True,
                     tooltip="Noise levels at which the model looks; each costs one evaluation. Sane: 4 to 16.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, optional=True, advanced=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    optional=True,
+                    advanced=True,
                     tooltip="Of the noise that is put on samples; without effect otherwise.",
                 ),
             ],
@@ -163,7 +218,7 @@ class WordAttentionMask(io.ComfyNode):
                 io.Mask.Output("mask", tooltip="1 where the words are, one mask a picture."),
                 io.Image.Output("heat_map", tooltip="Black: not looked at, white: most."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -179,7 +234,7 @@ class WordAttentionMask(io.ComfyNode):
             return io.NodeOutput(*of_run(record, chosen, threshold, scale))
         if not chosen:
             raise ValueError("There are no words to look for: write one or more that the text has.")
-        maps, columns, size = look(model, clip, text, chosen, trajectory, samples, levels, seed)
+        maps, columns, size = maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed)
         return io.NodeOutput(*shown(maps, columns, size, threshold, scale))
 
 
@@ -200,14 +255,19 @@ class EditReport(io.ComfyNode):
                     "mask", optional=True, tooltip="Where the edit was meant to be: measured inside and outside."
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True,
+                    "clip_vision",
+                    optional=True,
                     tooltip="Measures the structure distance: DINOv2 as in the field, or any other vision model.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="With a CLIP vision model of the same kind: the CLIP score."
                 ),
                 io.String.Input(
-                    "text", default="", multiline=True, dynamic_prompts=False, optional=True,
+                    "text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    optional=True,
                     tooltip="What the edit was to show, for the CLIP score; one text, or a line for each picture.",
                 ),
             ],
@@ -218,7 +278,7 @@ class EditReport(io.ComfyNode):
                 io.Float.Output("changed", tooltip="Share of changed pixels, 0 to 1, the batch's mean."),
                 io.String.Output("report", tooltip="All numbers."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, source, edit, mask=None, clip_vision=None, clip=None, text="") -> io.NodeOutput:

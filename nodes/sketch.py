@@ -6,14 +6,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..guidance.sketch.guidance import SketchRecipe
-from ..guidance.sketch.prepare import FITS, Strokes, find_strokes, fit_lines, read_strokes
-from ..guidance.sketch.prepare import fit as fitted
-from ..host.validation import require_finite, require_vae_of
+from ..guidance.sketch.prepare import FITS, Strokes, find_strokes, fit as fitted, fit_lines, read_strokes
+from ..host.notify import notify
 from ..host.sketch.layers import require_predictor_of
-from ..host.notify import notice
 from ..host.sketch.patch import Sketch, sketch_guided
-from .sockets import EdgePredictor as EdgePredictorSocket
-from .sockets import advanced
+from ..host.validation import require_finite, require_vae_of
+from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 CATEGORY = "Palimpsest/sketch"
 PREDICTOR_TIP = "From Edge Predictor Train or Load Edge Predictor; it must have been trained for this model's family."
@@ -39,7 +37,7 @@ def strokes_of(sketch, grey: bool = True) -> Strokes:
             "layer goes through Sketch Prepare, with Load Image's MASK as its transparency."
         )
     for note in strokes.notes:
-        notice(note)
+        notify(note)
     return strokes if grey else Strokes(strokes.lines, strokes.lines.float(), strokes.notes)
 
 
@@ -234,7 +232,7 @@ class SketchPrepare(io.ComfyNode):
                 "is made of filled shapes, or connect Load Image's MASK as transparency if it is a transparent layer."
             )
         for note in found.notes:
-            notice(note)
+            notify(note)
         size = (height or picture.shape[1], width or picture.shape[2])
         strokes = fit_lines(found.lines, found.weight, *size, fit)[1] if thin else fitted(found.weight, *size, fit)
         return io.NodeOutput(shown(strokes), strokes, ui=ui.PreviewImage(shown(strokes), cls=cls))

@@ -9,10 +9,9 @@ from ..guidance.sketch.files import read_predictor, write_predictor
 from ..guidance.sketch.predictor import EdgePredictor
 from ..host import folders
 from ..host.sketch.layers import require_predictor_of
-from .sketch_train import KIND, SUFFIX
 from .sketch import CATEGORY
-from .sockets import EdgePredictor as EdgePredictorSocket
-from .sockets import advanced
+from .sketch_train import KIND, SUFFIX
+from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 
 class SaveEdgePredictor(io.ComfyNode):
@@ -26,13 +25,21 @@ class SaveEdgePredictor(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 EdgePredictorSocket.Input("edge_predictor", tooltip="From Edge Predictor Train."),
-                io.String.Input("filename_prefix", default="edges",
-                                tooltip="The file's name; a counter is added. May hold subfolders and %date% words."),
-                advanced(io.Combo, "precision", "fp16 halves the file and changes predictions by about a thousandth.",
-                         options=["fp32", "fp16"], default="fp32"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="edges",
+                    tooltip="The file's name; a counter is added. May hold subfolders and %date% words.",
+                ),
+                advanced(
+                    io.Combo,
+                    "precision",
+                    "fp16 halves the file and changes predictions by about a thousandth.",
+                    options=["fp32", "fp16"],
+                    default="fp32",
+                ),
             ],
             outputs=[io.String.Output("file", tooltip="The name as Load Edge Predictor lists it.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, edge_predictor, filename_prefix="edges", precision="fp32") -> io.NodeOutput:
@@ -52,17 +59,24 @@ class LoadEdgePredictor(io.ComfyNode):
             category=CATEGORY,
             description="Brings back an edge predictor from output/edge_predictors or models/edge_predictors.",
             inputs=[
-                io.Combo.Input("file", options=folders.file_names(KIND),
-                               tooltip="A file that Save Edge Predictor has written. Press R to see new ones."),
-                io.Model.Input("model", optional=True,
-                               tooltip="The model it is meant for; a predictor of another family is refused at once."),
+                io.Combo.Input(
+                    "file",
+                    options=folders.file_names(KIND),
+                    tooltip="A file that Save Edge Predictor has written. Press R to see new ones.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model it is meant for; a predictor of another family is refused at once.",
+                ),
             ],
             outputs=[
-                EdgePredictorSocket.Output("edge_predictor", tooltip="For Edge Predictor Guidance, Preview and Best "
-                                                                     "Seed."),
+                EdgePredictorSocket.Output(
+                    "edge_predictor", tooltip="For Edge Predictor Guidance, Preview and Best Seed."
+                ),
                 io.String.Output("facts", tooltip="What it was trained on, and how well."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):

@@ -12,15 +12,14 @@ from ..guidance.sketch.files import write_predictor
 from ..guidance.sketch.predictor import WIDTHS, EdgePredictor, PredictorSpec
 from ..host import folders
 from ..host.content_cache import content_key
+from ..host.notify import notify
+from ..host.prompts import connected_or_encoded, encode
 from ..host.sketch.examples import make_examples, require_plain_prompt, single_pictures
 from ..host.sketch.layers import require_edges, require_predictor_of
 from ..host.sketch.training import EdgeTraining, LevelRange, new_spec
-from ..host.notify import notice
-from ..host.prompts import connected_or_encoded, encode
 from ._loss_plot import plot
 from .sketch import CATEGORY
-from .sockets import EdgePredictor as EdgePredictorSocket
-from .sockets import advanced
+from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 SUFFIX = ".safetensors"
 KIND = "edge_predictors"
@@ -80,46 +79,106 @@ class EdgePredictorTrain(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide later: Stable Diffusion 1, 2 or SDXL."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
-                io.Image.Input("images", tooltip="Pictures to learn from: a batch, or a list from the host's dataset "
-                               "nodes. Sizes may differ; each is cropped to a multiple of 8."),
-                io.Image.Input("edges", tooltip="The edges of each picture in the same order: the host's Canny, or "
-                               "drawings of yours for a style of your own. Thin lines, light on dark or dark on "
-                               "light."),
-                io.Int.Input("steps", default=1500, min=10, max=100000,
-                             tooltip="At most this many steps; the training stops earlier where it no longer helps. "
-                                     "1000 to 3000."),
-                io.Int.Input("batch_size", default=8, min=1, max=64,
-                             tooltip="Pictures a step. 8 to 16; less where memory is short."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="What the pictures show: one prompt for "
-                                      "all, or a list with one for each. Left open, all are learned with the empty "
-                                      "prompt."),
-                io.Clip.Input("clip", optional=True, tooltip="Encodes the empty prompt, with which half of the steps "
-                              "learn, so that the predictor does not depend on the words."),
-                EdgePredictorSocket.Input("continue_from", optional=True, tooltip="A predictor to go on from: one "
-                                          "whose training was interrupted (with the same settings it ends as if it had "
-                                          "not been), or a finished one to adapt."),
-                io.Boolean.Input("adapt_style", default=False, optional=True, tooltip="With continue_from and 5 to 20 "
-                                 "drawings: learn how *you* draw edges. The first layer stays, the rest follows your "
-                                 "lines. 100 to 400 steps."),
-                io.Combo.Input("target", options=list(KINDS), default="edges", optional=True, tooltip="edges: a map of "
-                               "closeness to an edge, for stroke weights and unfinished sketches. encoded edges: the "
-                               "edge picture through the VAE, as in the paper; the guidance then needs the VAE too."),
+                io.Image.Input(
+                    "images",
+                    tooltip="Pictures to learn from: a batch, or a list from the host's dataset "
+                    "nodes. Sizes may differ; each is cropped to a multiple of 8.",
+                ),
+                io.Image.Input(
+                    "edges",
+                    tooltip="The edges of each picture in the same order: the host's Canny, or "
+                    "drawings of yours for a style of your own. Thin lines, light on dark or dark on "
+                    "light.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=1500,
+                    min=10,
+                    max=100000,
+                    tooltip="At most this many steps; the training stops earlier where it no longer helps. "
+                    "1000 to 3000.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures a step. 8 to 16; less where memory is short.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="What the pictures show: one prompt for "
+                    "all, or a list with one for each. Left open, all are learned with the empty "
+                    "prompt.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Encodes the empty prompt, with which half of the steps "
+                    "learn, so that the predictor does not depend on the words.",
+                ),
+                EdgePredictorSocket.Input(
+                    "continue_from",
+                    optional=True,
+                    tooltip="A predictor to go on from: one "
+                    "whose training was interrupted (with the same settings it ends as if it had "
+                    "not been), or a finished one to adapt.",
+                ),
+                io.Boolean.Input(
+                    "adapt_style",
+                    default=False,
+                    optional=True,
+                    tooltip="With continue_from and 5 to 20 "
+                    "drawings: learn how *you* draw edges. The first layer stays, the rest follows your "
+                    "lines. 100 to 400 steps.",
+                ),
+                io.Combo.Input(
+                    "target",
+                    options=list(KINDS),
+                    default="edges",
+                    optional=True,
+                    tooltip="edges: a map of "
+                    "closeness to an edge, for stroke weights and unfinished sketches. encoded edges: the "
+                    "edge picture through the VAE, as in the paper; the guidance then needs the VAE too.",
+                ),
                 *_advanced_inputs(),
             ],
             outputs=[
-                EdgePredictorSocket.Output("edge_predictor", tooltip="For Edge Predictor Guidance; keep it with Save "
-                                                                     "Edge Predictor."),
+                EdgePredictorSocket.Output(
+                    "edge_predictor", tooltip="For Edge Predictor Guidance; keep it with Save Edge Predictor."
+                ),
                 io.Image.Output("loss_plot", tooltip="The loss of the steps, and that of the pictures kept aside."),
-                io.Float.Output("held_out_loss", tooltip="Of the returned weights, on the pictures kept aside; -1 "
-                                                         "where there are none."),
+                io.Float.Output(
+                    "held_out_loss",
+                    tooltip="Of the returned weights, on the pictures kept aside; -1 where there are none.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, model, vae, images, edges, steps=(1500,), batch_size=(8,), conditioning=None, clip=None,
-                continue_from=None, adapt_style=(False,), target=("edges",), detail=("2",), learning_rate=(0.001,),
-                end_percent=(0.8,), held_out=(0.1,), flips=(True,), seed=(0,), autosave=("",),
-                width=(512,)) -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls,
+        model,
+        vae,
+        images,
+        edges,
+        steps=(1500,),
+        batch_size=(8,),
+        conditioning=None,
+        clip=None,
+        continue_from=None,
+        adapt_style=(False,),
+        target=("edges",),
+        detail=("2",),
+        learning_rate=(0.001,),
+        end_percent=(0.8,),
+        held_out=(0.1,),
+        flips=(True,),
+        seed=(0,),
+        autosave=("",),
+        width=(512,),
+    ) -> io.NodeOutput:
         model, vae, clip = one(model, "model"), one(vae, "VAE"), one(clip, "CLIP")
         require_edges(model, "Edge Predictor Train")
         keeper = _Autosave(autosave[0])
@@ -131,9 +190,14 @@ class EdgePredictorTrain(io.ComfyNode):
         prompts, empty = _prompts(conditioning, clip)
         pictures, drawn = single_pictures(images, "The pictures"), single_pictures(edges, "The edge pictures")
         recipe = TrainingRecipe(
-            steps=steps[0], batch=batch_size[0], rate=learning_rate[0], seed=seed[0], held_out=held_out[0],
-            drop=0.5 if empty is not None and conditioning else 0.0, adapt=adapt_style[0],
-        )  # fmt: skip
+            steps=steps[0],
+            batch=batch_size[0],
+            rate=learning_rate[0],
+            seed=seed[0],
+            held_out=held_out[0],
+            drop=0.5 if empty is not None and conditioning else 0.0,
+            adapt=adapt_style[0],
+        )
         about = f"{content_key([prompts, empty])} {levels.bounds}"
         found = make_examples(model, vae, spec, pictures, drawn, len(prompts), flips=flips[0], about=about)
         training = EdgeTraining(model, spec, Examples(found, recipe), levels, prompts, empty)
@@ -141,16 +205,17 @@ class EdgePredictorTrain(io.ComfyNode):
         keeper.remove()
         made = trainer.predictor()
         curves = [("loss", trainer.losses), ("loss on pictures kept aside", [loss for _, loss in trainer.judged])]
-        held = made.spec.facts["held_out_loss"]
-        return io.NodeOutput(made, plot(curves), -1.0 if held is None else held)
+        loss = made.spec.facts["held_out_loss"]
+        return io.NodeOutput(made, plot(curves), -1.0 if loss is None else loss)
 
 
 def continued(start: PredictorSpec, asked: PredictorSpec) -> PredictorSpec:
     """What a training that goes on from `start` makes: its layers and target, over the levels of both."""
     if (start.target, start.detail, start.widths) != (asked.target, asked.detail, asked.widths):
-        notice("The predictor at continue_from keeps its own target, detail and width; those of this node have no say.")
-    return replace(start, sigma_low=min(start.sigma_low, asked.sigma_low),
-                   sigma_high=max(start.sigma_high, asked.sigma_high))  # fmt: skip
+        notify("The predictor at continue_from keeps its own target, detail and width; those of this node have no say.")
+    return replace(
+        start, sigma_low=min(start.sigma_low, asked.sigma_low), sigma_high=max(start.sigma_high, asked.sigma_high)
+    )
 
 
 def widths(first: int) -> tuple[int, ...]:

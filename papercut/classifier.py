@@ -69,7 +69,7 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-class Recogniser(nn.Module):
+class Classifier(nn.Module):
     """Pictures (B, 3, H, W) in 0..1 of any size -> scores for each answer, and features for the CLIP score."""
 
     def __init__(self):
@@ -108,9 +108,9 @@ class Recogniser(nn.Module):
         ]
 
 
-def load_recogniser(path: Path = FILE) -> Recogniser:
+def load_classifier(path: Path = FILE) -> Classifier:
     """The trained recogniser, in float32 on the CPU, ready for evaluation."""
-    model = Recogniser()
+    model = Classifier()
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .classifier import Recogniser
+from .classifier import Classifier
 
 
-def text_features(model: Recogniser, pooled: Tensor) -> Tensor:
+def text_features(model: Classifier, pooled: Tensor) -> Tensor:
     """pooled: (B, 192), the text encoder's pooled output. Returns (B, 192) of unit length."""
     return F.normalize(model.text_projection(pooled), dim=-1)
 
 
-def picture_features(model: Recogniser, pictures: Tensor) -> Tensor:
+def picture_features(model: Classifier, pictures: Tensor) -> Tensor:
     """pictures: (B, 3, H, W) in 0..1. Returns (B, 192) of unit length."""
     return F.normalize(model.picture_projection(model.features(pictures)), dim=-1)
 
@@ -30,14 +30,14 @@ def pooled_text(text_encoder, captions: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_score(model: Recogniser, text_encoder, pictures: Tensor, captions: list[str]) -> Tensor:
+def clip_score(model: Classifier, text_encoder, pictures: Tensor, captions: list[str]) -> Tensor:
     """The cosine (-1..1) between each picture (B, 3, H, W) and its caption -> (B,). Higher fits better."""
     if len(pictures) != len(captions):
         raise ValueError(f"{len(pictures)} pictures came with {len(captions)} captions; give one caption a picture.")
     return (picture_features(model, pictures) * text_features(model, pooled_text(text_encoder, captions))).sum(-1)
 
 
-def contrastive_loss(model: Recogniser, seen: Tensor, pooled: Tensor) -> Tensor:
+def contrastive_loss(model: Classifier, seen: Tensor, pooled: Tensor) -> Tensor:
     """CLIP's loss: in a batch, each picture must find its caption and each caption its picture.
 
     seen: (B, 224) features of the pictures; pooled: (B, 192) of their captions.

@@ -12,7 +12,7 @@ from .export import FILE as CHECKPOINT
 from .scenes import SPLITS, sample_scene
 
 FILE = CHECKPOINT.with_name("papercut-edges.safetensors")
-SHARES = (0.1, 0.3, 0.5)
+FRACTIONS = (0.1, 0.3, 0.5)
 """Of a run: 0 is pure noise, 1 the picture. The first half is what guidance uses."""
 FIRST = 9000
 LEAST = 0.5
@@ -35,10 +35,10 @@ def edges_found(model, clip, vae, predictor: EdgePredictor, *, count: int) -> di
         scene = sample_scene(seed, objects=1)
         tokens = clip.encode_from_tokens_scheduled(clip.tokenize(scene.caption))[0][0]
         picture = scene.render().movedim(0, -1)[None]
-        seen = predicted_edges(model, vae, predictor, picture, [[tokens, {}]], SHARES, number)
-        wanted = scene.edges().expand(len(SHARES), -1, -1)
+        seen = predicted_edges(model, vae, predictor, picture, [[tokens, {}]], FRACTIONS, number)
+        wanted = scene.edges().expand(len(FRACTIONS), -1, -1)
         scores.append(edge_score(lines(seen[..., 0]), wanted).f1)
-    return dict(zip(SHARES, torch.stack(scores).mean(0).tolist()))
+    return dict(zip(FRACTIONS, torch.stack(scores).mean(0).tolist()))
 
 
 def lines(closeness: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ def measure_edges(count: int = 60) -> dict[str, float]:
     with torch.inference_mode():
         parts = load_with_predictor()
         found = edges_found(*parts, count=count)
-    facts = {f"edges found at {100 * share:.0f} % of a run, F1": f1 for share, f1 in found.items()}
+    facts = {f"edges found at {100 * fraction:.0f} % of a run, F1": f1 for fraction, f1 in found.items()}
     spec = parts[3].spec
     count_of_cores = spec.facts.get("threads", 2)
-    told = {
+    labels = {
         "minutes": f"minutes of training, {count_of_cores} core{'s' if count_of_cores > 1 else ''}",
         "held_out_loss": "loss on training scenes kept aside",
     }
-    return facts | {"pictures": count} | {words: spec.facts[key] for key, words in told.items() if key in spec.facts}
+    return facts | {"pictures": count} | {label: spec.facts[key] for key, label in labels.items() if key in spec.facts}

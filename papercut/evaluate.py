@@ -1,6 +1,6 @@
 """Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
 
-    python -m papercut.evaluate [vae diffusion recogniser flow edges]
+python -m papercut.evaluate [vae diffusion recogniser flow edges]
 """
 
 import argparse
@@ -11,12 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .edge_quality import FILE as EDGES_FILE
-from .edge_quality import measure_edges
+from .classifier import FILE as CLASSIFIER_FILE, load_classifier, rates
+from .edge_quality import FILE as EDGES_FILE, measure_edges
 from .export import FILE, WEIGHTS
-from .reference import Oracle, load_oracle
-from .classifier import FILE as RECOGNISER_FILE
-from .classifier import load_recogniser, rates
+from .reference import Reference, load_reference
 from .scenes import SPLITS, Scene, sample_scene
 from .train_flow import FLOW_FILE, end_point_error
 
@@ -26,7 +24,7 @@ STEPS, CFG = 20, 5.0
 
 def single_scenes(count: int, first: int = 0) -> list[Scene]:
     """Test scenes with one cut-out."""
-    return [sample_scene(seed, objects=1) for seed in SPLITS["test"][first:first + count]]
+    return [sample_scene(seed, objects=1) for seed in SPLITS["test"][first : first + count]]
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -35,41 +33,41 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sample(oracle: Oracle, captions: list[str], seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
+def sample(reference: Reference, captions: list[str], seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
     """Pictures (B, 3, 256, 256) of the captions by DDIM with diffusers' modules."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn((len(captions), 4, 32, 32), generator=draw)
-    context = torch.cat((oracle.embed([""] * len(captions)), oracle.embed(captions)))
-    oracle.scheduler.set_timesteps(steps)
-    for t in oracle.scheduler.timesteps:
-        without, with_ = oracle.unet(torch.cat((x, x)), t, context).sample.chunk(2)
-        x = oracle.scheduler.step(without + cfg * (with_ - without), t, x).prev_sample
-    return torch.cat([oracle.pictures(z) for z in x.split(8)])
+    context = torch.cat((reference.embed([""] * len(captions)), reference.embed(captions)))
+    reference.scheduler.set_timesteps(steps)
+    for t in reference.scheduler.timesteps:
+        without, with_ = reference.unet(torch.cat((x, x)), t, context).sample.chunk(2)
+        x = reference.scheduler.step(without + cfg * (with_ - without), t, x).prev_sample
+    return torch.cat([reference.pictures(z) for z in x.split(8)])
 
 
 @torch.no_grad()
 def measure_vae(count: int = 64) -> dict[str, float]:
-    oracle, values = load_oracle(), []
+    reference, values = load_reference(), []
     for seeds in range(0, count, 8):
-        pictures = torch.stack([sample_scene(s).render() for s in SPLITS["test"][seeds:seeds + 8]])
-        values.append(psnr(oracle.pictures(oracle.latents(pictures)), pictures))
+        pictures = torch.stack([sample_scene(s).render() for s in SPLITS["test"][seeds : seeds + 8]])
+        values.append(psnr(reference.pictures(reference.latents(pictures)), pictures))
     found = torch.cat(values)
     return {"reconstruction PSNR, dB": found.mean().item(), "worst picture, dB": found.min().item(), "pictures": count}
 
 
 def measure_diffusion(count: int = 200) -> dict[str, float]:
-    oracle, judge, readings = load_oracle(), load_recogniser(), []
+    reference, judge, readings = load_reference(), load_classifier(), []
     scenes = single_scenes(count)
     for first in range(0, count, 20):
-        readings += judge.read(sample(oracle, [s.caption for s in scenes[first:first + 20]], seed=first))
+        readings += judge.read(sample(reference, [s.caption for s in scenes[first : first + 20]], seed=first))
     return {f"{name} right": rate for name, rate in rates(readings, scenes).items()} | {"prompts": count}
 
 
-def measure_recogniser(count: int = 1000) -> dict[str, float]:
-    judge, scenes = load_recogniser(), single_scenes(count, first=5000)
+def measure_classifier(count: int = 1000) -> dict[str, float]:
+    judge, scenes = load_classifier(), single_scenes(count, first=5000)
     readings = []
     for first in range(0, count, 50):
-        readings += judge.read(torch.stack([s.render() for s in scenes[first:first + 50]]))
+        readings += judge.read(torch.stack([s.render() for s in scenes[first : first + 50]]))
     return {f"{name} right": rate for name, rate in rates(readings, scenes).items()} | {"pictures": count}
 
 
@@ -84,8 +82,8 @@ def measure_flow(count: int = 100) -> dict[str, float]:
 
 PARTS = {
     "vae": (FILE, measure_vae),
-    "diffusion": (RECOGNISER_FILE, measure_diffusion),
-    "recogniser": (RECOGNISER_FILE, measure_recogniser),
+    "diffusion": (CLASSIFIER_FILE, measure_diffusion),
+    "recogniser": (CLASSIFIER_FILE, measure_classifier),
     "flow": (FLOW_FILE, measure_flow),
     "edges": (EDGES_FILE, measure_edges),
 }

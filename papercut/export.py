@@ -109,12 +109,12 @@ def export(
 def text_weights() -> dict[str, Tensor]:
     """The text encoder's weights from the cache folder, or else the shipped ones."""
     from .data import CACHE
-    from .reference import load_oracle
+    from .reference import load_reference
 
     path = CACHE / "text.pt"
     if path.exists():
         return torch.load(path, weights_only=True, map_location="cpu")["encoder"]
-    return load_oracle().text_encoder.state_dict()
+    return load_reference().text_encoder.state_dict()
 
 
 def trained() -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -71,7 +71,7 @@ def rename(state: dict, table: dict[str, str]) -> dict:
         prefix = max((p for p in table if key.startswith(p)), key=len, default=None)
         if prefix is None:
             raise ValueError(f"No place is known for the weight '{key}'; the network is not laid out as Papercut's.")
-        out[table[prefix] + key[len(prefix):]] = value
+        out[table[prefix] + key[len(prefix) :]] = value
     return out
 
 

@@ -1,6 +1,6 @@
 """Draw the pictures that the example workflows load: a few composed scenes, their masks and sketches.
 
-    python -m papercut.make_pictures
+python -m papercut.make_pictures
 """
 
 from pathlib import Path

@@ -73,20 +73,20 @@ def wobbled(edges: Tensor, seed: int, *, reach: float = 3.0) -> Tensor:
     return _moved(edges, field)
 
 
-def broken(edges: Tensor, seed: int, *, share: float = 0.3) -> Tensor:
-    """The lines with gaps: `share` of them missing, in stretches of some twenty pixels."""
+def broken(edges: Tensor, seed: int, *, fraction: float = 0.3) -> Tensor:
+    """The lines with gaps: `fraction` of them missing, in stretches of some twenty pixels."""
     noise = _smooth(seed + 1, 1, cells=14)[0]
-    return edges & (noise > torch.quantile(noise[edges], share))
+    return edges & (noise > torch.quantile(noise[edges], fraction))
 
 
-def partial(edges: Tensor, seed: int, *, share: float = 0.5) -> Tensor:
-    """Only the lines on one side: `share` of them, seen from a random direction."""
+def partial(edges: Tensor, seed: int, *, fraction: float = 0.5) -> Tensor:
+    """Only the lines on one side: `fraction` of them, seen from a random direction."""
     draw = torch.Generator().manual_seed(seed + 2)
     angle = 2 * math.pi * float(torch.rand((), generator=draw))
     y, x = edges.nonzero().float().T
     along = x * math.cos(angle) + y * math.sin(angle)
     out = torch.zeros_like(edges)
-    kept = along <= torch.quantile(along, share)
+    kept = along <= torch.quantile(along, fraction)
     out[y[kept].long(), x[kept].long()] = True
     return out
 

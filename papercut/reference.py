@@ -16,7 +16,7 @@ from .layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, inverse, rename, unet_
 from .text import tokenizer
 
 
-class Oracle(NamedTuple):
+class Reference(NamedTuple):
     """diffusers' and transformers' modules, ready for evaluation, without gradients."""
 
     unet: nn.Module
@@ -44,7 +44,7 @@ class Oracle(NamedTuple):
         return self.vae.encode(pictures * 2 - 1).latents
 
 
-def load_oracle(path: Path = FILE, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Oracle:
+def load_reference(path: Path = FILE, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Reference:
     """Read the single file back into diffusers' layout.
 
     Raises RuntimeError (torch's) where the file lacks a weight or has one too many.
@@ -62,7 +62,7 @@ def load_oracle(path: Path = FILE, *, dtype: torch.dtype = torch.float32, device
     vae_state = {k: v for k, v in part(VAE_PREFIX).items() if k not in scalars}
     vae.load_state_dict(rename(vae_state, inverse(vae_prefixes())))
     modules = [nn.Module.to(m, device, dtype).eval().requires_grad_(False) for m in (unet, vae, text_encoder)]
-    return Oracle(*modules, tokenizer(), new_scheduler())
+    return Reference(*modules, tokenizer(), new_scheduler())
 
 
 def new_scheduler(**changes):

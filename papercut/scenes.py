@@ -68,14 +68,14 @@ class CutOut:
         colour = torch.tensor(COLOURS[self.colour])
         light = colour + 0.62 * (1 - colour)
         if self.pattern == "striped":
-            share = _ramp(torch.cos(2 * pi * local[..., 0] / self.grain), 0.25)
+            fraction = _ramp(torch.cos(2 * pi * local[..., 0] / self.grain), 0.25)
         elif self.pattern == "dotted":
             wave = torch.cos(2 * pi * local[..., 0] / self.grain) + torch.cos(2 * pi * local[..., 1] / self.grain)
-            share = _ramp(wave - 0.75, 0.5)
+            fraction = _ramp(wave - 0.75, 0.5)
         else:
-            share = torch.zeros_like(local[..., 0])
+            fraction = torch.zeros_like(local[..., 0])
         shade = 1 - 0.10 * (0.5 + 0.5 * local[..., 1:]).clamp(0, 1)  # a faint slope of light, so that turns can be seen
-        return (colour + share[..., None] * (light - colour)) * shade
+        return (colour + fraction[..., None] * (light - colour)) * shade
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Scene:
         return replace(self, objects=tuple(objects))
 
     def without_object(self, index: int) -> "Scene":
-        return replace(self, objects=self.objects[:index] + self.objects[index + 1:])
+        return replace(self, objects=self.objects[:index] + self.objects[index + 1 :])
 
     def with_ground(self, **changes) -> "Scene":
         return replace(self, ground=replace(self.ground, **changes))

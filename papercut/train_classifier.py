@@ -19,9 +19,9 @@ from torchvision.io import decode_jpeg, encode_jpeg
 from torchvision.transforms.functional import gaussian_blur
 from transformers import CLIPTextModel
 
+from .classifier import ANSWERS, FILE, SIDE, Classifier, load_classifier, rates, truth
 from .clip_score import contrastive_loss, picture_features, pooled_text, text_features
 from .data import CACHE, kept_aside, pictures, training_scene
-from .classifier import ANSWERS, FILE, SIDE, Recogniser, load_recogniser, rates, truth
 from .scenes import Scene, sample_scene
 from .shapes import COLOURS, SHAPES
 from .text import text_config
@@ -41,7 +41,7 @@ def spoil(picture: Tensor, draw: torch.Generator) -> Tensor:
     if chance() < 0.5:
         out = out.flip(-1)
     up, left = int(chance(0, 9)), int(chance(0, 9))
-    out = F.pad(out, (4, 4, 4, 4), mode="replicate")[..., up:up + MIDDLE, left:left + MIDDLE]
+    out = F.pad(out, (4, 4, 4, 4), mode="replicate")[..., up : up + MIDDLE, left : left + MIDDLE]
     if chance() < 0.5:
         out = gaussian_blur(out, 9, chance(0.2, 1.8))
     if chance() < 0.3:
@@ -62,9 +62,9 @@ def spoil(picture: Tensor, draw: torch.Generator) -> Tensor:
 
 def answers(scenes: list[Scene]) -> dict[str, Tensor]:
     """The right answers as numbers, (N,) each; `ABSENT` where the scene has not exactly one cut-out."""
-    words = [truth(scene) for scene in scenes]
+    truths = [truth(scene) for scene in scenes]
     return {
-        name: torch.tensor([options.index(w[name]) if name in w else ABSENT for w in words])
+        name: torch.tensor([options.index(w[name]) if name in w else ABSENT for w in truths])
         for name, options in ANSWERS.items()
     }
 
@@ -81,7 +81,7 @@ def text_encoder() -> CLIPTextModel | None:
 
 def all_pooled(captions: list[str]) -> Tensor:
     """(N, 192) pooled text of the captions."""
-    return torch.cat([pooled_text(text_encoder(), captions[i:i + 64]) for i in range(0, len(captions), 64)])
+    return torch.cat([pooled_text(text_encoder(), captions[i : i + 64]) for i in range(0, len(captions), 64)])
 
 
 class Trainer:
@@ -90,7 +90,7 @@ class Trainer:
     def __init__(self, rate: float, path=PATH):
         torch.manual_seed(0)
         self.rate, self.path = rate, path
-        self.model = Recogniser().to(memory_format=torch.channels_last)
+        self.model = Classifier().to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.02)
         self.spent, self.step = 0.0, 0
 
@@ -104,8 +104,15 @@ class Trainer:
     def save(self) -> None:
         part = self.path.with_suffix(".part")
         part.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-                    "spent": self.spent, "step": self.step}, part)
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "spent": self.spent,
+                "step": self.step,
+            },
+            part,
+        )
         part.replace(self.path)
 
     def update(self, images: Tensor, wanted: dict[str, Tensor], pooled: Tensor | None, progress: float) -> float:
@@ -113,8 +120,11 @@ class Trainer:
             group["lr"] = self.rate * min(1.0, (self.step + 1) / 100) * (0.01 + 0.99 * (1 - progress))
         self.model.train()
         seen = self.model.features(images.contiguous(memory_format=torch.channels_last))
-        losses = [F.cross_entropy(head(seen), wanted[name], label_smoothing=0.05)
-                  for name, head in self.model.heads.items() if (wanted[name] != ABSENT).any()]
+        losses = [
+            F.cross_entropy(head(seen), wanted[name], label_smoothing=0.05)
+            for name, head in self.model.heads.items()
+            if (wanted[name] != ABSENT).any()
+        ]
         if pooled is not None:
             losses.append(0.3 * contrastive_loss(self.model, seen, pooled))
         loss = sum(losses)
@@ -126,7 +136,7 @@ class Trainer:
         return loss.item()
 
 
-def judge(model: Recogniser, count: int) -> dict[str, float]:
+def judge(model: Classifier, count: int) -> dict[str, float]:
     """Rates on single-object scenes that are kept aside, spoiled."""
     model.eval()
     draw = torch.Generator().manual_seed(1)
@@ -136,7 +146,7 @@ def judge(model: Recogniser, count: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def judge_captions(model: Recogniser, count: int) -> float:
+def judge_captions(model: Classifier, count: int) -> float:
     """How often the CLIP score puts a scene's caption above the same one with another shape or another colour."""
     model.eval()
     right = 0
@@ -149,14 +159,14 @@ def judge_captions(model: Recogniser, count: int) -> float:
     return right / count
 
 
-def publish(model: Recogniser, path=FILE) -> None:
-    """The weights in fp16, under the names that `load_recogniser` expects."""
+def publish(model: Classifier, path=FILE) -> None:
+    """The weights in fp16, under the names that `load_classifier` expects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file(state, path, metadata={"format": "pt", "title": "Papercut recogniser"})
 
 
-def told(values: dict[str, float]) -> str:
+def in_percent(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * value:.1f} %" for name, value in values.items())
 
 
@@ -185,12 +195,12 @@ def main() -> None:
         if trainer.spent - reported > 120:
             reported = trainer.spent
             trainer.save()
-            score = told(judge(trainer.model, 100))
+            score = in_percent(judge(trainer.model, 100))
             print(f"{trainer.spent / 60:.1f} min, step {trainer.step}, loss {average:.4f}, {score}", flush=True)
     trainer.save()
     publish(trainer.model)
     if pooled is not None:
-        print(f"right caption among 17: {100 * judge_captions(load_recogniser(), 200):.1f} %", flush=True)
+        print(f"right caption among 17: {100 * judge_captions(load_classifier(), 200):.1f} %", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .configs import SCHEDULE, UNET
 from .data import CACHE, DEVICE, autocast, training_scene
 from .export import text_weights
 from .muon import Optimiser
-from .reference import load_oracle
+from .reference import load_reference
 from .text import encode, text_config
 from .train_vae import Trainer as Autoencoder
 
@@ -53,7 +53,7 @@ def _shard(first: int) -> Tensor:
 
 def _encoder() -> Callable[[Tensor], Tensor]:
     if not (CACHE / "vae-settle.pt").exists():
-        return load_oracle().latents
+        return load_reference().latents
     autoencoder = Autoencoder("settle", 0.0)
     autoencoder.resume()
     autoencoder.vae.to(memory_format=torch.channels_last)
@@ -68,8 +68,10 @@ def cached_text(count: int) -> Tensor:
         model = CLIPTextModel(text_config())
         model.load_state_dict(text_weights())
         captions = [training_scene(i).caption for i in range(count)] + [""]
-        parts = [model.eval()(input_ids=encode(captions[i:i + 64])).last_hidden_state.half()
-                 for i in range(0, len(captions), 64)]
+        parts = [
+            model.eval()(input_ids=encode(captions[i : i + 64])).last_hidden_state.half()
+            for i in range(0, len(captions), 64)
+        ]
         torch.save(torch.cat(parts), path)
     return torch.load(path, weights_only=True)
 
@@ -90,7 +92,7 @@ class Trainer:
 
     def start_from_shipped(self) -> None:
         """The shipped (averaged) weights, with a fresh optimiser."""
-        self.unet.load_state_dict(load_oracle().unet.state_dict())
+        self.unet.load_state_dict(load_reference().unet.state_dict())
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.8)
 
     def resume(self) -> None:
@@ -103,8 +105,16 @@ class Trainer:
 
     def save(self) -> None:
         part = PATH.with_suffix(".part")
-        torch.save({"unet": self.unet.state_dict(), "ema": self.ema.state_dict(), "spent": self.spent,
-                    "optimiser": self.optimiser.state_dict(), "step": self.step}, part)
+        torch.save(
+            {
+                "unet": self.unet.state_dict(),
+                "ema": self.ema.state_dict(),
+                "spent": self.spent,
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+            },
+            part,
+        )
         part.replace(PATH)
 
     def averaged(self) -> UNet2DConditionModel:
@@ -141,16 +151,16 @@ def main() -> None:
         trainer.start_from_shipped()
     trainer.resume()
     torch.manual_seed(trainer.step + 1)
-    average, told, last = None, trainer.spent, time.time()
+    average, reported, last = None, trainer.spent, time.time()
     while trainer.spent < 60 * args.minutes:
         pick = torch.randint(args.pictures, (args.batch,))
-        words = torch.where(torch.rand(args.batch) < DROP, args.pictures, pick)
-        rows = latents[pick].to(DEVICE), text[words].to(DEVICE).float()
+        captions = torch.where(torch.rand(args.batch) < DROP, args.pictures, pick)
+        rows = latents[pick].to(DEVICE), text[captions].to(DEVICE).float()
         value = trainer.update(*rows, trainer.spent / 60 / args.minutes)
         average = value if average is None else 0.99 * average + 0.01 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
-        if trainer.spent - told > 180:
-            told = trainer.spent
+        if trainer.spent - reported > 180:
+            reported = trainer.spent
             trainer.save()
             print(f"{trainer.spent / 60:.1f} min, step {trainer.step}, loss {average:.4f}", flush=True)
     trainer.save()

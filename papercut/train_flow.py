@@ -73,7 +73,7 @@ def crops(store: tuple[np.memmap, np.memmap], batch: int, side: int) -> tuple[Te
         moving = flow.abs().sum(0).nonzero()
         centre = moving[int(torch.randint(len(moving), ()))]
         y, x = ((centre - side // 2 + torch.randint(-40, 41, (2,))).clamp(0, SIZE - side)).tolist()
-        pictures, flow = pictures[:, y:y + side, x:x + side], flow[:, y:y + side, x:x + side]
+        pictures, flow = pictures[:, y : y + side, x : x + side], flow[:, y : y + side, x : x + side]
         for axis in (1, 2):
             if torch.rand(()) < 0.5:
                 pictures, flow = pictures.flip(axis), flow.flip(axis)
@@ -87,9 +87,9 @@ def crops(store: tuple[np.memmap, np.memmap], batch: int, side: int) -> tuple[Te
 def sequence_loss(guesses: list[Tensor], flow: Tensor) -> Tensor:
     """Mean L1 of each update's guess, later ones weighing more; half of the weight lies on what moves."""
     moves = (flow != 0).any(1, keepdim=True)
-    share = 0.5 + 0.5 * moves / moves.float().mean().clamp_min(0.01)
+    fraction = 0.5 + 0.5 * moves / moves.float().mean().clamp_min(0.01)
     weights = [GAMMA ** (len(guesses) - 1 - i) for i in range(len(guesses))]
-    return sum(w * (share * (g - flow).abs()).mean() for w, g in zip(weights, guesses))
+    return sum(w * (fraction * (g - flow).abs()).mean() for w, g in zip(weights, guesses))
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         spent, step = state["spent"], state["step"]
     torch.manual_seed(step + 1)
-    average, told, last = None, spent, time.time()
+    average, reported, last = None, spent, time.time()
     while spent < 60 * args.minutes:
         first, second, flow = (part.to(DEVICE) for part in crops(store, args.batch, args.crop))
         with autocast():
@@ -145,11 +145,12 @@ def main() -> None:
         step += 1
         average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
         spent, last = spent + time.time() - last, time.time()
-        if spent - told > 180 or spent >= 60 * args.minutes:
-            told = spent
+        if spent - reported > 180 or spent >= 60 * args.minutes:
+            reported = spent
             part = PATH.with_suffix(".part")
-            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent,
-                        "step": step}, part)
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, part
+            )
             part.replace(PATH)
             errors = {k: round(v, 2) for k, v in end_point_error(model, kept_aside(8)).items()}
             print(f"{spent / 60:.1f} min, step {step}, loss {average:.3f}, end-point error {errors}", flush=True)

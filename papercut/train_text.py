@@ -113,8 +113,16 @@ def main() -> None:
         spent, last = spent + time.time() - last, time.time()
         if step % 50 == 0:
             print(f"{spent / 60:.1f} min, step {step}, loss {loss.item():.4f}", flush=True)
-            torch.save({"encoder": encoder.state_dict(), "readout": readout.state_dict(), "step": step,
-                        "optimiser": optimiser.state_dict(), "spent": spent}, PATH)
+            torch.save(
+                {
+                    "encoder": encoder.state_dict(),
+                    "readout": readout.state_dict(),
+                    "step": step,
+                    "optimiser": optimiser.state_dict(),
+                    "spent": spent,
+                },
+                PATH,
+            )
 
 
 if __name__ == "__main__":

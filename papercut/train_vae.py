@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .data import CACHE, DEVICE, autocast, kept_aside, pictures
 from .muon import Optimiser
-from .reference import load_oracle
+from .reference import load_reference
 from .scenes import SPLITS, sample_scene
 
 LATENT_NOISE = 0.05  # small noise while the decoder learns: the diffusion model's answers are never exact
@@ -35,8 +35,9 @@ BEFORE = {"encoder": "guide", "settle": "encoder"}  # the stage that each one go
 class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
-                                  nn.Conv2d(width, width, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -47,9 +48,17 @@ class GuideEncoder(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            nn.PixelUnshuffle(4), nn.Conv2d(48, 96, 3, padding=1), Residual(96),
-            nn.PixelUnshuffle(2), nn.Conv2d(384, 128, 1), Residual(128), Residual(128), Residual(128),
-            nn.ReLU(), nn.Conv2d(128, 4, 3, padding=1))
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, 96, 3, padding=1),
+            Residual(96),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(384, 128, 1),
+            Residual(128),
+            Residual(128),
+            Residual(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 4, 3, padding=1),
+        )
 
 
 def decode(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
@@ -73,8 +82,11 @@ class Trainer:
     def __init__(self, stage: str, rate: float):
         self.stage, self.rate = stage, rate
         self.guide, self.vae = GuideEncoder().to(DEVICE), AutoencoderTiny().to(DEVICE)
-        learns = {"guide": (self.guide, self.vae.decoder), "encoder": (self.vae.encoder,),
-                  "settle": (self.vae.decoder,)}[stage]
+        learns = {
+            "guide": (self.guide, self.vae.decoder),
+            "encoder": (self.vae.encoder,),
+            "settle": (self.vae.decoder,),
+        }[stage]
         self.weights = [p for m in learns for p in m.parameters()]
         self.optimiser = Optimiser(self.weights, rate)
         self.spent, self.step = 0.0, 0
@@ -100,7 +112,7 @@ class Trainer:
     def start_from_shipped(self) -> None:
         """The shipped autoencoder alone; its own encoder stands in for the guide."""
         self.guide = None
-        self.vae.load_state_dict(load_oracle().vae.state_dict())
+        self.vae.load_state_dict(load_reference().vae.state_dict())
         normalise((self.vae.encoder.layers[-1],), self.vae, self.wanted)
 
     def wanted(self, images: Tensor) -> Tensor:
@@ -110,8 +122,16 @@ class Trainer:
     def save(self) -> None:
         part = self.path.with_suffix(".part")
         guide = None if self.guide is None else self.guide.state_dict()
-        torch.save({"guide": guide, "vae": self.vae.state_dict(), "spent": self.spent,
-                    "optimiser": self.optimiser.state_dict(), "step": self.step}, part)
+        torch.save(
+            {
+                "guide": guide,
+                "vae": self.vae.state_dict(),
+                "spent": self.spent,
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+            },
+            part,
+        )
         part.replace(self.path)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -144,13 +164,13 @@ def normalise(lasts: Sequence[nn.Conv2d], vae: AutoencoderTiny, encoder: Callabl
     in the decoder."""
     pictures = torch.stack([sample_scene(SPLITS["train"][i]).render() for i in range(count)]).to(DEVICE)
     latents = torch.cat([encoder(part) for part in pictures.split(8)])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     for last in lasts:
-        last.weight /= deviation.view(-1, 1, 1, 1)
-        last.bias.copy_((last.bias - mean) / deviation)
+        last.weight /= std.view(-1, 1, 1, 1)
+        last.bias.copy_((last.bias - mean) / std)
     first = vae.decoder.layers[0]
     first.bias += (first.weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3))
-    first.weight *= deviation.view(1, -1, 1, 1)
+    first.weight *= std.view(1, -1, 1, 1)
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
@@ -172,7 +192,7 @@ def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
         best = None
         for _ in range(2):
             y, x = (8 * int(v) for v in torch.randint((256 - size) // 8 + 1, (2,), generator=generator))
-            tile = picture[:, y:y + size, x:x + size].float() / 255
+            tile = picture[:, y : y + size, x : x + size].float() / 255
             if best is None or tile.std() > best.std():
                 best = tile
         if torch.rand((), generator=generator) < 0.5:
@@ -185,14 +205,14 @@ def crops(store, batch: int, size: int, generator: torch.Generator) -> Tensor:
 def validate(trainer: Trainer, count: int = 12) -> str:
     images = torch.stack([sample_scene(seed).render() for seed in kept_aside(count)]).to(DEVICE)
     latents = torch.cat([trainer.wanted(i) for i in images.split(4)])
-    words = f"latent mean {latents.mean((0, 2, 3)).abs().max():.2f}, std {latents.std():.2f}"
+    line = f"latent mean {latents.mean((0, 2, 3)).abs().max():.2f}, std {latents.std():.2f}"
     if trainer.stage == "guide":
         got = torch.cat([decode(trainer.vae, z) for z in latents.split(4)])
     else:
         mine = torch.cat([encode(trainer.vae, i) for i in images.split(4)])
-        words += f", latent error {(mine - latents).pow(2).mean().sqrt():.3f}"
+        line += f", latent error {(mine - latents).pow(2).mean().sqrt():.3f}"
         got = torch.cat([decode(trainer.vae, z) for z in mine.split(4)])
-    return f"PSNR {psnr(got.clamp(0, 1), images):.2f} dB, {words}"
+    return f"PSNR {psnr(got.clamp(0, 1), images):.2f} dB, {line}"
 
 
 def main() -> None:
@@ -210,7 +230,7 @@ def main() -> None:
         trainer.start_from_shipped()
     trainer.resume()
     generator = torch.Generator().manual_seed(trainer.step)
-    last, told, average = time.time(), trainer.spent, None
+    last, reported, average = time.time(), trainer.spent, None
     while trainer.spent < 60 * args.minutes:
         progress = trainer.spent / (60 * args.minutes)
         size = args.size if progress < 0.8 else 2 * args.size  # the last fifth sees wider crops, so fewer false borders
@@ -218,8 +238,8 @@ def main() -> None:
         value = trainer.update(crops(store, batch, size, generator), progress)
         average = value if average is None else 0.98 * average + 0.02 * value
         trainer.spent, last = trainer.spent + time.time() - last, time.time()
-        if trainer.spent - told > 120:
-            told = trainer.spent
+        if trainer.spent - reported > 120:
+            reported = trainer.spent
             print(f"{trainer.spent / 60:.1f} min, step {trainer.step}, loss {average:.5f}, ", end="")
             print(validate(trainer), flush=True)
             trainer.save()

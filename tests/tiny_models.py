@@ -32,10 +32,19 @@ POOLED = 1280
 TOKENS = 7
 
 UNET = dict(
-    image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[1, 1], channel_mult=[1, 2],
-    use_spatial_transformer=True, transformer_depth=[1, 1], transformer_depth_middle=1,
-    transformer_depth_output=[1, 1, 1, 1], legacy=False, use_temporal_attention=False,
-)  # fmt: skip
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=32,
+    num_res_blocks=[1, 1],
+    channel_mult=[1, 2],
+    use_spatial_transformer=True,
+    transformer_depth=[1, 1],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1, 1, 1, 1],
+    legacy=False,
+    use_temporal_attention=False,
+)
 
 
 class TinySD1(comfy.supported_models.SD15):
@@ -68,17 +77,38 @@ def _config(family: Family):
         embed = {"target": "torch.nn.Linear", "params": {"in_features": CONTEXT[family], "out_features": 128}}
         return comfy.supported_models.SD3(
             dict(
-                input_size=None, patch_size=2, in_channels=16, depth=2, adm_in_channels=64, qk_norm="rms",
-                context_embedder_config=embed, pos_embed_scaling_factor=None, pos_embed_max_size=24, num_patches=576,
+                input_size=None,
+                patch_size=2,
+                in_channels=16,
+                depth=2,
+                adm_in_channels=64,
+                qk_norm="rms",
+                context_embedder_config=embed,
+                pos_embed_scaling_factor=None,
+                pos_embed_max_size=24,
+                num_patches=576,
             )
-        )  # fmt: skip
+        )
     return comfy.supported_models.Flux(
         dict(
-            image_model="flux", in_channels=16, out_channels=16, vec_in_dim=64, context_in_dim=CONTEXT[family],
-            hidden_size=128, mlp_ratio=4.0, num_heads=1, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56],
-            theta=10000, patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[],
+            image_model="flux",
+            in_channels=16,
+            out_channels=16,
+            vec_in_dim=64,
+            context_in_dim=CONTEXT[family],
+            hidden_size=128,
+            mlp_ratio=4.0,
+            num_heads=1,
+            depth=1,
+            depth_single_blocks=1,
+            axes_dim=[16, 56, 56],
+            theta=10000,
+            patch_size=2,
+            qkv_bias=True,
+            guidance_embed=True,
+            txt_ids_dims=[],
         )
-    )  # fmt: skip
+    )
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -130,9 +160,17 @@ def tiny_cond(family: Family, batch: int = 1, seed: int = 0) -> list:
 def tiny_vae(channels: int = 4, seed: int = 0) -> comfy.sd.VAE:
     """A VAE of the KL kind with 1/8 latents of `channels` channels (4: SD1, SD2, SDXL; 16: SD3, Flux)."""
     parts = dict(
-        double_z=True, z_channels=channels, resolution=64, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 1, 1],
-        num_res_blocks=1, attn_resolutions=[], dropout=0.0,
-    )  # fmt: skip
+        double_z=True,
+        z_channels=channels,
+        resolution=64,
+        in_channels=3,
+        out_ch=3,
+        ch=32,
+        ch_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+    )
     config = {"params": {"ddconfig": parts, "embed_dim": channels}}
     with torch.no_grad():
         weights = fill(AutoencoderKL(**config["params"]), seed + 91).state_dict()
@@ -177,9 +215,13 @@ def tiny_control_file(family: Family, path: Path, seed: int = 0) -> Path:
         layout.update(num_classes="sequential", adm_in_channels=POOLED + 6 * 256)
     linear = family != "sd1"
     network = ControlNet(
-        **layout, hint_channels=3, num_heads=-1, num_head_channels=64, use_linear_in_transformer=linear,
+        **layout,
+        hint_channels=3,
+        num_heads=-1,
+        num_head_channels=64,
+        use_linear_in_transformer=linear,
         operations=comfy.ops.disable_weight_init,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         fill(network, seed + 131)
     save_file({key: value.clone().contiguous() for key, value in network.state_dict().items()}, path)

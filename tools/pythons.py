@@ -44,12 +44,16 @@ def find_python(candidates=None, ask=probe):
     sudo = "" if hasattr(os, "geteuid") and os.geteuid() == 0 else "sudo "
     if bare:
         name = "python{}.{}".format(*bare[0])
-        raise Problem("The {0} on this machine cannot make virtual environments: install its venv module "
-                      "(Debian and Ubuntu: {1}apt install {0}-venv) and run the command again.".format(name, sudo))
+        raise Problem(
+            "The {0} on this machine cannot make virtual environments: install its venv module "
+            "(Debian and Ubuntu: {1}apt install {0}-venv) and run the command again.".format(name, sudo)
+        )
     found = ", only {}.{}".format(*others[0]) if others else ""
-    raise Problem("Python {} is needed and was not found{}: install one with its venv module (Debian 12, Ubuntu: "
-                  "{}apt install python3.11 python3.11-venv, or 3.12 where that is the system's own) and run the "
-                  "command again.".format(python_text(), found, sudo))
+    raise Problem(
+        "Python {} is needed and was not found{}: install one with its venv module (Debian 12, Ubuntu: "
+        "{}apt install python3.11 python3.11-venv, or 3.12 where that is the system's own) and run the "
+        "command again.".format(python_text(), found, sudo)
+    )
 
 
 def make_venv():
@@ -63,6 +67,9 @@ def make_venv():
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         last = done.stdout.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
-        raise Problem("The virtual environment {} could not be made ({}): remove that folder and run the command "
-                      "again.".format(VENV, last[0].strip()))
+        raise Problem(
+            "The virtual environment {} could not be made ({}): remove that folder and run the command again.".format(
+                VENV, last[0].strip()
+            )
+        )
     return python

@@ -10,8 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from ..benchmarks.headlines import HEADLINES, headline_cells
-from ..benchmarks.results import HEAD, Row, cells, summary
-from ..benchmarks.results import load as load_rows
+from ..benchmarks.results import HEAD, Row, cells, load as load_rows, summary
 from .common import ROOT
 
 README = ROOT / "README.md"

@@ -26,8 +26,11 @@ def main() -> int:
             # Without this a first visit opens the template browser over the canvas.
             host.client.json("/settings/Comfy.TutorialCompleted", True)
             starting.done()
-            print(f"ComfyUI with Palimpsest is open at {host.url}; the workflows are in its Templates under "
-                  f"palimpsest, its log in {HOST / f'host-{port}.log'}. Stop it with Ctrl-C.", flush=True)  # fmt: skip
+            print(
+                f"ComfyUI with Palimpsest is open at {host.url}; the workflows are in its Templates under "
+                f"palimpsest, its log in {HOST / f'host-{port}.log'}. Stop it with Ctrl-C.",
+                flush=True,
+            )
             host.process.wait()
             host.check_alive()
     except (HostError, Problem) as problem:

@@ -1,7 +1,7 @@
 """A real ComfyUI without a screen, for the demo, the benchmarks, the tests and `make serve`.
 
-    with Host.start(installation) as host:
-        result = host.client.run(prompt)
+with Host.start(installation) as host:
+    result = host.client.run(prompt)
 """
 
 from __future__ import annotations
@@ -73,9 +73,15 @@ class Host:
 
     @classmethod
     def start(
-        cls, installation: Installation, *, port: int | None = None, extra: tuple[str, ...] = (),
-        log: Path | None = None, timeout: float = 300.0, threads: int = 1,
-    ) -> "Host":  # fmt: skip
+        cls,
+        installation: Installation,
+        *,
+        port: int | None = None,
+        extra: tuple[str, ...] = (),
+        log: Path | None = None,
+        timeout: float = 300.0,
+        threads: int = 1,
+    ) -> "Host":
         """Starts a host and waits until it answers. port: None takes a free one; timeout: seconds.
 
         threads: of OpenMP; on a few shared cores more than one makes small models slower, not faster.
@@ -88,9 +94,14 @@ class Host:
         environment.pop("PYTHONSAFEPATH", None)
         with log.open("wb") as file:
             process = subprocess.Popen(
-                host_command(installation, port, extra), stdout=file, stderr=subprocess.STDOUT, env=environment,
-                stdin=subprocess.DEVNULL, cwd=installation.comfyui, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+                host_command(installation, port, extra),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                cwd=installation.comfyui,
+                preexec_fn=_die_with_parent,
+            )
         host = cls(process, port, log, Path(installation.base))
         try:
             host._await_answer(timeout)

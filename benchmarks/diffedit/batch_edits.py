@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...papercut.data import autocast
-from .methods import BATCH, DEPTH, Edited, World, anchored_edit, inverted, peer_edit, sdedit
 from .cases import KINDS
+from .methods import BATCH, DEPTH, Edited, Fixtures, anchored_edit, baseline_edit, inverted, sdedit
 
 if TYPE_CHECKING:
     from ...inversion.trajectory import Trajectory
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
 SIZES = {"below 8 %": (0.0, 0.08), "8 to 25 %": (0.08, 0.25), "above 25 %": (0.25, 1.0)}
 
 
-def inversions(world: World, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
+def inversions(fixtures: Fixtures, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
     """One trajectory that holds all pictures of the world."""
     with autocast():
-        paths = [inverted(part, depth, named=named) for _, part in world.batches()]
+        paths = [inverted(part, depth, named=named) for _, part in fixtures.batches()]
     return replace(paths[0], latents=torch.cat([path.latents for path in paths], 1))
 
 
 def our_edits(
-    world: World, masks: Tensor, changes: Tensor | None, path: Trajectory, depth: float = DEPTH, **way
+    fixtures: Fixtures, masks: Tensor, changes: Tensor | None, path: Trajectory, depth: float = DEPTH, **method
 ) -> Edited:
     """`anchored_edit` for each edit. Where a mask is empty nothing is sampled, as all would be kept."""
-    made = Edited(world.pictures.clone(), torch.zeros(masks.shape))
+    made = Edited(fixtures.pictures.clone(), torch.zeros(masks.shape))
     chosen = masks.flatten(1).any(1).nonzero()[:, 0]
     with autocast():
         for rows in (some.tolist() for some in chosen.split(BATCH)):
-            held = replace(path, latents=path.latents[:, rows])
+            kept_path = replace(path, latents=path.latents[:, rows])
             moved = None if changes is None else changes[rows]
-            one = anchored_edit(world.part(rows), masks[rows], moved, held, depth, **way)
+            one = anchored_edit(fixtures.part(rows), masks[rows], moved, kept_path, depth, **method)
             made.pictures[rows], made.soft[rows] = one.pictures, one.soft
     return made
 
 
-def sdedits(world: World, depth: float = DEPTH) -> Tensor:
+def sdedits(fixtures: Fixtures, depth: float = DEPTH) -> Tensor:
     """(B, 256, 256, 3); each batch has a seed of its own."""
-    return _in_batches(world, lambda part, rows: sdedit(part, depth, seed=rows.start))
+    return _in_batches(fixtures, lambda part, rows: sdedit(part, depth, seed=rows.start))
 
 
-def peer_edits(world: World, masks: Tensor) -> Tensor:
+def baseline_edits(fixtures: Fixtures, masks: Tensor) -> Tensor:
     """(B, 256, 256, 3) by diffusers with its own masks (B, 32, 32)."""
-    return _in_batches(world, lambda part, rows: peer_edit(part, masks[rows]))
+    return _in_batches(fixtures, lambda part, rows: baseline_edit(part, masks[rows]))
 
 
-def _in_batches(world: World, way: Callable[[World, slice], Tensor]) -> Tensor:
+def _in_batches(fixtures: Fixtures, method: Callable[[Fixtures, slice], Tensor]) -> Tensor:
     with autocast():
-        return torch.cat([way(part, rows) for rows, part in world.batches()])
+        return torch.cat([method(part, rows) for rows, part in fixtures.batches()])
 
 
 # How good they are
@@ -71,23 +71,23 @@ class Judged(NamedTuple):
     kept: Tensor
 
 
-def judged(pictures: Tensor, world: World) -> Judged:
+def judged(pictures: Tensor, fixtures: Fixtures) -> Judged:
     """pictures: (B, 256, 256, 3)."""
-    from ...papercut.classifier import load_recogniser
+    from ...papercut.classifier import load_classifier
 
-    readings = load_recogniser().read(pictures.movedim(-1, 1).float())
-    pairs = list(zip(readings, world.edits, strict=True))
+    readings = load_classifier().read(pictures.movedim(-1, 1).float())
+    pairs = list(zip(readings, fixtures.edits, strict=True))
     right = torch.tensor([float(reading.agrees(edit.after, edit.kind)) for reading, edit in pairs])
     whole = torch.tensor([float(reading.agrees(edit.after)) for reading, edit in pairs])
-    outside = ~torch.stack([edit.mask for edit in world.edits])
-    error = ((pictures - world.pictures) ** 2).mean(-1)
+    outside = ~torch.stack([edit.mask for edit in fixtures.edits])
+    error = ((pictures - fixtures.pictures) ** 2).mean(-1)
     mean = (error * outside).sum((1, 2)) / outside.sum((1, 2)).clamp_min(1)
     return Judged(right, whole, -10 * mean.clamp_min(1e-6).log10())
 
 
-def groups(world: World) -> dict[str, Tensor]:
+def groups(fixtures: Fixtures) -> dict[str, Tensor]:
     """(B,) bool by name: objects and grounds, objects by size, and what is changed of them."""
-    share, objects = torch.tensor([edit.share for edit in world.edits]), ~world.grounds
-    found = {"objects": objects, "grounds": world.grounds}
-    found |= {f"objects of {name}": (a <= share) & (share < b) & objects for name, (a, b) in SIZES.items()}
-    return found | {f"new {kind}": torch.tensor([edit.kind == kind for edit in world.edits]) for kind in KINDS[:-1]}
+    fraction, objects = torch.tensor([edit.fraction for edit in fixtures.edits]), ~fixtures.grounds
+    found = {"objects": objects, "grounds": fixtures.grounds}
+    found |= {f"objects of {name}": (a <= fraction) & (fraction < b) & objects for name, (a, b) in SIZES.items()}
+    return found | {f"new {kind}": torch.tensor([edit.kind == kind for edit in fixtures.edits]) for kind in KINDS[:-1]}

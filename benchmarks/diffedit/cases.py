@@ -30,7 +30,7 @@ class Edit:
     mask: Tensor
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """The part of the picture that has to change, 0..1."""
         return float(self.mask.float().mean())
 
@@ -49,13 +49,13 @@ def _edit(seed: int, kind: str, place: float) -> Edit:
     if kind == "tone":
         after = before.with_ground(tone=_other(rng, TONES, before.ground.tone))
         return Edit(kind, before, after, ~before.masks()[0])
-    words = {"colour": COLOURS, "shape": SHAPES, "pattern": PATTERNS}[kind]
-    after = before.with_object(0, **{kind: _other(rng, words, getattr(item, kind))})
+    vocabulary = {"colour": COLOURS, "shape": SHAPES, "pattern": PATTERNS}[kind]
+    after = before.with_object(0, **{kind: _other(rng, vocabulary, getattr(item, kind))})
     return Edit(kind, before, after, before.masks()[0] | after.masks()[0])
 
 
-def _other(rng: Random, words, present: str) -> str:
-    return rng.choice([word for word in words if word != present])
+def _other(rng: Random, vocabulary, present: str) -> str:
+    return rng.choice([word for word in vocabulary if word != present])
 
 
 def _with_area(scene: Scene, area: float) -> Scene:

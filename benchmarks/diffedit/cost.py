@@ -20,31 +20,31 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def costs(ways: Sequence[tuple[Callable[[], object], torch.nn.Module]], repeats: int) -> list[Cost]:
+def costs(methods: Sequence[tuple[Callable[[], object], torch.nn.Module]], repeats: int) -> list[Cost]:
     """One cost for each way and the network that it calls. The ways take turns, so that a busy moment hits them all."""
-    rows: list[list[int]] = [[] for _ in ways]
-    seconds: list[list[float]] = [[] for _ in ways]
+    rows: list[list[int]] = [[] for _ in methods]
+    seconds: list[list[float]] = [[] for _ in methods]
     for _ in range(repeats):
-        for i, (way, network) in enumerate(ways):
+        for i, (method, network) in enumerate(methods):
             with counted(network) as rows[i]:
                 start = time.perf_counter()
-                way()
+                method()
                 seconds[i].append(time.perf_counter() - start)
     return [Cost(sum(found), max(found), statistics.median(times)) for found, times in zip(rows, seconds)]
 
 
-def peak_memory(way: Callable[[], object]) -> float:
+def peak_memory(method: Callable[[], object]) -> float:
     """The most that a way has allocated at one time beyond what was there before, in MB: the GPU's or the CPU's."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        way()
+        method()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as run:
-        way()
+        method()
     now = most = 0
     for event in run.profiler.kineto_results.events():
         if event.name() == "[memory]":

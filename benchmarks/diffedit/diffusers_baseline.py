@@ -10,29 +10,36 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from ...papercut.reference import Oracle
+from ...papercut.reference import Reference
 
 
-def diffedit_pipeline(oracle: Oracle):
+def diffedit_pipeline(reference: Reference):
     """`StableDiffusionDiffEditPipeline` with the oracle's UNet and encoder, in the AutoencoderKL it insists on."""
     from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
 
-    config = dict(oracle.scheduler.config)
+    config = dict(reference.scheduler.config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = StableDiffusionDiffEditPipeline(
             vae=AutoencoderKL(
-                block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=1.0,
+                block_out_channels=(32, 32, 32, 32),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                scaling_factor=1.0,
             ),
-            text_encoder=oracle.text_encoder, tokenizer=oracle.tokenizer, unet=oracle.unet,
-            scheduler=DDIMScheduler.from_config(config), inverse_scheduler=DDIMInverseScheduler.from_config(config),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+            text_encoder=reference.text_encoder,
+            tokenizer=reference.tokenizer,
+            unet=reference.unet,
+            scheduler=DDIMScheduler.from_config(config),
+            inverse_scheduler=DDIMInverseScheduler.from_config(config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipeline.set_progress_bar_config(disable=True)
 
     def encode(pictures: Tensor) -> SimpleNamespace:
-        latents = oracle.vae.encode(pictures).latents
+        latents = reference.vae.encode(pictures).latents
         return SimpleNamespace(latent_dist=SimpleNamespace(sample=lambda generator: latents))
 
     pipeline.vae.encode = encode
@@ -58,10 +65,14 @@ def their_mask(pipeline, image: Tensor, reference: Tensor, query: Tensor, negati
     Its swapped pair of prompt and negative does no harm where the negatives are equal, as here.
     """
     found = pipeline.generate_mask(
-        image=image, target_prompt_embeds=query, target_negative_prompt_embeds=negative,
-        source_prompt_embeds=reference, source_negative_prompt_embeds=negative,
-        generator=torch.Generator().manual_seed(seed), output_type="np",
-    )  # fmt: skip
+        image=image,
+        target_prompt_embeds=query,
+        target_negative_prompt_embeds=negative,
+        source_prompt_embeds=reference,
+        source_negative_prompt_embeds=negative,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    )
     return torch.from_numpy(found).bool()
 
 
@@ -78,6 +89,10 @@ def their_edit(
         image=image, prompt_embeds=reference, negative_prompt_embeds=negative, guidance_scale=cfg
     ).latents
     return pipeline(
-        mask_image=mask.float(), image_latents=inverted, prompt_embeds=query, negative_prompt_embeds=negative,
-        guidance_scale=cfg, output_type="latent",
-    ).images  # fmt: skip
+        mask_image=mask.float(),
+        image_latents=inverted,
+        prompt_embeds=query,
+        negative_prompt_embeds=negative,
+        guidance_scale=cfg,
+        output_type="latent",
+    ).images

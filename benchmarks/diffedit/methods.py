@@ -15,8 +15,8 @@ from torch import Tensor
 from ...guidance.diffedit.heat_map import DRAFTS, HEAD_START, heat_map, new_shape, off_ground
 from ...guidance.diffedit.masks import Frame, MaskRecipe, find, finish, grow, roomy, soften, to_size
 from ...papercut.scenes import SIZE, Scene
-from .diffusers_baseline import diffedit_pipeline, their_edit, their_mask
 from .cases import Edit, edits, pictures
+from .diffusers_baseline import diffedit_pipeline, their_edit, their_mask
 
 if TYPE_CHECKING:
     from ...inversion.trajectory import Trajectory
@@ -30,12 +30,12 @@ THEIR_STRENGTH = 481 / 999  # the step that diffusers takes for its 0.5
 FRAME = Frame(SIZE, SIZE)
 
 
-class World(NamedTuple):
+class Fixtures(NamedTuple):
     """The shipped model as stock nodes give it and as diffusers does; edits, their pictures, latents and texts."""
 
     model: object
     vae: object
-    oracle: object
+    reference: object
     pipeline: object
     edits: list[Edit]
     pictures: Tensor  # (B, 256, 256, 3)
@@ -46,13 +46,13 @@ class World(NamedTuple):
     empty: Tensor  # (1, 77, 192)
     embed: Callable[[list[str]], Tensor]  # texts -> (B, 77, 192)
 
-    def part(self, rows: slice | list[int]) -> World:
+    def part(self, rows: slice | list[int]) -> Fixtures:
         """The same with some of the edits."""
         cut = ("pictures", "latents", "before", "after", "asked")
         chosen = self.edits[rows] if isinstance(rows, slice) else [self.edits[i] for i in rows]
         return self._replace(edits=chosen, **{name: getattr(self, name)[rows] for name in cut})
 
-    def batches(self) -> Iterator[tuple[slice, World]]:
+    def batches(self) -> Iterator[tuple[slice, Fixtures]]:
         for first in range(0, len(self.edits), BATCH):
             rows = slice(first, min(first + BATCH, len(self.edits)))
             yield rows, self.part(rows)
@@ -63,8 +63,8 @@ class World(NamedTuple):
         return torch.tensor([edit.kind == "tone" for edit in self.edits])
 
 
-def papercut(count: int) -> World:
-    from ...papercut.reference import load_oracle
+def papercut(count: int) -> Fixtures:
+    from ...papercut.reference import load_reference
     from ...papercut.shipped import load_shipped
 
     model, clip, vae = load_shipped()
@@ -79,8 +79,10 @@ def papercut(count: int) -> World:
     seen = pictures([edit.before for edit in chosen]).movedim(1, -1)
     latents = torch.cat([vae.encode(some) for some in seen.split(8)])
     texts = captions(lambda edit: edit.before), captions(lambda edit: edit.after), captions(_asked)
-    oracle = load_oracle()
-    return World(model, vae, oracle, diffedit_pipeline(oracle), chosen, seen, latents, *texts, embed([""]), embed)
+    reference = load_reference()
+    return Fixtures(
+        model, vae, reference, diffedit_pipeline(reference), chosen, seen, latents, *texts, embed([""]), embed
+    )
 
 
 def _asked(edit: Edit) -> Scene:
@@ -99,14 +101,14 @@ class Scores(NamedTuple):
     recall: Tensor
 
 
-def scored(masks: Tensor, world: World) -> Scores:
-    truth = torch.stack([edit.mask for edit in world.edits])
+def scored(masks: Tensor, fixtures: Fixtures) -> Scores:
+    truth = torch.stack([edit.mask for edit in fixtures.edits])
     both = (masks & truth).sum((1, 2)).float()
     return Scores(both / (masks | truth).sum((1, 2)), both / truth.sum((1, 2)))
 
 
 def our_search(
-    world: World, strength: float = STRENGTH, noises: int = NOISES, *, queries: Tensor | None = None,
+    fixtures: Fixtures, strength: float = STRENGTH, noises: int = NOISES, *, queries: Tensor | None = None,
     references: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The maps of single noises (n, B, 32, 32) and the changes (B, 4, 32, 32) that are found with them.
@@ -116,9 +118,9 @@ def our_search(
     """
     from ...host.diffedit.heat_map import MapRecipe, Prompts, compare
 
-    queries, found = world.asked if queries is None else queries, []
-    references = world.before if references is None else references
-    for rows, part in world.batches():
+    queries, found = fixtures.asked if queries is None else queries, []
+    references = fixtures.before if references is None else references
+    for rows, part in fixtures.batches():
         old, new = (texts if texts.shape[0] == 1 else texts[rows] for texts in (references, queries))
         items = list(range(rows.start, rows.stop))
         recipe = MapRecipe(noises, strength)
@@ -126,10 +128,10 @@ def our_search(
     return torch.cat([one.maps for one in found], 1), torch.cat([one.change for one in found])
 
 
-def our_masks(world: World, maps: Tensor, recipe: MaskRecipe = OURS, *, complement: bool = True) -> Tensor:
+def our_masks(fixtures: Fixtures, maps: Tensor, recipe: MaskRecipe = OURS, *, complement: bool = True) -> Tensor:
     """(B, 256, 256) bool; for a new ground what was not found, unless its own words were asked (`complement` False)."""
     small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
-    turned = (world.grounds & complement)[:, None, None]
+    turned = (fixtures.grounds & complement)[:, None, None]
     return finish(small ^ turned, FRAME, recipe)[0].bool()
 
 
@@ -140,32 +142,32 @@ class Place(NamedTuple):
     changes: Tensor
 
 
-def our_places(world: World, maps: Tensor, changes: Tensor, recipe: MaskRecipe = ROOMY) -> Place:
+def our_places(fixtures: Fixtures, maps: Tensor, changes: Tensor, recipe: MaskRecipe = ROOMY) -> Place:
     """As the node gives them."""
     small, _ = find(heat_map(maps, trim=recipe.trims), recipe)
-    turned = world.grounds[:, None, None]
-    moved = off_ground(changes, small & ~turned, world.model.model.process_latent_in(world.latents))
+    turned = fixtures.grounds[:, None, None]
+    moved = off_ground(changes, small & ~turned, fixtures.model.model.process_latent_in(fixtures.latents))
     masks = finish(roomy(small ^ turned, new_shape(moved), recipe), FRAME, recipe)[0].bool()
     return Place(masks, moved)
 
 
-def peer_masks(world: World) -> Tensor:
+def baseline_masks(fixtures: Fixtures) -> Tensor:
     """diffusers' `generate_mask` for each edit, alone, as a batch would mix their thresholds: (B, 32, 32) bool."""
     made = []
-    for i in range(len(world.edits)):
-        one = world.part(slice(i, i + 1))
+    for i in range(len(fixtures.edits)):
+        one = fixtures.part(slice(i, i + 1))
         unit = one.model.model.process_latent_in(one.latents)
         made.append(their_mask(one.pipeline, unit, one.before, one.after, one.empty, seed=i))
     return torch.cat(made)
 
 
-def faithful_masks(world: World) -> Tensor:
+def faithful_masks(fixtures: Fixtures) -> Tensor:
     """(B, 32, 32) bool: diffusers' rule on our maps with diffusers' own noises, at its noise level."""
     from ...host.diffedit import heat_map
 
     made = []
-    for i in range(len(world.edits)):
-        one, generator = world.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
+    for i in range(len(fixtures.edits)):
+        one, generator = fixtures.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
         noises = torch.randn(NOISES, *one.latents.shape[1:], generator=generator)[:, None]
         with patch.object(heat_map, "item_noises", lambda *_, noises=noises: noises):
             heat_map.REFERENCES.clear()
@@ -190,16 +192,18 @@ class Edited(NamedTuple):
     soft: Tensor
 
 
-def inverted(world: World, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
+def inverted(fixtures: Fixtures, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
     """All pictures up to `depth` at CFG 1, with the empty text as in the paper, or with captions."""
     from ...nodes.inversion import DDIMInvert
 
-    text = [[world.before if named else world.empty, {}]]
-    return DDIMInvert.execute(world.model, {"samples": world.latents}, schedule(world, depth), positive=text).args[0]
+    text = [[fixtures.before if named else fixtures.empty, {}]]
+    return DDIMInvert.execute(
+        fixtures.model, {"samples": fixtures.latents}, schedule(fixtures, depth), positive=text
+    ).args[0]
 
 
 def anchored_edit(
-    world: World, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
+    fixtures: Fixtures, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
     fresh: bool = False, wider: int = GROW, cfg: float = CFG, drafts: int = DRAFTS,
 ) -> Edited:  # fmt: skip
     """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
@@ -207,15 +211,17 @@ def anchored_edit(
     within the mask sampling starts from the picture under fresh noise, and not from the inverted one. drafts: of new
     shapes."""
     from ...guidance.anchor import Anchor
-    from ...host.inversion.anchor import anchored
     from ...host.diffedit.head_start import with_head_start
+    from ...host.inversion.anchor import anchored
 
     hard = grow(masks.float(), wider)
     soft = soften(hard, OURS.soft_edge)
-    held = anchored(world.model, Anchor(trajectory, hard), start_from_source=not fresh)
+    anchored_model = anchored(fixtures.model, Anchor(trajectory, hard), start_from_source=not fresh)
     if changes is not None:
-        held = with_head_start(held, changes, HEAD_START, drafts=drafts)
-    return Edited(pasted(world.pictures, decoded(world, _sample(held, world, depth, cfg)), soft), soft)
+        anchored_model = with_head_start(anchored_model, changes, HEAD_START, drafts=drafts)
+    return Edited(
+        pasted(fixtures.pictures, decoded(fixtures, _sample(anchored_model, fixtures, depth, cfg)), soft), soft
+    )
 
 
 def pasted(pictures: Tensor, made: Tensor, soft: Tensor) -> Tensor:
@@ -225,65 +231,67 @@ def pasted(pictures: Tensor, made: Tensor, soft: Tensor) -> Tensor:
     return ImageCompositeMasked.execute(pictures, made, 0, 0, False, soft).args[0]
 
 
-def decoded(world: World, latents: Tensor) -> Tensor:
+def decoded(fixtures: Fixtures, latents: Tensor) -> Tensor:
     """(B, 256, 256, 3), by two, which is quicker on a CPU than all at once."""
-    return torch.cat([world.vae.decode(some) for some in latents.split(2)])
+    return torch.cat([fixtures.vae.decode(some) for some in latents.split(2)])
 
 
-def whole_edit(world: World) -> Edited:
+def whole_edit(fixtures: Fixtures) -> Edited:
     """All of the blueprint, from picture to picture: encoding, map, mask, inversion, anchored sampling, pasting."""
-    world = world._replace(latents=world.vae.encode(world.pictures))
-    return anchored_edit(world, *fresh_mask(world), inverted(world))
+    fixtures = fixtures._replace(latents=fixtures.vae.encode(fixtures.pictures))
+    return anchored_edit(fixtures, *fresh_mask(fixtures), inverted(fixtures))
 
 
-def fresh_mask(world: World) -> Place:
+def fresh_mask(fixtures: Fixtures) -> Place:
     """The masks and changes, with nothing remembered from before."""
     from ...host.diffedit.heat_map import REFERENCES
 
     REFERENCES.clear()
-    return our_places(world, *our_search(world))
+    return our_places(fixtures, *our_search(fixtures))
 
 
-def sdedit(world: World, depth: float = DEPTH, seed: int = 0) -> Tensor:
+def sdedit(fixtures: Fixtures, depth: float = DEPTH, seed: int = 0) -> Tensor:
     """Noise, and sampling with the new caption, by the stock KSampler with this denoise (arXiv 2108.01073): pictures
     (B, 256, 256, 3)."""
     import comfy.utils
+
     from nodes import KSampler
 
-    texts, latent = ([[world.after, {}]], [[world.empty, {}]]), {"samples": world.latents}
+    texts, latent = ([[fixtures.after, {}]], [[fixtures.empty, {}]]), {"samples": fixtures.latents}
     steps = round(STEPS * depth)
     with patch.object(comfy.utils, "PROGRESS_BAR_ENABLED", False):
-        (made,) = KSampler().sample(world.model, seed, steps, CFG, "euler", "normal", *texts, latent, depth)
-    return decoded(world, made["samples"])
+        (made,) = KSampler().sample(fixtures.model, seed, steps, CFG, "euler", "normal", *texts, latent, depth)
+    return decoded(fixtures, made["samples"])
 
 
-def peer_edit(world: World, masks: Tensor) -> Tensor:
+def baseline_edit(fixtures: Fixtures, masks: Tensor) -> Tensor:
     """diffusers' inversion and decode with their defaults: pictures (B, 256, 256, 3). masks: (B, 32, 32)."""
-    unit = world.model.model.process_latent_in(world.latents)
-    made = their_edit(world.pipeline, unit, masks, world.before, world.after, world.empty, CFG)
-    return torch.cat([world.oracle.pictures(some) for some in made.split(2)]).movedim(1, -1)
+    unit = fixtures.model.model.process_latent_in(fixtures.latents)
+    made = their_edit(fixtures.pipeline, unit, masks, fixtures.before, fixtures.after, fixtures.empty, CFG)
+    return torch.cat([fixtures.reference.pictures(some) for some in made.split(2)]).movedim(1, -1)
 
 
-def whole_peer_edit(world: World) -> Tensor:
+def whole_baseline_edit(fixtures: Fixtures) -> Tensor:
     """diffusers' three calls for one edit, from picture to picture."""
-    picture, texts = world.pictures.movedim(-1, 1), (world.before, world.after, world.empty)
-    mask = their_mask(world.pipeline, picture, *texts, seed=0)
-    made = their_edit(world.pipeline, picture, mask, *texts, CFG)
-    return world.oracle.pictures(made).movedim(1, -1)
+    picture, texts = fixtures.pictures.movedim(-1, 1), (fixtures.before, fixtures.after, fixtures.empty)
+    mask = their_mask(fixtures.pipeline, picture, *texts, seed=0)
+    made = their_edit(fixtures.pipeline, picture, mask, *texts, CFG)
+    return fixtures.reference.pictures(made).movedim(1, -1)
 
 
-def schedule(world: World, depth: float) -> Tensor:
+def schedule(fixtures: Fixtures, depth: float) -> Tensor:
     """The low part of the STEPS levels that BasicScheduler gives."""
     from comfy_extras.nodes_custom_sampler import BasicScheduler
 
-    return BasicScheduler.execute(world.model, "normal", round(STEPS * depth), depth).args[0]
+    return BasicScheduler.execute(fixtures.model, "normal", round(STEPS * depth), depth).args[0]
 
 
-def _sample(model, world: World, depth: float, cfg: float) -> Tensor:
+def _sample(model, fixtures: Fixtures, depth: float, cfg: float) -> Tensor:
     import comfy.sample
     import comfy.samplers
 
     return comfy.sample.sample_custom(
-        model, comfy.sample.prepare_noise(world.latents, 0), cfg, comfy.samplers.sampler_object("euler"),
-        schedule(world, depth), [[world.after, {}]], [[world.empty, {}]], world.latents, disable_pbar=True, seed=0,
+        model, comfy.sample.prepare_noise(fixtures.latents, 0), cfg, comfy.samplers.sampler_object("euler"),
+        schedule(fixtures, depth), [[fixtures.after, {}]], [[fixtures.empty, {}]], fixtures.latents,
+        disable_pbar=True, seed=0,
     )  # fmt: skip

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..plots import COLOURS, FOLDER, Curve, line, line_plot, text, written
 from .batch_edits import Judged
 from .methods import Scores
-from ..plots import COLOURS, FOLDER, Curve, line, line_plot, text, written
 
 LEVELS = [round(0.05 * i, 2) for i in range(21)]
 TRADEOFF = FOLDER / "diffedit_tradeoff.svg"
@@ -40,12 +40,12 @@ def draw_tradeoff(count: int, lines: Sequence[Line]) -> Path:
     parts = [*_axes(), text(LEFT, 24, f"What {count} edits gain and what they cost, by threshold and depth", 17)]
     across = LEFT
     for colour, one in zip(COLOURS, lines):
-        places = {words: _place(found) for words, found in one.found.items()}
+        places = {label: _place(found) for label, found in one.found.items()}
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places.values())
         parts.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for words, (x, y) in places.items():
+        for label, (x, y) in places.items():
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>')
-            parts.append(text(x, y - 10 if one.above else y + 20, words, 12, "middle", colour))
+            parts.append(text(x, y - 10 if one.above else y + 20, label, 12, "middle", colour))
         parts += [f'<circle cx="{across}" cy="44" r="4.5" fill="{colour}"/>']
         parts.append(text(across + 9, 48, one.name, 12, colour=colour))
         across += 26 + 6.4 * len(one.name)
@@ -60,9 +60,9 @@ def _place(found: Judged) -> tuple[float, float]:
 
 def _axes() -> list[str]:
     parts = []
-    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
-        parts += [line(LEFT, y, WIDTH - RIGHT, y), text(LEFT - 8, y + 4, f"{share:.1f}", 12, "end")]
+    for fraction in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * fraction
+        parts += [line(LEFT, y, WIDTH - RIGHT, y), text(LEFT - 8, y + 4, f"{fraction:.1f}", 12, "end")]
     for level in range(int(LEAST), int(MOST) + 1, 5):
         x = LEFT + (WIDTH - LEFT - RIGHT) * (level - LEAST) / (MOST - LEAST)
         parts += [line(x, TOP, x, HEIGHT - BOTTOM), text(x, HEIGHT - BOTTOM + 18, level, 12, "middle")]

@@ -20,14 +20,16 @@ from torch import Tensor
 
 from ...guidance.diffedit.heat_map import new_shape
 from ..context import every_core
+from ..results import Row
+from .batch_edits import Judged, baseline_edits, groups, inversions, judged, our_edits, sdedits
 from .cost import costs, peak_memory
-from .batch_edits import Judged, groups, inversions, judged, our_edits, peer_edits, sdedits
 from .methods import (
     BARE,
     DEPTH,
     NOISES,
     OURS,
-    World,
+    Fixtures,
+    baseline_masks,
     enlarged,
     faithful_masks,
     fresh_mask,
@@ -35,12 +37,10 @@ from .methods import (
     our_places,
     our_search,
     papercut,
-    peer_masks,
     scored,
+    whole_baseline_edit,
     whole_edit,
-    whole_peer_edit,
 )
-from ..results import Row
 from .plots import LEVELS, Line, draw_sweep, draw_tradeoff
 from .tables import edit_rows, mask_rows_by
 
@@ -55,57 +55,60 @@ FOR_EDITS = "adaptive, with room"
 
 
 class Found(NamedTuple):
-    """maps: (10, B, 32, 32) of single noises. changes: (B, 4, 32, 32). masks: (B, 256, 256) by mode. peer: (B, 32, 32),
-    diffusers' own."""
+    """maps: (10, B, 32, 32) of single noises. changes: (B, 4, 32, 32). masks: (B, 256, 256) by mode. baseline: (B, 32,
+    32), diffusers' own."""
 
     maps: Tensor
     changes: Tensor
     masks: dict[str, Tensor]
-    peer: Tensor
+    baseline: Tensor
 
 
-def search(world: World) -> Found:
-    (maps, changes), grounds = our_search(world), world.part(world.grounds.nonzero()[:, 0].tolist())
+def search(fixtures: Fixtures) -> Found:
+    (maps, changes), grounds = our_search(fixtures), fixtures.part(fixtures.grounds.nonzero()[:, 0].tolist())
     named = maps.clone()
-    named[:, world.grounds] = our_search(grounds, queries=grounds.after)[0]
-    masks = {"adaptive": our_masks(world, maps), "adaptive, grounds by name": our_masks(world, named, complement=False)}
-    place = our_places(world, maps, changes)
+    named[:, fixtures.grounds] = our_search(grounds, queries=grounds.after)[0]
+    masks = {
+        "adaptive": our_masks(fixtures, maps),
+        "adaptive, grounds by name": our_masks(fixtures, named, complement=False),
+    }
+    place = our_places(fixtures, maps, changes)
     masks[FOR_EDITS] = place.masks
-    masks |= {name: our_masks(world, maps, recipe) for name, recipe in RULES.items()}
-    masks["diffusers' rule"] = our_masks(world, named, BARE, complement=False)
-    peer = peer_masks(world)
-    return Found(maps, place.changes, masks | {"diffusers": enlarged(peer)}, peer)
+    masks |= {name: our_masks(fixtures, maps, recipe) for name, recipe in RULES.items()}
+    masks["diffusers' rule"] = our_masks(fixtures, named, BARE, complement=False)
+    baseline = baseline_masks(fixtures)
+    return Found(maps, place.changes, masks | {"diffusers": enlarged(baseline)}, baseline)
 
 
 # Masks
 
 
-def found_rows(context, world: World, found: Found) -> Iterator[Row]:
+def found_rows(context, fixtures: Fixtures, found: Found) -> Iterator[Row]:
     """By threshold rule, and by size and kind of what changes; beside diffusers."""
-    scores = {mode: scored(masks, world) for mode, masks in found.masks.items()}
-    chosen = groups(world)
+    scores = {mode: scored(masks, fixtures) for mode, masks in found.masks.items()}
+    chosen = groups(fixtures)
     whole = {name: chosen[name] for name in ("objects", "grounds")}
     for mode, one in scores.items():
         closer = mode in ("adaptive", "diffusers' rule", "diffusers")
         yield from mask_rows_by(context, MASKS, mode, one, chosen if closer else whole)
-    for peer in ("diffusers' rule", "diffusers"):
-        gains = scores["adaptive"].iou - scores[peer].iou
-        for name, rows in {"all": torch.ones_like(world.grounds), **chosen}.items():
-            target, measure = ">= 0.1" if name in ("all", "objects") else "", f"IoU above that of {peer}, {name}"
+    for baseline in ("diffusers' rule", "diffusers"):
+        gains = scores["adaptive"].iou - scores[baseline].iou
+        for name, rows in {"all": torch.ones_like(fixtures.grounds), **chosen}.items():
+            target, measure = ">= 0.1" if name in ("all", "objects") else "", f"IoU above that of {baseline}, {name}"
             yield context.row(MASKS, measure, "adaptive", float(gains[rows].mean()), "", target)
-    apart = faithful_masks(world.part(slice(SAME_NOISES))) ^ found.peer[:SAME_NOISES]
+    apart = faithful_masks(fixtures.part(slice(SAME_NOISES))) ^ found.baseline[:SAME_NOISES]
     measure = f"cells that differ from diffusers' mask with its noises, {SAME_NOISES} edits"
     yield context.row(MASKS, measure, "faithful", float(apart.float().mean()), "", "<= 0.001")
-    yield from _area_rows(context, world)
+    yield from _area_rows(context, fixtures)
     recipes = [replace(OURS, threshold="fixed", level=level) for level in LEVELS]
-    swept = [scored(our_masks(world, found.maps, recipe), world) for recipe in recipes]
-    draw_sweep(len(world.edits), swept, {mode: scores[mode] for mode in ("adaptive", "1.5 x mean", "diffusers")})
+    swept = [scored(our_masks(fixtures, found.maps, recipe), fixtures) for recipe in recipes]
+    draw_sweep(len(fixtures.edits), swept, {mode: scores[mode] for mode in ("adaptive", "1.5 x mean", "diffusers")})
 
 
-def _area_rows(context, world: World) -> Iterator[Row]:
+def _area_rows(context, fixtures: Fixtures) -> Iterator[Row]:
     """How large the cut-outs are, and what has to change: the ground's changes are the large ones."""
-    objects = torch.stack([edit.before.masks()[0].float().mean() for edit in world.edits])
-    changed = torch.tensor([edit.share for edit in world.edits])
+    objects = torch.stack([edit.before.masks()[0].float().mean() for edit in fixtures.edits])
+    changed = torch.tensor([edit.fraction for edit in fixtures.edits])
     for name, areas in {"the objects": objects, "what has to change": changed}.items():
         for word, area in {"smallest": areas.min(), "middle": areas.median(), "largest": areas.max()}.items():
             yield context.row(MASKS, f"area of {name}, {word}", "truth", 100 * float(area), "%")
@@ -114,20 +117,20 @@ def _area_rows(context, world: World) -> Iterator[Row]:
 # Edits
 
 
-def made_rows(context, world: World, found: Found) -> Iterator[Row]:
+def made_rows(context, fixtures: Fixtures, found: Found) -> Iterator[Row]:
     """Success and background by depth, beside SDEdit; by threshold; beside diffusers; what must not change at all."""
     ours, rules, theirs = {}, {}, {}
     for depth in DEPTHS:
-        path = inversions(world, depth)
-        made = our_edits(world, found.masks[FOR_EDITS], found.changes, path, depth)
-        ours[depth] = judged(made.pictures, world)
-        theirs[depth] = judged(sdedits(world, depth), world)
+        path = inversions(fixtures, depth)
+        made = our_edits(fixtures, found.masks[FOR_EDITS], found.changes, path, depth)
+        ours[depth] = judged(made.pictures, fixtures)
+        theirs[depth] = judged(sdedits(fixtures, depth), fixtures)
         if depth == DEPTH:
-            moved = (made.pictures - world.pictures).abs().amax(-1)[made.soft == 0]
+            moved = (made.pictures - fixtures.pictures).abs().amax(-1)[made.soft == 0]
             yield context.row(EDITS, "largest change outside the feather", "fast", float(moved.max()), "", "== 0")
-            rules = {name: _with_rule(world, found, name, path) for name in RULES}
-    pipeline = judged(peer_edits(world, found.peer), world)
-    yield from _beside(context, world, ours, theirs, pipeline)
+            rules = {name: _with_rule(fixtures, found, name, path) for name in RULES}
+    pipeline = judged(baseline_edits(fixtures, found.baseline), fixtures)
+    yield from _beside(context, fixtures, ours, theirs, pipeline)
     for name, one in rules.items():
         yield from edit_rows(context, EDITS, f", depth {DEPTH}", f"mask by {name}", one)
         empty = float((~found.masks[name].flatten(1).any(1)).float().mean())
@@ -138,16 +141,16 @@ def made_rows(context, world: World, found: Found) -> Iterator[Row]:
     lines.append(Line(f"fixed thresholds, depth {DEPTH:g}", by_level, above=False))
     lines.append(Line("1.5 x mean", {"": rules["1.5 x mean"]}))
     lines.append(Line("diffusers", {"": pipeline}))
-    draw_tradeoff(len(world.edits), lines)
+    draw_tradeoff(len(fixtures.edits), lines)
 
 
-def _with_rule(world: World, found: Found, name: str, path) -> Judged:
+def _with_rule(fixtures: Fixtures, found: Found, name: str, path) -> Judged:
     """The default edit with masks of another threshold."""
-    return judged(our_edits(world, found.masks[name], found.changes, path).pictures, world)
+    return judged(our_edits(fixtures, found.masks[name], found.changes, path).pictures, fixtures)
 
 
 def _beside(
-    context, world: World, ours: Mapping[float, Judged], theirs: Mapping[float, Judged], pipeline: Judged
+    context, fixtures: Fixtures, ours: Mapping[float, Judged], theirs: Mapping[float, Judged], pipeline: Judged
 ) -> Iterator[Row]:
     """Ours at each depth and SDEdit's of the same depth; diffusers' with its own."""
     for depth in DEPTHS:
@@ -159,7 +162,7 @@ def _beside(
     gain = float((ours[THEIR_DEPTH].right - pipeline.right).mean())
     yield context.row(EDITS, f"success above diffusers', depth {THEIR_DEPTH}", "fast", gain, "")
     modes = {"fast": (DEPTH, ours[DEPTH]), "SDEdit": (DEPTH, theirs[DEPTH]), "diffusers": (THEIR_DEPTH, pipeline)}
-    for name, rows in groups(world).items():
+    for name, rows in groups(fixtures).items():
         for mode, (depth, one) in modes.items():
             yield context.row(EDITS, f"success, {name}, depth {depth}", mode, float(one.right[rows].mean()), "")
 
@@ -167,20 +170,20 @@ def _beside(
 # Cost
 
 
-def cost_rows(context, world: World, found: Found) -> Iterator[Row]:
+def cost_rows(context, fixtures: Fixtures, found: Found) -> Iterator[Row]:
     """Samples of the network, time and memory for one edit, from picture to picture, in turns: the first that is
     drafted, as such take most."""
     drafted = int(new_shape(found.changes).nonzero()[0])
-    one = world.part(slice(drafted, drafted + 1))
-    ours, theirs = one.model.model.diffusion_model, one.oracle.unet
-    ways = {
+    one = fixtures.part(slice(drafted, drafted + 1))
+    ours, theirs = one.model.model.diffusion_model, one.reference.unet
+    methods = {
         ("the mask", "fast"): (lambda: fresh_mask(one), ours),
-        ("the mask", "diffusers"): (lambda: peer_masks(one), theirs),
+        ("the mask", "diffusers"): (lambda: baseline_masks(one), theirs),
         ("the whole edit", "fast"): (lambda: whole_edit(one), ours),
-        ("the whole edit", "diffusers"): (lambda: whole_peer_edit(one), theirs),
+        ("the whole edit", "diffusers"): (lambda: whole_baseline_edit(one), theirs),
     }
     targets = {("the mask", "fast"): f"== {2 * NOISES}", ("the whole edit", "fast"): "<= 70"}
-    taken = dict(zip(ways, costs(list(ways.values()), TIMED)))
+    taken = dict(zip(methods, costs(list(methods.values()), TIMED)))
     for (name, mode), cost in taken.items():
         target = targets.get((name, mode), "")
         yield context.row(EDITS, f"samples of the network, {name}", mode, cost.samples, "", target)
@@ -189,7 +192,7 @@ def cost_rows(context, world: World, found: Found) -> Iterator[Row]:
     for name, target in (("the mask", ""), ("the whole edit", ">= 2.5")):
         ratio = taken[name, "diffusers"].seconds / taken[name, "fast"].seconds
         yield context.row(EDITS, f"times as fast as diffusers, {name}", "fast", ratio, "", target)
-    peaks = {mode: peak_memory(ways["the whole edit", mode][0]) for mode in ("fast", "diffusers")}
+    peaks = {mode: peak_memory(methods["the whole edit", mode][0]) for mode in ("fast", "diffusers")}
     for mode, peak in peaks.items():
         yield context.row(EDITS, "peak memory of one edit", mode, peak, "MB")
     relation = peaks["fast"] / peaks["diffusers"]
@@ -198,8 +201,8 @@ def cost_rows(context, world: World, found: Found) -> Iterator[Row]:
 
 def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
-        world = papercut(COUNT)
-        found = search(world)
-        yield from found_rows(context, world, found)
-        yield from made_rows(context, world, found)
-        yield from cost_rows(context, world, found)
+        fixtures = papercut(COUNT)
+        found = search(fixtures)
+        yield from found_rows(context, fixtures, found)
+        yield from made_rows(context, fixtures, found)
+        yield from cost_rows(context, fixtures, found)

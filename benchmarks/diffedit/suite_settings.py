@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ...guidance.diffedit.heat_map import SLIGHT, STEADY, heat_map, steadiness, strongest
 from ..context import every_core
-from .batch_edits import groups, inversions, judged, our_edits
-from .methods import NOISES, OURS, STRENGTH, World, our_masks, our_places, our_search, papercut, scored
 from ..results import Row
+from .batch_edits import groups, inversions, judged, our_edits
+from .methods import NOISES, OURS, STRENGTH, Fixtures, our_masks, our_places, our_search, papercut, scored
 from .tables import edit_rows, mask_rows_by
 
 TECHNIQUE = "DiffEdit, other settings"
@@ -29,31 +29,31 @@ PLAIN = f"{NOISES} noises, strength {STRENGTH}"
 
 def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
-        world = papercut(COUNT)
-        path = inversions(world)
-        plain = our_search(world)
-        yield from setting_rows(context, world, PLAIN, plain, path)
+        fixtures = papercut(COUNT)
+        path = inversions(fixtures)
+        plain = our_search(fixtures)
+        yield from setting_rows(context, fixtures, PLAIN, plain, path)
         yield context.row(TECHNIQUE, "doubted where the texts differ in a word", "adaptive", doubted(plain[0]), "")
         for count in FEWER:
             name = f"{count} noise{'s' * (count > 1)}, strength {STRENGTH}"
-            yield from setting_rows(context, world, name, our_search(world, noises=count), path)
+            yield from setting_rows(context, fixtures, name, our_search(fixtures, noises=count), path)
         for strength in STRENGTHS:
             name = f"{NOISES} noises, strength {strength}"
-            yield from setting_rows(context, world, name, our_search(world, strength), path)
-        empty = our_search(world, references=world.empty)
-        yield from setting_rows(context, world, "empty reference", empty, path)
-        yield from _doubt_rows(context, world.part(slice(TEXTS)))
-        yield from _way_rows(context, world.part(slice(FIRST)), plain, path)
+            yield from setting_rows(context, fixtures, name, our_search(fixtures, strength), path)
+        empty = our_search(fixtures, references=fixtures.empty)
+        yield from setting_rows(context, fixtures, "empty reference", empty, path)
+        yield from _doubt_rows(context, fixtures.part(slice(TEXTS)))
+        yield from _method_rows(context, fixtures.part(slice(FIRST)), plain, path)
 
 
-def setting_rows(context, world: World, name: str, found: tuple, path) -> Iterator[Row]:
+def setting_rows(context, fixtures: Fixtures, name: str, found: tuple, path) -> Iterator[Row]:
     """found: maps (n, B, 32, 32) and changes (B, 4, 32, 32); path: the inverted pictures."""
     maps, changes = found
-    chosen = {"all": torch.ones_like(world.grounds), **groups(world)}
+    chosen = {"all": torch.ones_like(fixtures.grounds), **groups(fixtures)}
     parts = {f"{part}, {name}": chosen[part] for part in ("all", "objects", "grounds")}
-    yield from mask_rows_by(context, TECHNIQUE, "adaptive", scored(our_masks(world, maps), world), parts)
-    made = our_edits(world, *our_places(world, maps, changes), path)
-    yield from edit_rows(context, TECHNIQUE, f", {name}", "fast", judged(made.pictures, world))
+    yield from mask_rows_by(context, TECHNIQUE, "adaptive", scored(our_masks(fixtures, maps), fixtures), parts)
+    made = our_edits(fixtures, *our_places(fixtures, maps, changes), path)
+    yield from edit_rows(context, TECHNIQUE, f", {name}", "fast", judged(made.pictures, fixtures))
 
 
 def doubted(maps: Tensor) -> float:
@@ -62,19 +62,19 @@ def doubted(maps: Tensor) -> float:
     return float((slight | chance).float().mean())
 
 
-def _doubt_rows(context, some: World) -> Iterator[Row]:
+def _doubt_rows(context, some: Fixtures) -> Iterator[Row]:
     """Texts that say the same in other words give a map too: how often is that said?"""
     captions = [edit.before.caption for edit in some.edits]
     texts = {
         "a full stop": [caption + "." for caption in captions],
         "an article": [caption.replace(" on a", " on the") for caption in captions],
     }
-    for name, words in texts.items():
-        share = doubted(our_search(some, noises=4, queries=some.embed(words))[0])
-        yield context.row(TECHNIQUE, f"doubted where the texts differ in {name}", "adaptive", share, "")
+    for name, captions in texts.items():
+        fraction = doubted(our_search(some, noises=4, queries=some.embed(captions))[0])
+        yield context.row(TECHNIQUE, f"doubted where the texts differ in {name}", "adaptive", fraction, "")
 
 
-def _way_rows(context, some: World, plain: tuple, path) -> Iterator[Row]:
+def _method_rows(context, some: Fixtures, plain: tuple, path) -> Iterator[Row]:
     """The first edits with one thing left out or made in another way; plain, path: of all edits."""
     maps, changes = plain[0][:, :FIRST], plain[1][:FIRST]
     path = replace(path, latents=path.latents[:, :FIRST])

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from ..results import Row
 from .batch_edits import Judged
 from .methods import Scores
-from ..results import Row
 
 
 def mask_rows(context, technique: str, label: str, mode: str, scores: Scores) -> Iterator[Row]:

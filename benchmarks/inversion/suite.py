@@ -53,28 +53,34 @@ def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
     return Papercut(model, vae, pictures, vae.encode(pictures), positive, negative, sigmas)
 
 
-def inverted(world: Papercut, pairing: str, refinement: int, cfg: float = 1.0):
+def inverted(fixtures: Papercut, pairing: str, refinement: int, cfg: float = 1.0):
     """The trajectory of all test pictures."""
     from ...nodes.inversion import DDIMInvert
 
-    negative = world.negative if cfg != 1.0 else None
+    negative = fixtures.negative if cfg != 1.0 else None
     return DDIMInvert.execute(
-        world.model, {"samples": world.latents}, world.sigmas, cfg=cfg, refinement=refinement,
-        positive=world.positive, negative=negative, pairing=pairing,
-    ).args[0]  # fmt: skip
+        fixtures.model,
+        {"samples": fixtures.latents},
+        fixtures.sigmas,
+        cfg=cfg,
+        refinement=refinement,
+        positive=fixtures.positive,
+        negative=negative,
+        pairing=pairing,
+    ).args[0]
 
 
-def came_back(world: Papercut, trajectory, cfg: float) -> tuple[float, float]:
+def came_back(fixtures: Papercut, trajectory, cfg: float) -> tuple[float, float]:
     """Mean PSNR against the pictures: sampled back at a CFG, and of the VAE alone."""
     from ...inversion.quality import psnr
-    from ...nodes.inversion import both_ways
+    from ...nodes.inversion import round_trip
 
-    conds = {"positive": world.positive, **({"negative": world.negative} if cfg != 1.0 else {})}
-    through_vae, back = both_ways(world.model, world.vae, trajectory, conds, cfg)
-    return float(psnr(back, world.pictures).mean()), float(psnr(through_vae, world.pictures).mean())
+    conds = {"positive": fixtures.positive, **({"negative": fixtures.negative} if cfg != 1.0 else {})}
+    through_vae, back = round_trip(fixtures.model, fixtures.vae, trajectory, conds, cfg)
+    return float(psnr(back, fixtures.pictures).mean()), float(psnr(through_vae, fixtures.pictures).mean())
 
 
-def reconstruction(context, world: Papercut | None) -> Iterator[Row]:
+def reconstruction(context, fixtures: Papercut | None) -> Iterator[Row]:
     """PSNR for both guidances and every refinement, beside the bound that the VAE sets; noise as white as it is."""
     from ...inversion.gaussianity import gaussianity, unit_noise
 
@@ -83,10 +89,10 @@ def reconstruction(context, world: Papercut | None) -> Iterator[Row]:
         for refinement in (0, 1, 2):
             name = f"refinement {refinement}"
             plain = guided = correlation = None
-            if world is not None:
-                trajectory = inverted(world, pairing, refinement)
-                plain, bound = came_back(world, trajectory, 1.0)
-                guided, _ = came_back(world, trajectory, GUIDED)
+            if fixtures is not None:
+                trajectory = inverted(fixtures, pairing, refinement)
+                plain, bound = came_back(fixtures, trajectory, 1.0)
+                guided, _ = came_back(fixtures, trajectory, GUIDED)
                 noise = unit_noise(trajectory.latents[-1], float(trajectory.sigmas[-1]), flow=False)
                 correlation = float(gaussianity(noise).correlation.abs().mean())
             yield context.row(TECHNIQUE, f"reconstruction at CFG 1, {name}", mode, plain, "dB")
@@ -94,23 +100,23 @@ def reconstruction(context, world: Papercut | None) -> Iterator[Row]:
             yield context.row(TECHNIQUE, f"neighbour correlation of the noise, {name}", mode, correlation, "")
     for refinement in (0, 1, 2):
         both = None
-        if world is not None:
-            trajectory = inverted(world, MODES["fast"], refinement, GUIDED)
-            both, _ = came_back(world, trajectory, GUIDED)
+        if fixtures is not None:
+            trajectory = inverted(fixtures, MODES["fast"], refinement, GUIDED)
+            both, _ = came_back(fixtures, trajectory, GUIDED)
         measure = f"reconstruction, inverted and sampled at CFG {GUIDED}, refinement {refinement}"
         yield context.row(TECHNIQUE, measure, "fast", both, "dB")
     yield context.row(TECHNIQUE, "reconstruction, the bound", "VAE alone", bound, "dB")
 
 
-def parity(world: Papercut) -> float:
+def parity(fixtures: Papercut) -> float:
     """Largest difference of the inverted latents, in units of their noise, to diffusers' own loop on the same file."""
     from diffusers import DDIMInverseScheduler
 
     from ...nodes.inversion import DDIMInvert
     from ...papercut.configs import SCHEDULE
-    from ...papercut.reference import load_oracle
+    from ...papercut.reference import load_reference
 
-    oracle = load_oracle()
+    reference = load_reference()
     facts = {
         **SCHEDULE.diffusers(), "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False,
         "timestep_spacing": "leading",
@@ -119,17 +125,21 @@ def parity(world: Papercut) -> float:
     scheduler.set_timesteps(PARITY_STEPS)
     alphas = torch.cat([scheduler.initial_alpha_cumprod.reshape(1), scheduler.alphas_cumprod[scheduler.timesteps]])
     sigmas = ((1 - alphas) / alphas).sqrt()
-    scaled = world.model.model.process_latent_in(world.latents[:2])
+    scaled = fixtures.model.model.process_latent_in(fixtures.latents[:2])
     # diffusers takes the picture for a latent at the lowest level, which ours holds in the variance-exploding form.
     start = scaled * (1 + sigmas[0] ** 2).sqrt()
-    text = world.positive[0][0][:2].float()
+    text = fixtures.positive[0][0][:2].float()
     z = scaled
     for t in scheduler.timesteps:
-        z = scheduler.step(oracle.unet(z, t, encoder_hidden_states=text).sample, t, z).prev_sample
+        z = scheduler.step(reference.unet(z, t, encoder_hidden_states=text).sample, t, z).prev_sample
     made = DDIMInvert.execute(
-        world.model, {"samples": world.model.model.process_latent_out(start)}, sigmas.flip(0), refinement=0,
-        positive=[[text, {}]], pairing="papers",
-    ).args[0]  # fmt: skip
+        fixtures.model,
+        {"samples": fixtures.model.model.process_latent_out(start)},
+        sigmas.flip(0),
+        refinement=0,
+        positive=[[text, {}]],
+        pairing="papers",
+    ).args[0]
     return float((made.latents[-1] / (1 + sigmas[-1] ** 2).sqrt() - z).abs().max())
 
 
@@ -206,9 +216,9 @@ def stable_diffusion_1():
 
 def rows(context) -> Iterable[Row]:
     with torch.inference_mode():
-        world = papercut() if FILE.exists() else None
-        yield from reconstruction(context, world)
-        difference = parity(world) if world is not None else None
+        fixtures = papercut() if FILE.exists() else None
+        yield from reconstruction(context, fixtures)
+        difference = parity(fixtures) if fixtures is not None else None
         measure = "difference to diffusers' DDIM inverse scheduler, same weights"
         yield context.row(TECHNIQUE, measure, "faithful", difference, "", "<= 1e-4")
         measure = "a step beside the bare UNet of SD1 size"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...papercut.export import FILE
-from ..peak_memory import Held
+from ..peak_memory import PeakMemory
 from ..results import Row
 from .memory import kept_for_backward
 from .suite import Papercut, inverted, papercut, stable_diffusion_1
@@ -22,7 +22,7 @@ CFG, LEVELS, PICTURES = 7.5, 50, 8
 # Rounds of the paper's global variant over all levels.
 ROUNDS = 20
 WHOLE = "fast, whole budget"
-WAYS = ("plain DDIM", "negative-prompt", "anchored", "faithful", "fast")
+METHODS = ("plain DDIM", "negative-prompt", "anchored", "faithful", "fast")
 FITS = ("faithful", "fast")
 # The latent of the random network of Stable Diffusion 1's size, a small one on a CPU.
 GPU_SIZE, CPU_SIZE = 64, 8
@@ -41,20 +41,18 @@ class Fitted(NamedTuple):
 
 def recipe(mode: str):
     """faithful, fast or global; `WHOLE`: fast without its stop, so that every level takes all its updates."""
-    from ...inversion.null_text import Recipe
+    from ...inversion.null_text import NullTextRecipe
 
     if mode == "global":
-        return Recipe(CFG, mode, inner_steps=ROUNDS)
-    return Recipe(CFG, "fast", enough=0.0) if mode == WHOLE else Recipe(CFG, mode)
+        return NullTextRecipe(CFG, mode, inner_steps=ROUNDS)
+    return NullTextRecipe(CFG, "fast", enough=0.0) if mode == WHOLE else NullTextRecipe(CFG, mode)
 
 
 def fitted(context, model, trajectory, positive: list, negative: list, mode: str, at_once: int = 0) -> Fitted:
     from ...host.inversion.null_text import fit_null_text
 
     begin = now(context)
-    conditioning, fit = fit_null_text(
-        model, trajectory, positive, negative, recipe(mode), levels_at_once=at_once
-    )
+    conditioning, fit = fit_null_text(model, trajectory, positive, negative, recipe(mode), levels_at_once=at_once)
     count = trajectory.rows
     return Fitted(conditioning, fit.cost.forward_equivalents / count, (now(context) - begin) / count)
 
@@ -68,53 +66,63 @@ def now(context) -> float:
 # Papercut
 
 
-def sampled_back(world: Papercut, trajectory, negative: list, *, model=None) -> float:
+def sampled_back(fixtures: Papercut, trajectory, negative: list, *, model=None) -> float:
     """Mean PSNR of the stock Euler sampler's pictures, started at the inverted latents."""
     import comfy.sample
     import comfy.samplers
 
-    model = model or world.model
+    model = model or fixtures.model
     start = model.model.process_latent_out(trajectory.latents[-1])
     latents = comfy.sample.sample_custom(
-        model, torch.zeros_like(start), CFG, comfy.samplers.sampler_object("euler"), trajectory.sigmas.flip(0),
-        world.positive, negative, start, disable_pbar=True, seed=0,
-    )  # fmt: skip
-    return likeness(world, latents)
+        model,
+        torch.zeros_like(start),
+        CFG,
+        comfy.samplers.sampler_object("euler"),
+        trajectory.sigmas.flip(0),
+        fixtures.positive,
+        negative,
+        start,
+        disable_pbar=True,
+        seed=0,
+    )
+    return likeness(fixtures, latents)
 
 
-def likeness(world: Papercut, latents: Tensor) -> float:
+def likeness(fixtures: Papercut, latents: Tensor) -> float:
     from ...inversion.quality import psnr
 
-    return float(psnr(world.vae.decode(latents)[..., :3].float().cpu(), world.pictures).mean())
+    return float(psnr(fixtures.vae.decode(latents)[..., :3].float().cpu(), fixtures.pictures).mean())
 
 
 Found = tuple[dict[str, float], dict[str, Fitted]]
 
 
-def came_back(context, world: Papercut, modes: Sequence[str], pairing: str = "extrapolated") -> Found:
+def came_back(context, fixtures: Papercut, modes: Sequence[str], pairing: str = "extrapolated") -> Found:
     """PSNR of the ways without a fit, of the VAE alone and of the fits; and the fits."""
     from ...guidance.anchor import Anchor
     from ...host.inversion.anchor import anchored
 
-    trajectory = inverted(world, pairing, 0)
-    kept = anchored(world.model, Anchor(trajectory))
+    trajectory = inverted(fixtures, pairing, 0)
+    kept = anchored(fixtures.model, Anchor(trajectory))
     found = {
-        "VAE alone": likeness(world, world.latents),
-        "plain DDIM": sampled_back(world, trajectory, world.negative),
-        "negative-prompt": sampled_back(world, trajectory, world.positive),
-        "anchored": sampled_back(world, trajectory, world.negative, model=kept),
+        "VAE alone": likeness(fixtures, fixtures.latents),
+        "plain DDIM": sampled_back(fixtures, trajectory, fixtures.negative),
+        "negative-prompt": sampled_back(fixtures, trajectory, fixtures.positive),
+        "anchored": sampled_back(fixtures, trajectory, fixtures.negative, model=kept),
     }
-    fits = {mode: fitted(context, world.model, trajectory, world.positive, world.negative, mode) for mode in modes}
-    return found | {mode: sampled_back(world, trajectory, fit.conditioning) for mode, fit in fits.items()}, fits
+    fits = {
+        mode: fitted(context, fixtures.model, trajectory, fixtures.positive, fixtures.negative, mode) for mode in modes
+    }
+    return found | {mode: sampled_back(fixtures, trajectory, fit.conditioning) for mode, fit in fits.items()}, fits
 
 
 def reconstruction(context, known: bool) -> Iterator[Row]:
     """PSNR at CFG 7.5, beside the bound of the VAE, and the cost of the fits side by side."""
-    world = papercut(PICTURES, LEVELS) if known else None
-    found, fits = came_back(context, world, FITS) if known else ({}, {})
-    for way in WAYS:
+    fixtures = papercut(PICTURES, LEVELS) if known else None
+    found, fits = came_back(context, fixtures, FITS) if known else ({}, {})
+    for method in METHODS:
         measure = f"reconstruction at CFG {CFG}, {LEVELS} levels, {PICTURES} pictures"
-        yield context.row(TECHNIQUE, measure, way, found.get(way), "dB")
+        yield context.row(TECHNIQUE, measure, method, found.get(method), "dB")
     yield context.row(TECHNIQUE, "reconstruction, the bound", "VAE alone", found.get("VAE alone"), "dB")
     measure = "behind the VAE's bound"
     yield context.row(TECHNIQUE, measure, "faithful", behind(found, "VAE alone", "faithful"), "dB", "<= 1")
@@ -122,22 +130,22 @@ def reconstruction(context, known: bool) -> Iterator[Row]:
     yield context.row(TECHNIQUE, "behind faithful", "fast", behind(found, "faithful", "fast"), "dB", "<= 0.5")
     for row in costs(f"{LEVELS} levels, Papercut", fits, {"faithful": "<= 1700", "fast": "<= 400"}):
         yield context.row(TECHNIQUE, *row)
-    memory = peaks(context, world) if known else {}
+    memory = peaks(context, fixtures) if known else {}
     for mode in FITS:
         measure = f"peak memory: weights, activations, gradients; a picture, Papercut (measured on {STRETCH} levels)"
         yield context.row(TECHNIQUE, measure, mode, memory.get(mode), "MB")
 
 
-def peaks(context, world: Papercut) -> dict[str, float]:
+def peaks(context, fixtures: Papercut) -> dict[str, float]:
     """Megabytes of both modes, for one picture on a stretch of its levels; apart from the runs that are timed, since
     counting takes time."""
-    positive, negative = ([[cond[0][0][:1], {}]] for cond in (world.positive, world.negative))
-    alone = world._replace(latents=world.latents[:1], positive=positive, negative=negative)
+    positive, negative = ([[cond[0][0][:1], {}]] for cond in (fixtures.positive, fixtures.negative))
+    alone = fixtures._replace(latents=fixtures.latents[:1], positive=positive, negative=negative)
     trajectory, memory = stretch(inverted(alone, "extrapolated", 0), STRETCH), {}
     for mode in FITS:
-        with Held(world.model.model) as held:
-            fitted(context, world.model, trajectory, positive, negative, mode)
-        memory[mode] = held.peak / 2**20
+        with PeakMemory(fixtures.model.model) as tracked:
+            fitted(context, fixtures.model, trajectory, positive, negative, mode)
+        memory[mode] = tracked.peak / 2**20
     return memory
 
 
@@ -172,9 +180,9 @@ def large(context) -> Iterator[Row]:
     trajectory = random_trajectory(model, positive, size, LEVELS)
     fits, memory = {}, {}
     for mode in (*FITS, WHOLE):
-        with Held(model.model) as held:
+        with PeakMemory(model.model) as tracked:
             fits[mode] = fitted(context, model, trajectory, positive, negative, mode)
-        memory[mode] = held.peak / 2**20
+        memory[mode] = tracked.peak / 2**20
     what = f"{LEVELS} levels, SD1 size, random weights, {8 * size}x{8 * size}"
     for row in costs(what, fits, {"faithful": "<= 1700", "fast": "<= 400", WHOLE: "<= 400"}):
         yield context.row(TECHNIQUE, *row)

@@ -22,12 +22,12 @@ FORCED = f"fast, whole budget, {AT_ONCE} levels at once"
 
 def fits_of(context, known: bool) -> Iterator[Row]:
     """Reconstruction and cost of every mode."""
-    world = papercut(PICTURES, LEVELS) if known else None
+    fixtures = papercut(PICTURES, LEVELS) if known else None
     modes = (*FITS, WHOLE)
-    found, fits = came_back(context, world, modes, PAIRING) if known else ({}, {})
-    for way in ("plain DDIM", "negative-prompt", *modes):
+    found, fits = came_back(context, fixtures, modes, PAIRING) if known else ({}, {})
+    for method in ("plain DDIM", "negative-prompt", *modes):
         measure = f"reconstruction at CFG {CFG}, {LEVELS} levels, {PICTURES} pictures"
-        yield context.row(TECHNIQUE, measure, way, found.get(way), "dB")
+        yield context.row(TECHNIQUE, measure, method, found.get(method), "dB")
     yield context.row(TECHNIQUE, "reconstruction, the bound", "VAE alone", found.get("VAE alone"), "dB")
     for mode in ("fast", WHOLE):
         yield context.row(TECHNIQUE, "behind faithful", mode, behind(found, "faithful", mode), "dB", "<= 0.5")
@@ -36,8 +36,10 @@ def fits_of(context, known: bool) -> Iterator[Row]:
         yield context.row(TECHNIQUE, *row)
     forced = None
     if known:
-        trajectory = inverted(world, PAIRING, 0)
-        forced = fitted(context, world.model, trajectory, world.positive, world.negative, WHOLE, AT_ONCE).forwards
+        trajectory = inverted(fixtures, PAIRING, 0)
+        forced = fitted(
+            context, fixtures.model, trajectory, fixtures.positive, fixtures.negative, WHOLE, AT_ONCE
+        ).forwards
     measure = f"forward-equivalents a picture, {what}"
     yield context.row(TECHNIQUE, measure, FORCED, forced, "forwards", "<= 400")
 
@@ -46,8 +48,8 @@ def one_for_all(context, known: bool) -> Iterator[Row]:
     """The paper's global variant."""
     found, fits = came_back(context, papercut(GLOBAL, LEVELS), ("global",), PAIRING) if known else ({}, {})
     measure = f"reconstruction at CFG {CFG}, {LEVELS} levels, {ROUNDS} rounds, {GLOBAL} pictures"
-    for way in ("plain DDIM", "global"):
-        yield context.row(TECHNIQUE, measure, way, found.get(way), "dB")
+    for method in ("plain DDIM", "global"):
+        yield context.row(TECHNIQUE, measure, method, found.get(method), "dB")
     forwards = fits["global"].forwards if fits else None
     measure = f"forward-equivalents a picture, {LEVELS} levels, {ROUNDS} rounds, Papercut"
     yield context.row(TECHNIQUE, measure, "global", forwards, "forwards")

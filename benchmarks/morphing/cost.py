@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...morphing.schedule import Alphas
-from .methods import Keys, Run, Stage
+from .methods import Keys, MorphRun, Stage
 
 
 class Counter:
@@ -41,7 +41,7 @@ def kept_between_calls(keys: Keys, places: Sequence[int], alphas: Alphas, stage:
 
     model = keys.model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "alive", call)
-    Run(keys.on(model), places).sampled(alphas, stage, keys.settings.steps)
+    MorphRun(keys.on(model), places).sampled(alphas, stage, keys.settings.steps)
     return max(alive[1:]) - alive[1]
 
 

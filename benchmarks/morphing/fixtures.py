@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...morphing.frame_distance import table, token_between, token_steps
-from ...papercut.classifier import SIDE, Recogniser
+from ...papercut.classifier import SIDE, Classifier
 from ...papercut.scenes import SIZE, SPLITS, CutOut, Ground, Scene, pixel_grid
 
 COLOURS = ("red", "orange", "green", "blue", "purple", "pink", "brown", "black")
@@ -21,9 +21,23 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon")
 TONES = ("cream", "mint", "rose", "sky", "lilac")
 KINDS = ("shape", "colour", "place", "ground")
 # Neighbours in these look alike: the first of each list to the second is near, to the last is far.
-NEAR = {"circle": "moon", "square": "cross", "triangle": "heart", "star": "cross", "heart": "circle", "cross": "star",
-        "moon": "circle", "red": "orange", "orange": "red", "green": "blue", "blue": "purple", "purple": "blue",
-        "pink": "red", "brown": "black", "black": "brown"}  # fmt: skip
+NEAR = {
+    "circle": "moon",
+    "square": "cross",
+    "triangle": "heart",
+    "star": "cross",
+    "heart": "circle",
+    "cross": "star",
+    "moon": "circle",
+    "red": "orange",
+    "orange": "red",
+    "green": "blue",
+    "blue": "purple",
+    "purple": "blue",
+    "pink": "red",
+    "brown": "black",
+    "black": "brown",
+}
 # Shares of the strongest contrast in a picture: a thing is above the first; a ghost lies between the two.
 SOLID, GHOST = 0.5, 0.25
 BORDER, SHADOW = 12, 17
@@ -62,8 +76,8 @@ def changed(scene: Scene, kind: str, far: bool, rng: Random) -> Scene:
         x = thing.x + (reach if thing.x < SIZE / 2 else -reach)
         thing = replace(thing, x=x, y=thing.y + (reach if thing.y < SIZE / 2 else -reach) / 2)
     else:
-        words, now = (SHAPES, thing.shape) if kind == "shape" else (COLOURS, thing.colour)
-        other = rng.choice([word for word in words if word not in (now, NEAR[now])]) if far else NEAR[now]
+        options, now = (SHAPES, thing.shape) if kind == "shape" else (COLOURS, thing.colour)
+        other = rng.choice([word for word in options if word not in (now, NEAR[now])]) if far else NEAR[now]
         thing = replace(thing, **{kind: other})
     return replace(scene, objects=(thing,))
 
@@ -118,24 +132,24 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
     return basis @ plane
 
 
-def perceived(pictures: Tensor, recogniser: Recogniser, cyclic: bool = False) -> Tensor:
+def perceived(pictures: Tensor, classifier: Classifier, cyclic: bool = False) -> Tensor:
     """Distances of neighbours to the eye of the recogniser, much as LPIPS (arXiv 1801.03924) has them: between
     directions of its features, place by place and layer by layer. (N, H, W, 3) in 0..1 -> (N-1,), or (N,) around a
     cycle.
     """
-    return torch.stack([token_steps(tokens, cyclic) for tokens in _looked_at(pictures, recogniser)]).mean(0)
+    return torch.stack([token_steps(tokens, cyclic) for tokens in _looked_at(pictures, classifier)]).mean(0)
 
 
-def perceived_table(pictures: Tensor, recogniser: Recogniser) -> Tensor:
+def perceived_table(pictures: Tensor, classifier: Classifier) -> Tensor:
     """(N, N), such distances of any two pictures."""
-    return torch.stack([table(tokens, token_between) for tokens in _looked_at(pictures, recogniser)]).mean(0)
+    return torch.stack([table(tokens, token_between) for tokens in _looked_at(pictures, classifier)]).mean(0)
 
 
-def _looked_at(pictures: Tensor, recogniser: Recogniser) -> Iterator[Tensor]:
+def _looked_at(pictures: Tensor, classifier: Classifier) -> Iterator[Tensor]:
     """(N, places, features) of each layer."""
     x = pictures.movedim(-1, 1)
     x = torch.nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True) * 2 - 1
-    for layer in recogniser.trunk:
+    for layer in classifier.trunk:
         x = layer(x)
         yield rearrange(x, "n c h w -> n (h w) c")
 

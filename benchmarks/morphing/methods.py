@@ -12,31 +12,29 @@ import torch
 from torch import Tensor
 
 from ...guidance.anchor import Anchor
-from ...morphing.frame_selection import choose
-from ...morphing.frame_distance import plain_between, plain_steps, table
-from ...morphing.fit import Recipe
-from ...morphing.measured_frames import Look, together
-from ...morphing.reschedule import reschedule
+from ...morphing.fit import LoraRecipe
+from ...morphing.measured_frames import MeasuredFrames
 from ...morphing.schedule import Alphas, schedule
 from ...papercut.data import autocast
 from ...papercut.scenes import Scene
+from .pace import _frames_of, evened, evenest
 
 # Fewer steps at a higher, falling rate: what the docs of LoRA Fit name for a quicker fit.
-QUICK = Recipe(steps=24, learning_rate=1e-3, decay=True, check_every=0)
+QUICK = LoraRecipe(steps=24, learning_rate=1e-3, decay=True, check_every=0)
 # The spacing of DDIM itself. It ends a step short of pure noise, and pictures come back from it the best.
 SCHEDULER = "ddim_uniform"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What of the method is switched on. cross_fade: no model at all; held: key pictures, by Trajectory Anchor."""
+    """What of the method is switched on. cross_fade: no model at all; corrected: key pictures, by Trajectory Anchor."""
 
     cross_fade: bool = False
     lora: bool = False
     attention: bool = False
     adain: bool = False
     reschedule: bool = False
-    held: bool = False
+    corrected: bool = False
 
 
 STAGES = {
@@ -45,7 +43,7 @@ STAGES = {
     "+ LoRA": Stage(lora=True),
     "+ attention": Stage(lora=True, attention=True),
     "+ AdaIN": Stage(lora=True, attention=True, adain=True),
-    "+ reschedule": Stage(lora=True, attention=True, adain=True, reschedule=True, held=True),
+    "+ reschedule": Stage(lora=True, attention=True, adain=True, reschedule=True, corrected=True),
 }
 
 
@@ -53,25 +51,25 @@ STAGES = {
 class Settings:
     """Frames and steps of the run; how pictures are inverted and fitted.
 
-    looks: frames of each run that Reschedule looks at, a Reschedule after each; of all these frames the evenest are
+    measured: frames of each run that Reschedule looks at, a Reschedule after each; of all these frames the evenest are
     the morph, and nothing is made twice.
     """
 
     frames: int = 16
     steps: int = 8
-    looks: tuple[int, ...] = (9, 16, 16)
+    measured: tuple[int, ...] = (9, 16, 16)
     refinement: int = 1
-    recipe: Recipe = QUICK
+    recipe: LoraRecipe = QUICK
 
 
-class World:
+class Fixtures:
     """The shipped model as stock nodes give it, or another MODEL and VAE in its place."""
 
     def __init__(self, model, clip, vae):
         self.model, self.clip, self.vae = model, clip, vae
 
     @classmethod
-    def papercut(cls) -> World:
+    def papercut(cls) -> Fixtures:
         from ...papercut.shipped import load_shipped
 
         model, clip, vae = load_shipped()
@@ -101,16 +99,16 @@ class World:
 class Keys:
     """Key pictures with their LoRAs and inversions, all made in one batch, for every morph between them."""
 
-    def __init__(self, world: World, scenes: Sequence[Scene], settings: Settings, model=None):
-        self.world, self.settings, self.model = world, settings, model or world.model
+    def __init__(self, fixtures: Fixtures, scenes: Sequence[Scene], settings: Settings, model=None):
+        self.fixtures, self.settings, self.model = fixtures, settings, model or fixtures.model
         self.pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
-        self.prompts = [world.prompt(scene.caption) for scene in scenes]
-        self.latents = world.vae.encode(self.pictures)
+        self.prompts = [fixtures.prompt(scene.caption) for scene in scenes]
+        self.latents = fixtures.vae.encode(self.pictures)
 
     @cached_property
     def bound(self) -> Tensor:
         """What the VAE alone makes of the pictures."""
-        return self.world.decode(self.latents)
+        return self.fixtures.decode(self.latents)
 
     @cached_property
     def loras(self) -> list[dict]:
@@ -119,11 +117,11 @@ class Keys:
         return [one.lora for one in fit_loras(self.model, self.latents, self.prompts, self.settings.recipe)]
 
     @cached_property
-    def plain_way(self):
+    def plain_trajectory(self):
         return self._inverted(self.model)
 
     @cached_property
-    def fitted_way(self):
+    def fitted_trajectory(self):
         """Each picture inverted with its own LoRA."""
         from ...host.morphing.row_lora import interpolated
 
@@ -143,16 +141,16 @@ class Keys:
         from ...host.morphing.conditioning import morphed
         from ...nodes.inversion import DDIMInvert
 
-        positive, sigmas = morphed(self.prompts, self._every), self.world.sigmas(self.settings.steps)
+        positive, sigmas = morphed(self.prompts, self._every), self.fixtures.sigmas(self.settings.steps)
         latent, refinement = {"samples": self.latents}, self.settings.refinement
         return DDIMInvert.execute(model, latent, sigmas, refinement=refinement, positive=positive).args[0]
 
 
-class Run:
+class MorphRun:
     """One morph through some of the key pictures."""
 
     def __init__(self, keys: Keys, places: Sequence[int]):
-        self.keys, self.places, self.world, self.settings = keys, list(places), keys.world, keys.settings
+        self.keys, self.places, self.fixtures, self.settings = keys, list(places), keys.fixtures, keys.settings
         self.keyframes = len(self.places)
         self.pictures, self.bound = (tensor[self.places] for tensor in (keys.pictures, keys.bound))
 
@@ -161,52 +159,55 @@ class Run:
         if not stage.reschedule:
             return self.at(schedule(self.settings.frames, self.keyframes), stage)
         chosen = self.rescheduled(stage)
-        return SimpleNamespace(**vars(chosen) | {"pictures": self.world.decode(chosen.latents)})
+        return SimpleNamespace(**vars(chosen) | {"pictures": self.fixtures.decode(chosen.latents)})
 
     def at(self, alphas: Alphas, stage: Stage, pictures: bool = True) -> SimpleNamespace:
         """The frames at these alphas; `pictures` are None where nobody will see them."""
         if stage.cross_fade:
             faded = torch.einsum("nk,khwc->nhwc", alphas.weights().float(), self.pictures)
-            return SimpleNamespace(pictures=faded, latents=self.world.encode(faded), alphas=alphas)
+            return SimpleNamespace(pictures=faded, latents=self.fixtures.encode(faded), alphas=alphas)
         latents = self.sampled(alphas, stage, self.settings.steps)
-        decoded = self.world.decode(latents) if pictures else None
+        decoded = self.fixtures.decode(latents) if pictures else None
         return SimpleNamespace(pictures=decoded, latents=latents, alphas=alphas)
 
     def rescheduled(self, stage: Stage) -> SimpleNamespace:
         """The evenest frames out of those looked at; no `pictures`, since looks are never decoded."""
         settings = self.settings
-        alphas, looks = schedule(settings.looks[0], self.keyframes), []
-        for frames in (*settings.looks[1:], settings.frames):
-            looks.append(Look(alphas, self.sampled(alphas, stage, settings.steps)))
-            alphas = evened(looks, frames)
-        return evenest(looks, settings.frames)
+        alphas, measured = schedule(settings.measured[0], self.keyframes), []
+        for frames in (*settings.measured[1:], settings.frames):
+            measured.append(MeasuredFrames(alphas, self.sampled(alphas, stage, settings.steps)))
+            alphas = evened(measured, frames)
+        return evenest(measured, settings.frames)
 
     def sampled(self, alphas: Alphas, stage: Stage, steps: int) -> Tensor:
         """All frames in one run of the stock sampler."""
         import comfy.samplers
         from comfy_extras.nodes_custom_sampler import Guider_Basic, SamplerCustomAdvanced
 
+        from ...host.morphing.anchor import key_corrected
         from ...host.morphing.attention_blend import blended
-        from ...host.morphing.anchor import held_morph
         from ...host.morphing.conditioning import morphed
         from ...host.morphing.row_lora import interpolated
         from ...nodes.morphing import MorphLatents
 
-        model, way = self.keys.model, self._way(self.keys.fitted_way if stage.lora else self.keys.plain_way)
+        model, way = (
+            self.keys.model,
+            self._trajectory(self.keys.fitted_trajectory if stage.lora else self.keys.plain_trajectory),
+        )
         if stage.lora:
             model = interpolated(model, [self.keys.loras[place] for place in self.places], alphas)
-        starts = MorphLatents.execute(model, {"trajectory0": way}, alphas, stage.adain)
+        start = MorphLatents.execute(model, {"trajectory0": way}, alphas, stage.adain)
         if stage.attention:
             model = blended(model, alphas, keys=way)
-        if stage.held:
-            model = held_morph(model, Anchor(way), alphas)
+        if stage.corrected:
+            model = key_corrected(model, Anchor(way), alphas)
         guider = Guider_Basic(model)
         guider.set_conds(morphed([self.keys.prompts[place] for place in self.places], alphas))
         sampler = comfy.samplers.sampler_object("euler")
-        made = SamplerCustomAdvanced.execute(starts.args[0], guider, sampler, self.world.sigmas(steps), starts.args[1])
+        made = SamplerCustomAdvanced.execute(start.args[0], guider, sampler, self.fixtures.sigmas(steps), start.args[1])
         return made.args[0]["samples"]
 
-    def _way(self, way):
+    def _trajectory(self, way):
         return replace(way, latents=way.latents[:, self.places])
 
 
@@ -218,8 +219,10 @@ class Ring:
     """
 
     def __init__(self, keys: Keys, per: int):
-        self.whole, self.per = Run(keys, range(len(keys.pictures))), per
-        self.pairs = [Run(keys, (place, (place + 1) % self.whole.keyframes)) for place in range(self.whole.keyframes)]
+        self.whole, self.per = MorphRun(keys, range(len(keys.pictures))), per
+        self.pairs = [
+            MorphRun(keys, (place, (place + 1) % self.whole.keyframes)) for place in range(self.whole.keyframes)
+        ]
 
     def at(self, alphas: Alphas, stage: Stage, pictures: bool = True) -> list[SimpleNamespace]:
         """Each pair's frames, and their alphas from 0 to 1."""
@@ -230,16 +233,18 @@ class Ring:
         """Alphas at an even pace."""
         return self._around([schedule(self.per + 1)] * len(self.pairs))
 
-    def evened(self, looks: Sequence[Sequence[SimpleNamespace]]) -> Alphas:
+    def evened(self, measured: Sequence[Sequence[SimpleNamespace]]) -> Alphas:
         """Alphas rescheduled, each pair by itself, from all looks at the pairs, the latest last."""
-        return self._around([evened(seen) for seen in zip(*([_look(pair) for pair in pairs] for pairs in looks))])
+        return self._around(
+            [evened(seen) for seen in zip(*([_frames_of(pair) for pair in pairs] for pairs in measured))]
+        )
 
     def evenest(
-        self, looks: Sequence[Sequence[SimpleNamespace]], distances: Callable[[Tensor], Tensor] | None = None
+        self, measured: Sequence[Sequence[SimpleNamespace]], distances: Callable[[Tensor], Tensor] | None = None
     ) -> list[SimpleNamespace]:
         """Each pair's evenest frames, out of all looks at the pairs; distances: as `evenest` takes them."""
-        chosen = [evenest([_look(pair) for pair in seen], self.per + 1, distances) for seen in zip(*looks)]
-        pictures = self.whole.world.decode(torch.cat([pair.latents for pair in chosen])).split(self.per + 1)
+        chosen = [evenest([_frames_of(pair) for pair in seen], self.per + 1, distances) for seen in zip(*measured)]
+        pictures = self.whole.fixtures.decode(torch.cat([pair.latents for pair in chosen])).split(self.per + 1)
         return [SimpleNamespace(**vars(pair) | {"pictures": one}) for pair, one in zip(chosen, pictures)]
 
     def chain(self, pairs: Sequence[SimpleNamespace]) -> SimpleNamespace:
@@ -261,28 +266,6 @@ class Ring:
     def _around(self, pairs: Sequence[Alphas]) -> Alphas:
         values = [place + value for place, pair in enumerate(pairs) for value in pair.values[:-1]]
         return Alphas(tuple(values), len(pairs), True)
-
-
-def _look(made: SimpleNamespace) -> Look:
-    return Look(made.alphas, made.latents)
-
-
-def evened(looks: Sequence[Look], frames: int | None = None) -> Alphas:
-    """Alphas rescheduled from all that was seen; None keeps the number of frames of the last look."""
-    seen = together(looks)
-    return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(looks[-1].alphas))
-
-
-def evenest(looks: Sequence[Look], frames: int, distances: Callable[[Tensor], Tensor] | None = None) -> SimpleNamespace:
-    """The frames that make the evenest morph, out of all that was seen; no `pictures`.
-
-    distances: latents (P, C, h, w) -> (P, P), of any two frames; None for those of the latents themselves.
-    """
-    seen = together(looks)
-    between = distances(seen.latents) if distances else table(seen.latents, plain_between)
-    rows = choose(seen.alphas, between, frames)
-    alphas = replace(seen.alphas, values=tuple(seen.alphas.values[row] for row in rows))
-    return SimpleNamespace(pictures=None, latents=seen.latents[rows], alphas=alphas)
 
 
 def host_interpolation() -> Callable[[Tensor, int], Tensor] | None:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ...inversion.ddim import invert
+from ...morphing.fit import LoraRecipe
 from ...morphing.frame_distance import plain_steps
-from ...morphing.fit import Recipe
 from ...morphing.latents import morph_latents
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas, schedule
 from .methods import Keys
 
 STEPS, UNTIL = 50, 0.6
-RECIPE = Recipe(check_every=0)
+RECIPE = LoraRecipe(check_every=0)
 
 
 class Store:
@@ -58,15 +58,15 @@ def sampled(keys: Keys, loras: list[dict], noise: Tensor, alpha: float, store: S
 
     model, conds = _mixed(keys, loras, Alphas((alpha,), 2))
     model.set_model_attn1_patch(store.patch)
-    levels = keys.world.sigmas(STEPS)
+    levels = keys.fixtures.sigmas(STEPS)
     store.alpha = alpha
 
     def body(session):
         x = noise.to(session.device)
         for step in range(STEPS):
             store.step = step
-            slope = (x - session.guided(x, levels[step])) / levels[step]
-            x = x + (levels[step + 1] - levels[step]) * slope
+            derivative = (x - session.guided(x, levels[step])) / levels[step]
+            x = x + (levels[step + 1] - levels[step]) * derivative
         return session.to_raw(x)
 
     return with_denoiser(model, conds, keys.latents[:1], levels, body)
@@ -74,11 +74,11 @@ def sampled(keys: Keys, loras: list[dict], noise: Tensor, alpha: float, store: S
 
 def inverted(keys: Keys, loras: list[dict], place: int) -> Tensor:
     """The noise of one key picture, with its own LoRA and prompt."""
-    from ...host.session import with_denoiser
     from ...host.compatibility import levels_of
+    from ...host.session import with_denoiser
 
     model, conds = _mixed(keys, loras, Alphas((float(place),), 2))
-    levels = levels_of(keys.model, keys.world.sigmas(STEPS))
+    levels = levels_of(keys.model, keys.fixtures.sigmas(STEPS))
     body = lambda session: invert(session.guided, session.latent, levels, pairing="papers")[-1]
     return with_denoiser(model, conds, keys.latents[place : place + 1], levels.flip(0), body)
 

@@ -16,23 +16,24 @@ import torch
 from torch import Tensor
 
 from ...morphing.frame_distance import plain_steps
-from ...morphing.measured_frames import Look
+from ...morphing.measured_frames import MeasuredFrames
 from ...morphing.reschedule import variation
 from ...morphing.schedule import schedule
+from ...papercut.classifier import OBJECT, load_classifier
 from ...papercut.export import FILE
-from ...papercut.classifier import OBJECT, load_recogniser
 from ..context import every_core
 from ..results import Row
 from . import published
 from .cost import Counter, kept_between_calls
-from .methods import STAGES, Keys, Ring, Run, Settings, Stage, World, evened, evenest, host_interpolation
 from .fixtures import chains, frechet, perceived, perceived_table, psnr, things_in
+from .methods import STAGES, Fixtures, Keys, MorphRun, Ring, Settings, Stage, host_interpolation
+from .pace import evened, evenest
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)
 FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
-STEPS_OF_A_PAIR, PAIR_LOOKS, CHAIN_FRAMES, CHAIN_LOOKS = 6, 3, 19, 3
+STEPS_OF_A_PAIR, PAIR_PASSES, CHAIN_FRAMES, CHAIN_PASSES = 6, 3, 19, 3
 INTERPOLATED = "the host's frame interpolation"
 # The same looks, and the evenest frames by the recogniser's distances instead of the latents'.
 TO_THE_EYE = "+ reschedule, to the recogniser's eye"
@@ -43,17 +44,17 @@ FAITHFUL, FAST = "faithful", "fast"
 Eye = Callable[[Tensor], Tensor]
 
 
-def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float | Tensor]:
+def judged(run: MorphRun, made: SimpleNamespace, classifier) -> dict[str, float | Tensor]:
     """What the tables say of one morph, and the recogniser's features of its key pictures and of what is between."""
     pictures, latents = made.pictures, made.latents.float().cpu()
     keys = [row for row, value in enumerate(made.alphas.values) if value == round(value)]
     own = [int(made.alphas.values[row]) for row in keys]
     ends = psnr(pictures[keys], run.pictures[own])
-    felt = perceived(pictures, recogniser)
+    felt = perceived(pictures, classifier)
     between = [row for row in range(len(pictures)) if row not in keys]
-    readings = recogniser.read(pictures[between].movedim(-1, 1))
+    readings = classifier.read(pictures[between].movedim(-1, 1))
     sure = [reading.sureness[: len(OBJECT)] for reading in readings]
-    features = lambda pictures: recogniser.features(pictures.movedim(-1, 1))
+    features = lambda pictures: classifier.features(pictures.movedim(-1, 1))
     # As if one picture's light went over into the other's.
     tints = torch.einsum("nk,kc->nc", made.alphas.weights().float(), run.pictures.mean((1, 2)))
     return {
@@ -64,7 +65,7 @@ def judged(run: Run, made: SimpleNamespace, recogniser) -> dict[str, float | Ten
         "variation": variation(plain_steps(latents)),
         "felt": variation(felt),
         "way": float(felt.sum()),
-        "direct": float(perceived(pictures[keys], recogniser).sum()),
+        "direct": float(perceived(pictures[keys], classifier).sum()),
         "one": sum(things_in(pictures[row].movedim(-1, 0)) == 1 for row in between) / len(between),
         "sure": sum(sum(one) / len(one) for one in sure) / len(between),
         "tint": float((pictures.mean((1, 2)) - tints)[between].square().mean().sqrt()),
@@ -82,19 +83,19 @@ def mean(tables: Sequence[dict], name: str) -> float | None:
     return sum(table[name] for table in tables) / len(tables)
 
 
-def morphs(world: World, count: int = 10, split: str = "test") -> tuple[dict[str, list], dict[str, list]]:
+def morphs(fixtures: Fixtures, count: int = 10, split: str = "test") -> tuple[dict[str, list], dict[str, list]]:
     """Tables by stage: of the pairs at every stage, of the chains at the last two."""
-    recogniser = load_recogniser()
+    classifier = load_classifier()
     pairs: dict[str, list] = {name: [] for name in PAIR_STAGES}
     wholes: dict[str, list] = {name: [] for name in CHAIN_STAGES}
     for scenes in chains(count, split=split):
-        ring = Ring(Keys(world, scenes, Settings()), STEPS_OF_A_PAIR)
-        eye = lambda latents: perceived_table(world.decode(latents), recogniser)
-        found, looks = around(ring, eye)
+        ring = Ring(Keys(fixtures, scenes, Settings()), STEPS_OF_A_PAIR)
+        eye = lambda latents: perceived_table(fixtures.decode(latents), classifier)
+        found, measured = around(ring, eye)
         for name, made in found.items():
-            pairs[name] += [judged(run, pair, recogniser) for run, pair in zip(ring.pairs, made)]
-        for name, made in through(ring, found, looks, eye).items():
-            wholes[name].append(judged(ring.whole, made, recogniser))
+            pairs[name] += [judged(run, pair, classifier) for run, pair in zip(ring.pairs, made)]
+        for name, made in through(ring, found, measured, eye).items():
+            wholes[name].append(judged(ring.whole, made, classifier))
     return pairs, wholes
 
 
@@ -103,12 +104,12 @@ def around(ring: Ring, eye: Eye) -> tuple[dict[str, list[SimpleNamespace]], list
     and again and again at the pace that it made of them. eye: distances of any two frames, by their latents.
     """
     found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
-    looks = [ring.at(ring.even(), FULL, pictures=False)]
-    for _ in range(PAIR_LOOKS - 1):
-        looks.append(ring.at(ring.evened(looks), FULL, pictures=False))
-    found["+ reschedule"], found[TO_THE_EYE] = ring.evenest(looks), ring.evenest(looks, eye)
+    measured = [ring.at(ring.even(), FULL, pictures=False)]
+    for _ in range(PAIR_PASSES - 1):
+        measured.append(ring.at(ring.evened(measured), FULL, pictures=False))
+    found["+ reschedule"], found[TO_THE_EYE] = ring.evenest(measured), ring.evenest(measured, eye)
     found[INTERPOLATED] = interpolated(ring)
-    return found, looks
+    return found, measured
 
 
 def interpolated(ring: Ring) -> list[SimpleNamespace]:
@@ -118,30 +119,30 @@ def interpolated(ring: Ring) -> list[SimpleNamespace]:
         return []
     made = [frames(run.pictures, ring.per) for run in ring.pairs]
     alphas = schedule(ring.per + 1)
-    return [SimpleNamespace(pictures=one, latents=ring.whole.world.encode(one), alphas=alphas) for one in made]
+    return [SimpleNamespace(pictures=one, latents=ring.whole.fixtures.encode(one), alphas=alphas) for one in made]
 
 
 def through(
     ring: Ring, found: dict[str, list[SimpleNamespace]], seen: list[list[SimpleNamespace]], eye: Eye
 ) -> dict[str, SimpleNamespace]:
     """The morph through all key pictures of a ring, not back to the first. The reschedule goes by what was seen of its
-    pairs, and looks CHAIN_LOOKS times at what it makes of that.
+    pairs, and looks CHAIN_PASSES times at what it makes of that.
     """
-    looks = [Look(whole.alphas, whole.latents) for whole in map(ring.chain, seen)]
-    for _ in range(CHAIN_LOOKS):
-        alphas = evened(looks, CHAIN_FRAMES)
-        looks.append(Look(alphas, ring.whole.at(alphas, FULL, pictures=False).latents))
+    measured = [MeasuredFrames(whole.alphas, whole.latents) for whole in map(ring.chain, seen)]
+    for _ in range(CHAIN_PASSES):
+        alphas = evened(measured, CHAIN_FRAMES)
+        measured.append(MeasuredFrames(alphas, ring.whole.at(alphas, FULL, pictures=False).latents))
     made = {"+ AdaIN": ring.chain(found["+ AdaIN"])}
     for name, distances in (("+ reschedule", None), (TO_THE_EYE, eye)):
-        made[name] = evenest(looks, CHAIN_FRAMES, distances)
-        made[name].pictures = ring.whole.world.decode(made[name].latents)
+        made[name] = evenest(measured, CHAIN_FRAMES, distances)
+        made[name].pictures = ring.whole.fixtures.decode(made[name].latents)
     return made
 
 
-def quality(context, world: World | None) -> Iterator[Row]:
+def quality(context, fixtures: Fixtures | None) -> Iterator[Row]:
     """The ablation on forty pairs, and ten chains of four. Targets stand where the method is whole."""
-    if world is not None:
-        pairs, wholes = morphs(world)
+    if fixtures is not None:
+        pairs, wholes = morphs(fixtures)
     else:
         pairs, wholes = ({name: [] for name in names} for names in (PAIR_STAGES, CHAIN_STAGES))
     measures = {
@@ -199,27 +200,27 @@ def timed(make: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, made
 
 
-def whole(world: World, mode: str) -> dict[str, float]:
+def whole(fixtures: Fixtures, mode: str) -> dict[str, float]:
     """16 frames with the reschedule, from two pictures to latents: what it takes, and how it comes out."""
-    counter = Counter(world.model)
-    keys = Keys(world, chains(1)[0][:2], Settings(), counter.model)
-    run = Run(keys, (0, 1))
+    counter = Counter(fixtures.model)
+    keys = Keys(fixtures, chains(1)[0][:2], Settings(), counter.model)
+    run = MorphRun(keys, (0, 1))
     if mode == FAITHFUL:
         seconds, (latents, stored, alphas) = timed(lambda: published.morph(keys, run.settings.frames))
-        made = SimpleNamespace(latents=latents, pictures=world.decode(latents), alphas=alphas)
+        made = SimpleNamespace(latents=latents, pictures=fixtures.decode(latents), alphas=alphas)
     else:
         seconds, chosen = timed(lambda: run.rescheduled(FULL))
         alphas = chosen.alphas
-        made = SimpleNamespace(latents=chosen.latents, pictures=world.decode(chosen.latents), alphas=alphas)
+        made = SimpleNamespace(latents=chosen.latents, pictures=fixtures.decode(chosen.latents), alphas=alphas)
     facts = {"calls": counter.calls, "samples": counter.rows, "seconds": seconds}
     # Ours by what is alive: a further run, since counting takes its time.
     facts["stored"] = (stored if mode == FAITHFUL else kept_between_calls(keys, (0, 1), alphas, FULL)) / 2**20
-    return {**facts, **judged(run, made, load_recogniser())}
+    return {**facts, **judged(run, made, load_classifier())}
 
 
-def cost(context, world: World | None) -> Iterator[Row]:
+def cost(context, fixtures: Fixtures | None) -> Iterator[Row]:
     """The published recipe and ours, in one run on one machine."""
-    found = {mode: whole(world, mode) for mode in (FAITHFUL, FAST)} if world is not None else {}
+    found = {mode: whole(fixtures, mode) for mode in (FAITHFUL, FAST)} if fixtures is not None else {}
     size = "16 frames, rescheduled"
     for mode in (FAITHFUL, FAST):
         one = found.get(mode, {})
@@ -232,9 +233,10 @@ def cost(context, world: World | None) -> Iterator[Row]:
         yield context.row(TECHNIQUE, f"{size}: variation of the steps", mode, one.get("variation"), "")
         yield context.row(TECHNIQUE, f"{size}: frames between with exactly one thing", mode, one.get("one"), "share")
     for key, measure in (
-        ("calls", "fewer UNet calls than as published"), ("samples", "fewer UNet samples than as published"),
+        ("calls", "fewer UNet calls than as published"),
+        ("samples", "fewer UNet samples than as published"),
         ("seconds", "faster than as published"),
-    ):  # fmt: skip
+    ):
         ratio = found[FAITHFUL][key] / found[FAST][key] if found else None
         yield context.row(TECHNIQUE, f"{size}: {measure}", FAST, ratio, "x", ">= 5")
 
@@ -250,7 +252,7 @@ class Canvas:
         return torch.zeros(len(latents), 512, 512, 3)
 
 
-class LargeWorld(World):
+class LargeFixtures(Fixtures):
     """Stable Diffusion 1's size at 512 x 512, with random weights; prompts are random as well."""
 
     def __init__(self):
@@ -267,7 +269,7 @@ def on_a_gpu(context) -> Iterator[Row]:
     seconds: dict[str, float] = {}
 
     def all_in() -> float:
-        run = Run(Keys(LargeWorld(), chains(1)[0][:2], Settings()), (0, 1))
+        run = MorphRun(Keys(LargeFixtures(), chains(1)[0][:2], Settings()), (0, 1))
         run.sampled(schedule(16), Stage(), 1)  # what is made once: kernels chosen, memory taken
         torch.cuda.reset_peak_memory_stats()
         seconds["all"], _ = timed(lambda: run.frames(FULL))
@@ -284,7 +286,7 @@ def on_a_gpu(context) -> Iterator[Row]:
 
 def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
-        world = World.papercut() if FILE.exists() else None
-        yield from quality(context, world)
-        yield from cost(context, world)
+        fixtures = Fixtures.papercut() if FILE.exists() else None
+        yield from quality(context, fixtures)
+        yield from cost(context, fixtures)
         yield from on_a_gpu(context)

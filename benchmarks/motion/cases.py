@@ -57,9 +57,17 @@ def inside(item: CutOut, margin: float = 6.0) -> bool:
 
 def changed(item: CutOut, change: Transform) -> CutOut:
     """The cut-out after a motion about its own centre; a stretch runs along its own first axis."""
-    return CutOut(item.shape, item.colour, item.pattern, item.x + change.move[0], item.y + change.move[1],
-                  item.size * change.scale, item.angle + change.turn,
-                  (item.stretch[0] * change.stretch, item.stretch[1]), item.grain)
+    return CutOut(
+        item.shape,
+        item.colour,
+        item.pattern,
+        item.x + change.move[0],
+        item.y + change.move[1],
+        item.size * change.scale,
+        item.angle + change.turn,
+        (item.stretch[0] * change.stretch, item.stretch[1]),
+        item.grain,
+    )
 
 
 def _move(rng: Random, length: float) -> Transform:

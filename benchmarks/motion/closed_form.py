@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ...guidance.flow.fields import Transform, transform_flow
 from ...guidance.flow.warp import forward_warp, land
-from ...guidance.motion.guided_ddim import FAITHFUL, Guide, Recipe, Record, _through_model, guided_ddim
-from ...guidance.motion.step_size import Damper, scaled_weight
+from ...guidance.motion.guided_ddim import Guide, _through_model, guided_ddim
 from ...guidance.motion.loss import objective
+from ...guidance.motion.recipe import FAITHFUL, MotionRecipe, Record
+from ...guidance.motion.step_size import Damper, scaled_weight
 from ...papercut.scenes import SPLITS, rearranged, sample_scene
 from ..results import Row
 
@@ -93,24 +94,26 @@ def region_overlap() -> dict[str, float]:
 
 def changed_by_nothing() -> float:
     """Values that a run with a flow of zeros changes, in both modes."""
-    world, guide = toy(move=(0, 0))
+    setting, guide = toy(move=(0, 0))
     sigmas = torch.tensor([4.0, 1.0, 0.2, 0.0], dtype=torch.float64)
-    x, total = world.noised(world.source, world.noise(7, world.source), 4.0), 0
-    for recipe in (Recipe(), FAITHFUL):
-        total += int((guided_ddim(x, sigmas, world, guide, recipe, Record()) != world.source).sum())
+    x, total = setting.noised(setting.source, setting.noise(7, setting.source), 4.0), 0
+    for recipe in (MotionRecipe(), FAITHFUL):
+        total += int((guided_ddim(x, sigmas, setting, guide, recipe, Record()) != setting.source).sum())
     return total
 
 
 def gradient_error() -> float:
     """Relative difference of the faithful gradient and a central difference along a random direction."""
-    world, guide = toy()
+    setting, guide = toy()
     draw = lambda seed: torch.randn(1, 4, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    x, way, sigma, step = draw(2), draw(3), 1.3, 1e-6
-    _, _, change = _through_model(x, sigma, 1.0, world, guide, replace(FAITHFUL, clip=0.0), Damper(), Record())
-    loss = lambda x: guide.objective.total(guide.objective.by_estimate(decode(world.denoise(x, sigma)), flow_net)).sum()
-    slope = (loss(x + step * way) - loss(x - step * way)) / (2 * step)
-    expected = float(scaled_weight(FAITHFUL.guidance, 12, 12) * sigma * slope)
-    return abs(float((change * way).sum()) - expected) / abs(expected)
+    x, direction, sigma, step = draw(2), draw(3), 1.3, 1e-6
+    _, _, change = _through_model(x, sigma, 1.0, setting, guide, replace(FAITHFUL, clip=0.0), Damper(), Record())
+    loss = lambda x: guide.objective.total(
+        guide.objective.by_estimate(decode(setting.denoise(x, sigma)), flow_net)
+    ).sum()
+    finite_difference = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    expected = float(scaled_weight(FAITHFUL.guidance, 12, 12) * sigma * finite_difference)
+    return abs(float((change * direction).sum()) - expected) / abs(expected)
 
 
 def size_error() -> float:
@@ -119,16 +122,16 @@ def size_error() -> float:
     for clip in (0.0, 0.05):
         recipe, pulls = replace(FAITHFUL, clip=clip), []
         for repeat in (1, 2):
-            world, guide = toy(move=(2, 1), repeat=repeat)
-            x = world.source + 1.1 * toy()[0].noise(1, toy()[0].source).repeat(1, 1, repeat, repeat)
+            setting, guide = toy(move=(2, 1), repeat=repeat)
+            x = setting.source + 1.1 * toy()[0].noise(1, toy()[0].source).repeat(1, 1, repeat, repeat)
             # Without a network: an estimated flow would read beyond the small picture's rim.
             given = replace(guide, flow_net=None)
-            pulls.append(_through_model(x, 1.1, 1.0, world, given, recipe, Damper(), Record())[2])
+            pulls.append(_through_model(x, 1.1, 1.0, setting, given, recipe, Damper(), Record())[2])
         worst = max(worst, float((pulls[1] - pulls[0].repeat(1, 1, 2, 2)).abs().max() / pulls[0].abs().max()))
     return worst
 
 
-def law_rows(context, technique: str) -> Iterator[Row]:
+def closed_form_rows(context, technique: str) -> Iterator[Row]:
     row = lambda measure, mode, value, target: context.row(technique, measure, mode, value, "", target)
     yield row("warp of a whole-pixel move, largest difference", "fast", warp_difference(), "== 0")
     for name, value in region_overlap().items():

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .judge import Verdict
 from ..results import Row, mean
-from .fixtures import Item, World, fast, faithful, verdict
+from .fixtures import Fixtures, Item, faithful, fast, verdict
+from .judge import Verdict
 
 FAITHFUL_STEPS, RECURSION = 16, 5
 PAPER_EVALUATIONS = 500 * 10
@@ -33,38 +33,40 @@ class Cost(NamedTuple):
     flow: float | None
 
 
-def flow_error(world: World, item: Item, picture: Tensor) -> float | None:
+def flow_error(fixtures: Fixtures, item: Item, picture: Tensor) -> float | None:
     """Mean distance in pixels of what the flow network sees and what was asked, over what moves and can be seen."""
     from ...host.motion.optical_flow import estimate_each
 
-    if world.optical_flow is None:
+    if fixtures.optical_flow is None:
         return None
     # The host may have moved the network: it is loaded again, and the pictures go where it is.
-    found = estimate_each(world.optical_flow, item.judge.source[None], picture[None])
+    found = estimate_each(fixtures.optical_flow, item.judge.source[None], picture[None])
     seen = (item.asked.flow != 0).any(-1) & ~item.asked.landing.occluded
     return float((found - item.asked.flow).norm(dim=-1)[seen].mean())
 
 
-def measured(world: World, item: Item, run: Callable[[], tuple[Tensor, object]]) -> Cost:
+def measured(fixtures: Fixtures, item: Item, run: Callable[[], tuple[Tensor, object]]) -> Cost:
     """A run under the counter of operations, whose time is the run's own (the counter adds about a hundredth)."""
     start = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
         picture, sampler = run()
     seconds, operations = time.perf_counter() - start, float(counter.get_total_flops())
-    return Cost(sampler.record, operations, seconds, verdict(item, picture), flow_error(world, item, picture))
+    return Cost(sampler.record, operations, seconds, verdict(item, picture), flow_error(fixtures, item, picture))
 
 
-def both(world: World, items: list[Item]) -> dict[str, list[Cost]]:
+def both(fixtures: Fixtures, items: list[Item]) -> dict[str, list[Cost]]:
     """The same motions in all modes; the flow network, where there is one, guides in the second and the third."""
-    network = {"optical_flow": world.optical_flow}
-    ways = {
-        "fast": lambda item: fast(world, item),
-        "fast, flow network": lambda item: fast(world, item, **network),
-        "faithful": lambda item: faithful(world, item, FAITHFUL_STEPS, recursion=RECURSION, **network),
+    network = {"optical_flow": fixtures.optical_flow}
+    methods = {
+        "fast": lambda item: fast(fixtures, item),
+        "fast, flow network": lambda item: fast(fixtures, item, **network),
+        "faithful": lambda item: faithful(fixtures, item, FAITHFUL_STEPS, recursion=RECURSION, **network),
     }
-    if world.optical_flow is None:
-        del ways["fast, flow network"]
-    return {mode: [measured(world, item, lambda: way(item)) for item in items] for mode, way in ways.items()}
+    if fixtures.optical_flow is None:
+        del methods["fast, flow network"]
+    return {
+        mode: [measured(fixtures, item, lambda: method(item)) for item in items] for mode, method in methods.items()
+    }
 
 
 COUNTS = {
@@ -75,8 +77,8 @@ COUNTS = {
 SEEN = {"goal": "px", "colour": "L1", "old_place": "L1", "background": "dB"}
 
 
-def cost_rows(context, technique: str, world: World | None, items: list[Item]) -> Iterator[Row]:
-    costs = dict.fromkeys(("fast", "fast, flow network", "faithful"), ()) | (both(world, items) if items else {})
+def cost_rows(context, technique: str, fixtures: Fixtures | None, items: list[Item]) -> Iterator[Row]:
+    costs = dict.fromkeys(("fast", "fast, flow network", "faithful"), ()) | (both(fixtures, items) if items else {})
     over = lambda mode, get: mean(get(cost) for cost in costs[mode])
     for mode in costs:
         for measure, name in COUNTS.items():
@@ -148,9 +150,14 @@ class Large:
         sigmas = BasicScheduler.execute(self.model, "normal", steps, 0.75).args[0]
         start = time.perf_counter()
         sampler = FlowGuidanceSamplerNode.execute(
-            vae=self.vae, flow=flow, image=picture, preset="normal", strength=1.0, grow=10,
+            vae=self.vae,
+            flow=flow,
+            image=picture,
+            preset="normal",
+            strength=1.0,
+            grow=10,
             optical_flow=self.optical_flow,
-        ).args[0]  # fmt: skip
+        ).args[0]
         noise = comfy.sample.prepare_noise(latent, 0)
         made = comfy.sample.sample_custom(
             self.model, noise, 7.5, sampler, sigmas, *self.conds, latent, disable_pbar=True

@@ -23,7 +23,7 @@ OUTSIDE = "outside the cells that the edit mask touches"  # where the background
 
 
 @dataclass(frozen=True)
-class World:
+class Fixtures:
     """The shipped model as stock nodes give it.
 
     gradient_vae: the same VAE in bfloat16, as hosts load VAEs on most GPUs, for the gradients alone. optical_flow: the
@@ -60,7 +60,7 @@ class Item(NamedTuple):
         return self.judge.case
 
 
-def load() -> World:
+def load() -> Fixtures:
     import comfy.sd
     import comfy.utils
 
@@ -70,7 +70,7 @@ def load() -> World:
     state = comfy.utils.load_torch_file(str(FILE))
     part = {key.removeprefix(VAE_PREFIX): value for key, value in state.items() if key.startswith(VAE_PREFIX)}
     light = comfy.sd.VAE(sd=part, dtype=torch.bfloat16)
-    return World(model, vae, light, clip, flow_model() if FLOW_FILE.exists() else None)
+    return Fixtures(model, vae, light, clip, flow_model() if FLOW_FILE.exists() else None)
 
 
 def flow_model():
@@ -82,54 +82,64 @@ def flow_model():
     return OpticalFlowLoader.execute(FLOW_FILE.name).args[0]
 
 
-def ready(world: World, judge: Judge, seed: int) -> Item:
+def ready(fixtures: Fixtures, judge: Judge, seed: int) -> Item:
     flow, layers = judge.case.flow()
     landing = land(flow, layers)
     picture = judge.source.movedim(0, -1)[None].contiguous()
-    latent = world.vae.encode(picture)
+    latent = fixtures.vae.encode(picture)
     # Latents change by cells: whatever the edit mask touches may change.
     cells = F.adaptive_max_pool2d(landing.edit_mask(GROW)[:, None].float(), tuple(latent.shape[-2:]))
     free = F.interpolate(cells, tuple(picture.shape[1:3]), mode="nearest")[0, 0] > 0
     return Item(judge, Asked(flow, landing, free), layers, picture, latent, seed)
 
 
-def sampled(world: World, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None) -> Tensor:
+def sampled(
+    fixtures: Fixtures, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """(3, 256, 256): a stock sampling run, decoded."""
     import comfy.sample
 
     noise = comfy.sample.prepare_noise(latent, item.seed)
     made = comfy.sample.sample_custom(
-        world.model, noise, CFG, sampler, sigmas, *world.prompts(item.case.before.caption), latent, noise_mask=mask,
-        disable_pbar=True, seed=item.seed,
-    )  # fmt: skip
-    return shown(world, made)
+        fixtures.model,
+        noise,
+        CFG,
+        sampler,
+        sigmas,
+        *fixtures.prompts(item.case.before.caption),
+        latent,
+        noise_mask=mask,
+        disable_pbar=True,
+        seed=item.seed,
+    )
+    return shown(fixtures, made)
 
 
-def shown(world: World, latent: Tensor) -> Tensor:
-    return world.vae.decode(latent)[0].movedim(-1, 0).float().clamp(0, 1)
+def shown(fixtures: Fixtures, latent: Tensor) -> Tensor:
+    return fixtures.vae.decode(latent)[0].movedim(-1, 0).float().clamp(0, 1)
 
 
-def sampler_for(world: World, item: Item, preset: str, **numbers):
+def sampler_for(fixtures: Fixtures, item: Item, preset: str, **numbers):
     from ...nodes.motion import FlowGuidanceSamplerNode
 
-    chosen = {"strength": 1.0, "grow": GROW, "gradient_vae": world.gradient_vae} | numbers
+    chosen = {"strength": 1.0, "grow": GROW, "gradient_vae": fixtures.gradient_vae} | numbers
     return FlowGuidanceSamplerNode.execute(
-        vae=world.vae, flow=item.asked.flow, image=item.picture, preset=preset, layers=item.layers, **chosen
-    ).args[0]  # fmt: skip
+        vae=fixtures.vae, flow=item.asked.flow, image=item.picture, preset=preset, layers=item.layers, **chosen
+    ).args[0]
 
 
-def fast(world: World, item: Item, **numbers) -> tuple[Tensor, object]:
+def fast(fixtures: Fixtures, item: Item, **numbers) -> tuple[Tensor, object]:
     """The picture and the sampler that made it, with its record."""
-    sampler = sampler_for(world, item, "normal", **numbers)
-    return sampled(world, item, sampler, world.levels(STEPS, DENOISE), item.latent), sampler
+    sampler = sampler_for(fixtures, item, "normal", **numbers)
+    return sampled(fixtures, item, sampler, fixtures.levels(STEPS, DENOISE), item.latent), sampler
 
 
-def faithful(world: World, item: Item, steps: int, **numbers) -> tuple[Tensor, object]:
-    sampler = sampler_for(world, item, "faithful", **numbers)
-    return sampled(world, item, sampler, world.levels(steps, 1.0), item.latent), sampler
+def faithful(fixtures: Fixtures, item: Item, steps: int, **numbers) -> tuple[Tensor, object]:
+    sampler = sampler_for(fixtures, item, "faithful", **numbers)
+    return sampled(fixtures, item, sampler, fixtures.levels(steps, 1.0), item.latent), sampler
 
 
-def instant(world: World, item: Item) -> Tensor:
+def instant(fixtures: Fixtures, item: Item) -> Tensor:
     """Flow Warp, VAE Encode, Set Latent Noise Mask, KSampler: what was laid bare is inpainted, nothing is guided."""
     import comfy.samplers
 
@@ -137,16 +147,16 @@ def instant(world: World, item: Item) -> Tensor:
 
     warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, GROW, item.layers).args
     euler = comfy.samplers.sampler_object("euler")
-    latent = world.vae.encode(warped)
-    return sampled(world, item, euler, world.levels(INSTANT_STEPS, FILL), latent, fill[:, None])
+    latent = fixtures.vae.encode(warped)
+    return sampled(fixtures, item, euler, fixtures.levels(INSTANT_STEPS, FILL), latent, fill[:, None])
 
 
-def unedited(world: World, item: Item) -> Tensor:
+def unedited(fixtures: Fixtures, item: Item) -> Tensor:
     return item.judge.source
 
 
-def through_vae(world: World, item: Item) -> Tensor:
-    return shown(world, item.latent)
+def through_vae(fixtures: Fixtures, item: Item) -> Tensor:
+    return shown(fixtures, item.latent)
 
 
 def verdict(item: Item, picture: Tensor) -> Verdict:

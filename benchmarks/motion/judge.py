@@ -79,8 +79,8 @@ class Judge:
     def ghost(self, picture: Tensor, bare: Tensor | None = None) -> float | None:
         """bare: (N, 256, 256) bool, where each thing is not to be seen; None: well off its new place."""
         places = zip(self.shown(picture), self.bare if bare is None else bare)
-        shares = [float(seen[place].float().mean()) for seen, place in places if int(place.sum()) >= LEAST_BARE]
-        return max(shares, default=None)
+        fractions = [float(seen[place].float().mean()) for seen, place in places if int(place.sum()) >= LEAST_BARE]
+        return max(fractions, default=None)
 
     def verdict(self, picture: Tensor, asked: Asked) -> Verdict:
         """picture: (3, 256, 256) in 0..1."""

@@ -10,11 +10,11 @@ import torch
 
 from ...papercut.export import FILE
 from ..context import every_core
-from .cases import cases
-from .judge import reliable_judge
 from ..results import Row, mean
+from .cases import cases
 from .cost import Cost, measured
-from .fixtures import OUTSIDE, fast, faithful, load, ready, through_vae, verdict
+from .fixtures import OUTSIDE, faithful, fast, load, ready, through_vae, verdict
+from .judge import reliable_judge
 from .suite import quality_rows
 
 FAST = "fast, flow network"
@@ -36,17 +36,17 @@ class Faithful:
 
 def run(counts: dict[str, int], length: Faithful, split: str) -> tuple[list[Cost], list[Cost], list[float]]:
     """Faithful and fast on every motion, and the background's PSNR through the VAE alone."""
-    world = load()
-    items = [ready(world, judge, seed) for seed, judge in enumerate(cases(counts, reliable_judge, split))]
-    network = {"optical_flow": world.optical_flow}
-    ways = (
+    fixtures = load()
+    items = [ready(fixtures, judge, seed) for seed, judge in enumerate(cases(counts, reliable_judge, split))]
+    network = {"optical_flow": fixtures.optical_flow}
+    methods = (
         lambda item: faithful(
-            world, item, length.steps, recursion=length.recursion, strength=length.strength, **network
+            fixtures, item, length.steps, recursion=length.recursion, strength=length.strength, **network
         ),
-        lambda item: fast(world, item, **network),
+        lambda item: fast(fixtures, item, **network),
     )
-    found = [[measured(world, item, lambda: way(item)) for item in items] for way in ways]
-    return *found, [verdict(item, through_vae(world, item)).background for item in items]
+    found = [[measured(fixtures, item, lambda: method(item)) for item in items] for method in methods]
+    return *found, [verdict(item, through_vae(fixtures, item)).background for item in items]
 
 
 def pair_rows(context, technique: str, counts: dict[str, int], length: Faithful, split: str = "test") -> Iterator[Row]:

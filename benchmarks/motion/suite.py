@@ -15,21 +15,25 @@ import torch
 
 from ...papercut.export import FILE
 from ..context import every_core
-from .cases import COUNTS, cases
-from .judge import GHOST, Verdict, reliable_judge
 from ..results import Row
+from .cases import COUNTS, cases
+from .closed_form import closed_form_rows
 from .cost import cost_rows, size_rows
-from .closed_form import law_rows
 from .fixtures import OUTSIDE, fast, instant, load, ready, through_vae, unedited, verdict
+from .judge import GHOST, Verdict, reliable_judge
 
 TECHNIQUE = "Motion Guidance"
 TECHNIQUES = (TECHNIQUE,)
 WITHIN, COMPARED = 3.0, ("move 16 px", "turn")
-WAYS = {"unedited": unedited, "through the VAE": through_vae, "instant": instant,
-        "fast": lambda world, item: fast(world, item)[0]}  # fmt: skip
+METHODS = {
+    "unedited": unedited,
+    "through the VAE": through_vae,
+    "instant": instant,
+    "fast": lambda fixtures, item: fast(fixtures, item)[0],
+}
 
 
-def share(values: list[bool]) -> float:
+def fraction(values: list[bool]) -> float:
     return 100 * sum(values) / len(values)
 
 
@@ -37,7 +41,7 @@ def quality_rows(context, technique: str, kind: str, mode: str, found: list[Verd
     """kind: "" for all motions."""
     row, known = partial(context.row, technique), found is not None
     lead, goals = f"{kind}: " if kind else "", (">= 90", "< 5") if mode == "fast" and not kind else ("", "")
-    reached = share([one.goal <= WITHIN for one in found]) if known else None
+    reached = fraction([one.goal <= WITHIN for one in found]) if known else None
     yield row(f"{lead}at the goal within {WITHIN:.0f} px", mode, reached, "%", goals[0])
     colour = statistics.mean(one.colour for one in found) if known else None
     yield row(f"{lead}colour L1 over the moved area", mode, colour, "")
@@ -46,13 +50,13 @@ def quality_rows(context, technique: str, kind: str, mode: str, found: list[Verd
     missed = statistics.median(one.goal for one in found) if known else None
     yield row("goal missed by, median", mode, missed, "px")
     bare = [one for one in found or () if one.ghost is not None]
-    ghosts = share([one.ghost > GHOST for one in bare]) if bare else None
+    ghosts = fraction([one.ghost > GHOST for one in bare]) if bare else None
     yield row("ghosts at the old place", mode, ghosts, "%", goals[1])
     yield row("motions whose old place is judged", mode, len(bare) if known else None, "")
     old = statistics.mean(one.old_place for one in bare) if bare else None
     yield row("old place, L1 to the right picture", mode, old, "")
     slivers = [one.sliver for one in found or () if one.sliver is not None]
-    near = share([one > GHOST for one in slivers]) if slivers else None
+    near = fraction([one > GHOST for one in slivers]) if slivers else None
     yield row("ghosts at the old place, up to the new outline", mode, near, "%")
     yield row("motions judged up to the new outline", mode, len(slivers) if known else None, "")
 
@@ -75,12 +79,14 @@ def target_rows(context, verdicts: dict[str, list[Verdict] | None]) -> Iterator[
 
 
 def rows(context) -> Iterable[Row]:
-    yield from law_rows(context, TECHNIQUE)
+    yield from closed_form_rows(context, TECHNIQUE)
     with torch.inference_mode(), every_core():
-        world = load() if FILE.exists() else None
-        judges = cases(COUNTS, reliable_judge) if world is not None else ()
-        items = [ready(world, judge, seed) for seed, judge in enumerate(judges)]
-        verdicts = {mode: [verdict(item, way(world, item)) for item in items] or None for mode, way in WAYS.items()}
+        fixtures = load() if FILE.exists() else None
+        judges = cases(COUNTS, reliable_judge) if fixtures is not None else ()
+        items = [ready(fixtures, judge, seed) for seed, judge in enumerate(judges)]
+        verdicts = {
+            mode: [verdict(item, method(fixtures, item)) for item in items] or None for mode, method in METHODS.items()
+        }
         for mode, found in verdicts.items():
             yield from quality_rows(context, TECHNIQUE, "", mode, found)
         yield from target_rows(context, verdicts)
@@ -90,5 +96,5 @@ def rows(context) -> Iterable[Row]:
                 some = [verdicts[mode][i] for i in places] if places else None
                 yield from quality_rows(context, TECHNIQUE, kind, mode, some)
         compared = [next(item for item in items if item.case.kind == kind) for kind in COMPARED] if items else []
-        yield from cost_rows(context, TECHNIQUE, world, compared)
+        yield from cost_rows(context, TECHNIQUE, fixtures, compared)
         yield from size_rows(context, TECHNIQUE)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .cases import COUNTS
 from ..results import Row
+from .cases import COUNTS
 from .cost import FAITHFUL_STEPS, RECURSION
 from .paired_runs import Faithful, pair_rows
 

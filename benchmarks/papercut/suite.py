@@ -18,10 +18,10 @@ def _if_there(path, measure: Callable[[], dict[str, float]]) -> dict[str, float]
 def rows(context) -> Iterable[Row]:
     vae = _if_there(evaluate.FILE, evaluate.measure_vae)
     yield context.row("Papercut", "VAE reconstruction PSNR", "", vae.get("reconstruction PSNR, dB"), "dB", ">= 30")
-    judge = _if_there(evaluate.RECOGNISER_FILE, lambda: evaluate.measure_recogniser(400))
+    judge = _if_there(evaluate.CLASSIFIER_FILE, lambda: evaluate.measure_classifier(400))
     sure = judge.get("shape and colour right")
     yield context.row("Papercut", "recogniser right on drawn scenes: shape and colour", "", sure, "", ">= 0.98")
-    both = evaluate.FILE if evaluate.RECOGNISER_FILE.exists() else evaluate.RECOGNISER_FILE
+    both = evaluate.FILE if evaluate.CLASSIFIER_FILE.exists() else evaluate.CLASSIFIER_FILE
     model = _if_there(both, lambda: evaluate.measure_diffusion(100))
     named = model.get("shape and colour right")
     yield context.row("Papercut", "prompts right at 20 steps, CFG 5: shape and colour", "", named, "", ">= 0.9")

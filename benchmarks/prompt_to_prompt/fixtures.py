@@ -10,20 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...papercut.classifier import ANSWERS, FILE as JUDGE_FILE, truth
 from ...papercut.data import autocast
 from ...papercut.export import FILE
-from ...papercut.classifier import ANSWERS, truth
-from ...papercut.classifier import FILE as JUDGE_FILE
 from .cases import WordEdit, WordWeight
 
 STEPS, CFG, GROUP = 12, 4.0, 15
 # cross_steps and self_steps, for every kind of edit: the node's defaults.
-SHARES = (0.8, 0.5)
+FRACTIONS = (0.8, 0.5)
 # How many pixels larger than the thing one paints a mask.
 GROWN = 12
 
 
-class World(NamedTuple):
+class Fixtures(NamedTuple):
     """The shipped model as stock nodes give it, and the judge."""
 
     model: object
@@ -44,7 +43,7 @@ class Negative(NamedTuple):
     kind: str = ""
     every_row: bool = False
     proximal: bool = False
-    self_steps: float = SHARES[1]
+    self_steps: float = FRACTIONS[1]
 
 
 class Case(NamedTuple):
@@ -62,38 +61,41 @@ def known() -> bool:
     return FILE.exists() and JUDGE_FILE.exists()
 
 
-def load_world() -> World:
+def load_fixtures() -> Fixtures:
     from comfy.samplers import calculate_sigmas
 
-    from ...papercut.classifier import load_recogniser
+    from ...papercut.classifier import load_classifier
     from ...papercut.shipped import load_shipped
 
     model, clip, vae = load_shipped()
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS).cpu()
-    return World(model, clip, vae, sigmas, load_recogniser())
+    return Fixtures(model, clip, vae, sigmas, load_classifier())
 
 
-def encode(world: World, text: str) -> list:
-    return world.clip.encode_from_tokens_scheduled(world.clip.tokenize(text))
+def encode(fixtures: Fixtures, text: str) -> list:
+    return fixtures.clip.encode_from_tokens_scheduled(fixtures.clip.tokenize(text))
 
 
-def cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> Iterator[Case]:
+def cases(fixtures: Fixtures, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> Iterator[Case]:
     """Every edit's picture, inverted with its caption; several at a time."""
     for first in range(0, len(edits), GROUP):
-        yield from group_of_cases(world, edits[first : first + GROUP], refinement=refinement)
+        yield from group_of_cases(fixtures, edits[first : first + GROUP], refinement=refinement)
 
 
-def group_of_cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> list[Case]:
+def group_of_cases(fixtures: Fixtures, edits: Sequence[WordEdit | WordWeight], *, refinement: int = 0) -> list[Case]:
     """All at a time."""
     from ...host.prompt_to_prompt.tokens import as_rows
     from ...nodes.inversion import DDIMInvert
 
     pictures = torch.stack([edit.before.render().movedim(0, -1) for edit in edits])
-    prompts = [encode(world, edit.caption) for edit in edits]
+    prompts = [encode(fixtures, edit.caption) for edit in edits]
     made = DDIMInvert.execute(
-        world.model, {"samples": world.vae.encode(pictures)}, world.sigmas, refinement=refinement,
+        fixtures.model,
+        {"samples": fixtures.vae.encode(pictures)},
+        fixtures.sigmas,
+        refinement=refinement,
         positive=as_rows(prompts),
-    ).args[0]  # fmt: skip
+    ).args[0]
     found = []
     for i, edit in enumerate(edits):
         alone = replace(made, latents=made.latents[:, i : i + 1].contiguous(), prompt=edit.caption)
@@ -101,60 +103,79 @@ def group_of_cases(world: World, edits: Sequence[WordEdit | WordWeight], *, refi
     return found
 
 
-def fitted(world: World, group: Sequence[Case], cfg: float) -> list[Case]:
+def fitted(fixtures: Fixtures, group: Sequence[Case], cfg: float) -> list[Case]:
     """The cases with a faithful null text each, fitted side by side, which no row of a fit notices."""
     from ...host.inversion.null_text import fit_null_text
     from ...host.prompt_to_prompt.tokens import as_rows
-    from ...inversion.null_text import Recipe
+    from ...inversion.null_text import NullTextRecipe
 
     together = replace(group[0].trajectory, latents=torch.cat([case.trajectory.latents for case in group], dim=1))
-    positive, empty = as_rows([case.positive for case in group]), encode(world, "")
-    found = fit_null_text(world.model, together, positive, empty, Recipe(cfg, "faithful"))[0]
+    positive, empty = as_rows([case.positive for case in group]), encode(fixtures, "")
+    found = fit_null_text(fixtures.model, together, positive, empty, NullTextRecipe(cfg, "faithful"))[0]
     rows = range(len(group))
     return [group[i]._replace(fit=[[entry[0][i : i + 1], entry[1]] for entry in found]) for i in rows]
 
 
-def decoded(world: World, latents: Tensor) -> Tensor:
+def decoded(fixtures: Fixtures, latents: Tensor) -> Tensor:
     """(B, 256, 256, 3) on the CPU."""
-    return world.vae.decode(latents)[..., :3].float().cpu()
+    return fixtures.vae.decode(latents)[..., :3].float().cpu()
 
 
-def through_vae(world: World, case: Case) -> Tensor:
+def through_vae(fixtures: Fixtures, case: Case) -> Tensor:
     """What the VAE alone makes of the case's picture: nothing that is kept can come nearer to it."""
-    return decoded(world, world.model.model.process_latent_out(case.trajectory.latents[0]))[0]
+    return decoded(fixtures, fixtures.model.model.process_latent_out(case.trajectory.latents[0]))[0]
 
 
 # Editing
 
 
-def sampled(world: World, model, case: Case, positive: list, negative: list, rows: int, cfg: float = CFG) -> Tensor:
+def sampled(
+    fixtures: Fixtures, model, case: Case, positive: list, negative: list, rows: int, cfg: float = CFG
+) -> Tensor:
     """(rows, 4, h, w) LATENT samples of a stock Euler run from the inverted noise."""
     import comfy.sample
     import comfy.samplers
 
-    start = world.model.model.process_latent_out(case.trajectory.latents[-1]).expand(rows, -1, -1, -1).contiguous()
+    start = fixtures.model.model.process_latent_out(case.trajectory.latents[-1]).expand(rows, -1, -1, -1).contiguous()
     # For the network alone: levels, anchors and the fit stay in float32.
     with autocast():
         return comfy.sample.sample_custom(
-            model, torch.zeros_like(start), cfg, comfy.samplers.sampler_object("euler"), world.sigmas, positive,
-            negative, start, disable_pbar=True, seed=0,
-        )  # fmt: skip
+            model,
+            torch.zeros_like(start),
+            cfg,
+            comfy.samplers.sampler_object("euler"),
+            fixtures.sigmas,
+            positive,
+            negative,
+            start,
+            disable_pbar=True,
+            seed=0,
+        )
 
 
-def by_prompt(world: World, case: Case) -> Tensor:
+def by_prompt(fixtures: Fixtures, case: Case) -> Tensor:
     """The new caption and nothing else, (1, 256, 256, 3)."""
-    return decoded(world, sampled(world, world.model, case, encode(world, case.edit.edited), encode(world, ""), 1))
+    return decoded(
+        fixtures, sampled(fixtures, fixtures.model, case, encode(fixtures, case.edit.edited), encode(fixtures, ""), 1)
+    )
 
 
-def edits_of(world: World, latents: Tensor) -> Tensor:
+def edits_of(fixtures: Fixtures, latents: Tensor) -> Tensor:
     """The pictures (B, 256, 256, 3) of all rows but the source's."""
-    return decoded(world, latents[1:])
+    return decoded(fixtures, latents[1:])
 
 
-def by_words(
-    world: World, case: Case, *, negative: Negative = Negative(), anchor: bool = True,
-    masks: Sequence[Tensor | None] = (None,), blend: bool = False, cfg: float = CFG, texts: Sequence[str] = (),
-) -> Tensor:  # fmt: skip
+def by_prompt_to_prompt(
+    fixtures: Fixtures,
+    case: Case,
+    *,
+    negative: Negative = Negative(),
+    anchor: bool = True,
+    masks: Sequence[Tensor | None] = (None,),
+    blend: bool = False,
+    cfg: float = CFG,
+    texts: Sequence[str] = (),
+) -> Tensor:
     """The LATENT samples of Prompt-to-Prompt: the source's row, and one for each of the masks, or of the texts where
     there are any.
 
@@ -167,14 +188,20 @@ def by_words(
     from ...nodes.prompt_to_prompt import PromptToPrompt
 
     edit = case.edit
-    words = {"blend_words": edit.words, "keep_words": edit.kept} if blend else {}
+    blend_inputs = {"blend_words": edit.words, "keep_words": edit.kept} if blend else {}
     masks = masks if not texts else [None] * len(texts)
     lines = "\n".join(texts or [edit.edited] * len(masks))
-    of_source = negative_for(world, case, negative.kind, cfg)
+    of_source = negative_for(fixtures, case, negative.kind, cfg)
     model, positive, _, by_row = PromptToPrompt.execute(
-        world.model, world.clip, edit.caption, lines, SHARES[0], negative.self_steps, **words,
+        fixtures.model,
+        fixtures.clip,
+        edit.caption,
+        lines,
+        FRACTIONS[0],
+        negative.self_steps,
+        **blend_inputs,
         source_negative=of_source,
-    ).args  # fmt: skip
+    ).args
     if negative.proximal:
         (model,) = ProximalGuidance.execute(model, trajectory=case.trajectory).args
     if anchor:
@@ -182,27 +209,29 @@ def by_words(
         free = torch.stack([everywhere] + [everywhere if mask is None else mask for mask in masks])
         model = anchored(model, Anchor(case.trajectory, free, rows=(0,)))
     against = of_source if negative.every_row else by_row
-    return sampled(world, model, case, positive, against, 1 + len(masks), cfg)
+    return sampled(fixtures, model, case, positive, against, 1 + len(masks), cfg)
 
 
-def negative_for(world: World, case: Case, kind: str, cfg: float) -> list:
+def negative_for(fixtures: Fixtures, case: Case, kind: str, cfg: float) -> list:
     from ...host.inversion.null_text import fit_null_text
-    from ...inversion.null_text import Recipe
+    from ...inversion.null_text import NullTextRecipe
 
     if kind == "fitted":
         return case.fit
     if kind == "source":
         return case.positive
-    empty = encode(world, "")
-    return fit_null_text(world.model, case.trajectory, case.positive, empty, Recipe(cfg))[0] if kind else empty
+    empty = encode(fixtures, "")
+    return (
+        fit_null_text(fixtures.model, case.trajectory, case.positive, empty, NullTextRecipe(cfg))[0] if kind else empty
+    )
 
 
-def departed(world: World, case: Case, latent: Tensor, mask: Tensor) -> float:
+def largest_difference(fixtures: Fixtures, case: Case, latent: Tensor, mask: Tensor) -> float:
     """The largest difference of a latent (4, h, w) to the source in the cells that an anchor outside `mask` (256, 256)
     keeps wholly."""
     from ...guidance.anchor import shrink_mask
 
-    source = world.model.model.process_latent_out(case.trajectory.latents[0])[0].cpu()
+    source = fixtures.model.model.process_latent_out(case.trajectory.latents[0])[0].cpu()
     kept = shrink_mask(mask[None], *latent.shape[-2:])[0] <= 0
     return float(torch.where(kept, (latent.cpu() - source).abs(), 0.0).max())
 
@@ -220,15 +249,15 @@ def painted(edit: WordEdit) -> Tensor:
 # Judging
 
 
-def succeeded(world: World, made: Tensor, edit: WordEdit) -> bool:
+def succeeded(fixtures: Fixtures, made: Tensor, edit: WordEdit) -> bool:
     """Whether the judge reads off the picture what the new caption says."""
-    (reading,) = world.judge.read(made.movedim(-1, 0)[None])
+    (reading,) = fixtures.judge.read(made.movedim(-1, 0)[None])
     return all(getattr(reading, name) == word for name, word in edit.answers.items())
 
 
-def sureness(world: World, made: Tensor, weighed: WordWeight) -> float:
+def sureness(fixtures: Fixtures, made: Tensor, weighed: WordWeight) -> float:
     """The judge's log-odds of all that the phrase says, summed."""
-    said, scores = truth(weighed.before), world.judge(made.movedim(-1, 0)[None])
+    said, scores = truth(weighed.before), fixtures.judge(made.movedim(-1, 0)[None])
     known = [scores[name][0].double().log_softmax(0)[ANSWERS[name].index(said[name])] for name in weighed.answers]
     return float(sum(one - torch.log1p(-one.exp().clamp_max(1 - 1e-12)) for one in known))
 
@@ -250,6 +279,6 @@ class Found(NamedTuple):
     away: float | None
 
 
-def judged(world: World, case: Case, made: Tensor, reach: int = 0) -> Found:
-    success = 100.0 * succeeded(world, made, case.edit)
+def judged(fixtures: Fixtures, case: Case, made: Tensor, reach: int = 0) -> Found:
+    success = 100.0 * succeeded(fixtures, made, case.edit)
     return Found(case.edit.kind, success, background(made, case), background(made, case, reach))

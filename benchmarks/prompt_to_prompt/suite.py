@@ -16,21 +16,21 @@ from .fixtures import (
     CFG,
     GROWN,
     Case,
+    Fixtures,
     Found,
-    World,
     background,
     by_prompt,
-    by_words,
+    by_prompt_to_prompt,
     cases,
-    departed,
     edits_of,
     judged,
     known,
-    load_world,
+    largest_difference,
+    load_fixtures,
     painted,
     sureness,
     through_vae,
-)  # fmt: skip
+)
 
 TECHNIQUE = "Prompt-to-Prompt"
 TECHNIQUES = (TECHNIQUE,)
@@ -44,17 +44,17 @@ ANCHORED, BLEND, MASK = "anchored source", "anchored source, local blend", "anch
 EDITORS = (PROMPT, ANCHORED, BLEND, MASK)
 
 
-def pictures(world: World, case: Case, kept: list[float]) -> Iterator[tuple[str, Tensor]]:
+def pictures(fixtures: Fixtures, case: Case, kept: list[float]) -> Iterator[tuple[str, Tensor]]:
     """Every editor's picture (256, 256, 3), and that of the VAE alone; kept: gets how far kept cells of the latent have
     departed from the source."""
-    yield VAE, through_vae(world, case)
-    yield PROMPT, by_prompt(world, case)[0]
+    yield VAE, through_vae(fixtures, case)
+    yield PROMPT, by_prompt(fixtures, case)[0]
     # Two edits of one source in one batch: rows keep to themselves.
     mask = painted(case.edit)
-    latents = by_words(world, case, masks=(None, mask))
-    kept.append(departed(world, case, latents[2], mask))
-    yield from zip((ANCHORED, MASK), edits_of(world, latents))
-    yield BLEND, edits_of(world, by_words(world, case, blend=True))[0]
+    latents = by_prompt_to_prompt(fixtures, case, masks=(None, mask))
+    kept.append(largest_difference(fixtures, case, latents[2], mask))
+    yield from zip((ANCHORED, MASK), edits_of(fixtures, latents))
+    yield BLEND, edits_of(fixtures, by_prompt_to_prompt(fixtures, case, blend=True))[0]
 
 
 def measured(count: int, split: str = "test") -> tuple[dict[str, list[Found]], list[float]]:
@@ -62,10 +62,10 @@ def measured(count: int, split: str = "test") -> tuple[dict[str, list[Found]], l
     found: dict[str, list[Found]] = {name: [] for name in (*EDITORS, VAE)}
     kept: list[float] = []
     with torch.inference_mode(), every_core():
-        world = load_world()
-        for case in cases(world, word_edits(count, split)):
-            for name, made in pictures(world, case, kept):
-                found[name].append(judged(world, case, made, GROWN + REACH))
+        fixtures = load_fixtures()
+        for case in cases(fixtures, word_edits(count, split)):
+            for name, made in pictures(fixtures, case, kept):
+                found[name].append(judged(fixtures, case, made, GROWN + REACH))
     return found, kept
 
 
@@ -92,10 +92,10 @@ def edits(context, found: dict[str, list[Found]], kept: list[float]) -> Iterator
     yield context.row(TECHNIQUE, f"background behind the VAE's bound, {where}", MASK, behind, "dB", "<= 0.05")
 
 
-def followed(world: World, case: Case) -> tuple[bool, float | None]:
+def followed(fixtures: Fixtures, case: Case) -> tuple[bool, float | None]:
     """Whether the judge is less sure of a phrase the less it weighs, and the background."""
-    less, more = edits_of(world, by_words(world, case, texts=case.edit.texts, blend=True))
-    surer = sureness(world, more, case.edit) > sureness(world, less, case.edit)
+    less, more = edits_of(fixtures, by_prompt_to_prompt(fixtures, case, texts=case.edit.texts, blend=True))
+    surer = sureness(fixtures, more, case.edit) > sureness(fixtures, less, case.edit)
     return surer, mean(background(made, case) for made in (less, more))
 
 
@@ -104,8 +104,8 @@ def weights(context, split: str = "test") -> Iterator[Row]:
     found = []
     if known():
         with torch.inference_mode(), every_core():
-            world = load_world()
-            found = [followed(world, case) for case in cases(world, word_weights(WEIGHED, split))]
+            fixtures = load_fixtures()
+            found = [followed(fixtures, case) for case in cases(fixtures, word_weights(WEIGHED, split))]
     measure = f"{WEIGHED} phrases weighed {WEIGHTS[0]:g} and {WEIGHTS[1]:g}: less is seen of what weighs less"
     yield context.row(TECHNIQUE, measure, BLEND, mean(100.0 * right for right, _ in found), "%", SUCCESS)
     value = mean(kept for _, kept in found)

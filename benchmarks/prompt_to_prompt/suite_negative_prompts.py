@@ -14,7 +14,7 @@ import torch
 from ..context import every_core
 from ..results import Row, mean
 from .cases import KINDS, word_edits
-from .fixtures import Found, Negative, by_words, cases, edits_of, judged, known, load_world
+from .fixtures import Found, Negative, by_prompt_to_prompt, cases, edits_of, judged, known, load_fixtures
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor"
 TECHNIQUES = (TECHNIQUE,)
@@ -24,8 +24,10 @@ SELF_STEPS, CFG = 0.4, 5.0
 # Against the source prompt a step of guidance goes further than against the empty one.
 CFG_EVERY_ROW = 2.0
 NULL_TEXT, SOURCE, EVERY_ROW = (
-    "null text, local blend", "negative-prompt, local blend", "negative-prompt in every row, local blend"
-)  # fmt: skip
+    "null text, local blend",
+    "negative-prompt, local blend",
+    "negative-prompt in every row, local blend",
+)
 EDITORS = {
     NULL_TEXT: (Negative("null text", self_steps=SELF_STEPS), CFG),
     SOURCE: (Negative("source", self_steps=SELF_STEPS), CFG),
@@ -37,12 +39,12 @@ def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
     """Every editor's pictures, judged."""
     found: dict[str, list[Found]] = {name: [] for name in EDITORS}
     with torch.inference_mode(), every_core():
-        world = load_world()
-        for case in cases(world, word_edits(count, split)):
+        fixtures = load_fixtures()
+        for case in cases(fixtures, word_edits(count, split)):
             for name, (negative, cfg) in EDITORS.items():
-                latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
-                (made,) = edits_of(world, latents)
-                found[name].append(judged(world, case, made))
+                latents = by_prompt_to_prompt(fixtures, case, negative=negative, anchor=False, blend=True, cfg=cfg)
+                (made,) = edits_of(fixtures, latents)
+                found[name].append(judged(fixtures, case, made))
     return found
 
 

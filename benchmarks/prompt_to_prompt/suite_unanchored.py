@@ -17,14 +17,14 @@ from .fixtures import (
     Case,
     Found,
     Negative,
-    by_words,
+    by_prompt_to_prompt,
     edits_of,
     fitted,
     group_of_cases,
     judged,
     known,
-    load_world,
-)  # fmt: skip
+    load_fixtures,
+)
 from .suite_negative_prompts import BACKGROUND, CFG, EDITS, SELF_STEPS, SUCCESS
 
 TECHNIQUE = "Prompt-to-Prompt without an anchor, further editors"
@@ -43,13 +43,13 @@ EDITORS = {
 }  # fmt: skip
 
 
-def cases(world, count: int, split: str) -> Iterator[Case]:
+def cases(fixtures, count: int, split: str) -> Iterator[Case]:
     """Every edit's picture, inverted several at a time; the first `FITTED_EDITS` with their faithful null text."""
     edits = word_edits(count, split)
     for first in range(0, count, GROUP):
-        group = group_of_cases(world, edits[first : first + GROUP])
+        group = group_of_cases(fixtures, edits[first : first + GROUP])
         wanted = max(0, min(FITTED_EDITS - first, len(group)))
-        yield from fitted(world, group[:wanted], CFG) if wanted else ()
+        yield from fitted(fixtures, group[:wanted], CFG) if wanted else ()
         yield from group[wanted:]
 
 
@@ -57,12 +57,12 @@ def measured(count: int, split: str = "test") -> dict[str, list[Found]]:
     """Every editor's pictures, judged."""
     found: dict[str, list[Found]] = {name: [] for name in EDITORS}
     with torch.inference_mode(), every_core():
-        world = load_world()
-        for i, case in enumerate(cases(world, count, split)):
+        fixtures = load_fixtures()
+        for i, case in enumerate(cases(fixtures, count, split)):
             for name, (negative, cfg, edits) in EDITORS.items():
                 if i < edits:
-                    latents = by_words(world, case, negative=negative, anchor=False, blend=True, cfg=cfg)
-                    found[name].append(judged(world, case, edits_of(world, latents)[0]))
+                    latents = by_prompt_to_prompt(fixtures, case, negative=negative, anchor=False, blend=True, cfg=cfg)
+                    found[name].append(judged(fixtures, case, edits_of(fixtures, latents)[0]))
     return found
 
 

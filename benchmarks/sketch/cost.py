@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...guidance.sketch.guidance import RENEW, SketchRecipe
-from ..results import Row
-from .fixtures import STEPS, Tests, World, guided, noises, sampled, schedule
 from ..inversion.suite import stable_diffusion_1
+from ..results import Row
+from .fixtures import STEPS, Fixtures, Tests, guided, noises, sampled, schedule
 
 TURNS = 7
 TRAINING_STEPS = 12
@@ -45,32 +45,32 @@ def seconds_each(runs: Mapping[str, Callable[[], object]], turns: int, *, warm: 
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def papercut_rows(context, technique: str, measure: str, world: World | None, t: Tests | None) -> Iterator[Row]:
+def papercut_rows(context, technique: str, measure: str, fixtures: Fixtures | None, t: Tests | None) -> Iterator[Row]:
     for batch, modes in ((1, tuple(RECIPES)), (4, ("fast",))):
         seconds = None
-        if world is not None:
+        if fixtures is not None:
             some = t.first(batch)
             run = partial(
-                sampled, world, captions=some.captions, noise=noises(some.seeds), sigmas=schedule(world, STEPS)
+                sampled, fixtures, captions=some.captions, noise=noises(some.seeds), sigmas=schedule(fixtures, STEPS)
             )
-            models = {"plain": world.model}
-            models |= {mode: guided(world, some.edges, RECIPES[mode]) for mode in modes}
+            models = {"plain": fixtures.model}
+            models |= {mode: guided(fixtures, some.edges, RECIPES[mode]) for mode in modes}
             runs = {name: partial(run, model) for name, model in models.items()}
             seconds = seconds_each(runs, TURNS if batch == 1 else 1)
         name = f"{measure}, Papercut, {batch} picture{'s' if batch > 1 else ''}"
         for mode in modes:
             ratio = None if seconds is None else seconds[mode] / seconds["plain"]
             yield context.row(technique, name, mode, ratio, "times", TARGETS.get(mode, ""))
-    yield from papercut_memory(context, technique, world, t)
+    yield from papercut_memory(context, technique, fixtures, t)
 
 
-def papercut_memory(context, technique: str, world: World | None, t: Tests | None) -> Iterator[Row]:
+def papercut_memory(context, technique: str, fixtures: Fixtures | None, t: Tests | None) -> Iterator[Row]:
     """What a step takes beside the weights."""
     peaks: dict[str, float | None] = {"no guidance": None, "fast": None}
-    if world is not None:
-        one, sigmas = t.first(1), schedule(world)[:2]
-        run = partial(sampled, world, captions=one.captions, noise=noises(one.seeds), sigmas=sigmas)
-        models = {"no guidance": world.model, "fast": guided(world, one.edges)}
+    if fixtures is not None:
+        one, sigmas = t.first(1), schedule(fixtures)[:2]
+        run = partial(sampled, fixtures, captions=one.captions, noise=noises(one.seeds), sigmas=sigmas)
+        models = {"no guidance": fixtures.model, "fast": guided(fixtures, one.edges)}
         peaks = {mode: peak_memory(partial(run, model), context.gpu) for mode, model in models.items()}
     for mode, peak in peaks.items():
         yield context.row(technique, "peak memory of a step beside the weights, Papercut", mode, peak, "MiB")
@@ -213,42 +213,42 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def training_rows(context, technique: str, world: World | None) -> Iterator[Row]:
+def training_rows(context, technique: str, fixtures: Fixtures | None) -> Iterator[Row]:
     """Pictures a second that Edge Predictor Train learns from; what the shipped predictor's training took and gave."""
-    from ...papercut.edge_quality import SHARES, edges_found
+    from ...papercut.edge_quality import FRACTIONS, edges_found
 
-    speed = None if world is None else pictures_a_second(world)
+    speed = None if fixtures is None else pictures_a_second(fixtures)
     yield context.row(technique, "training throughput on Papercut", "fast", speed, "pictures/s")
-    facts = {} if world is None else world.predictor.spec.facts
+    facts = {} if fixtures is None else fixtures.predictor.spec.facts
     for key, measure, unit, target in (
         ("pictures", "pictures that the shipped predictor learned from", "", "<= 200"),
         ("minutes", "training of the shipped predictor, at most two cores", "min", "<= 10"),
         ("held_out_loss", "loss of the shipped predictor on pictures kept aside", "", ""),
     ):
         yield context.row(technique, measure, "fast", facts.get(key), unit, target)
-    found = {} if world is None else edges_found(*world[:4], count=PREDICTED)
-    for share in SHARES:
-        value = 100 * found[share] if found else None
-        yield context.row(technique, f"edges predicted at {100 * share:.0f} % of a run: F1", "fast", value, "%")
+    found = {} if fixtures is None else edges_found(*fixtures[:4], count=PREDICTED)
+    for fraction in FRACTIONS:
+        value = 100 * found[fraction] if found else None
+        yield context.row(technique, f"edges predicted at {100 * fraction:.0f} % of a run: F1", "fast", value, "%")
 
 
-def pictures_a_second(world: World) -> float:
+def pictures_a_second(fixtures: Fixtures) -> float:
     from ...guidance.sketch.examples import Examples, TrainingRecipe
     from ...host.sketch.examples import make_examples
     from ...host.sketch.training import EdgeTraining, LevelRange, new_spec
     from ...papercut.outlines import as_picture
     from ...papercut.scenes import SPLITS, sample_scene
 
-    levels = LevelRange(world.model.get_model_object("model_sampling"), 0.0, 0.8)
-    spec = new_spec(world.model, levels, detail=world.predictor.spec.detail)
+    levels = LevelRange(fixtures.model.get_model_object("model_sampling"), 0.0, 0.8)
+    spec = new_spec(fixtures.model, levels, detail=fixtures.predictor.spec.detail)
     drawn = [sample_scene(seed) for seed in SPLITS["validation"][:8]]
     pictures = [scene.render().movedim(0, -1)[None] for scene in drawn]
     edges = [as_picture(scene.edges()[None]) for scene in drawn]
-    empty = world.clip.encode_from_tokens_scheduled(world.clip.tokenize(""))
+    empty = fixtures.clip.encode_from_tokens_scheduled(fixtures.clip.tokenize(""))
     plain = [[empty[0][0], {}]]
-    found = make_examples(world.model, world.vae, spec, pictures, edges, 1, flips=False)
+    found = make_examples(fixtures.model, fixtures.vae, spec, pictures, edges, 1, flips=False)
     recipe = TrainingRecipe(steps=TRAINING_STEPS, batch=8, held_out=0.0)
-    training = EdgeTraining(world.model, spec, Examples(found, recipe), levels, [plain], plain)
+    training = EdgeTraining(fixtures.model, spec, Examples(found, recipe), levels, [plain], plain)
     start = time.perf_counter()
     training.run()
     return TRAINING_STEPS * recipe.batch / (time.perf_counter() - start)

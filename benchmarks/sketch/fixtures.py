@@ -21,7 +21,7 @@ AT_ONCE, STEPS, CFG, FIRST_SEED = 16, 30, 5.0, 7000
 CANDIDATES, SEED_STEPS = 4, 3
 
 
-class World(NamedTuple):
+class Fixtures(NamedTuple):
     """The shipped model as stock nodes give it, its edge predictor, and the judge of captions."""
 
     model: object
@@ -61,11 +61,11 @@ class Judged(NamedTuple):
     right: tuple[tuple[object, bool], ...] = ()
 
 
-def load() -> World:
+def load() -> Fixtures:
+    from ...papercut.classifier import load_classifier
     from ...papercut.edge_quality import load_with_predictor
-    from ...papercut.classifier import load_recogniser
 
-    return World(*load_with_predictor(), load_recogniser())
+    return Fixtures(*load_with_predictor(), load_classifier())
 
 
 def tests(count: int = COUNT) -> Tests:
@@ -85,25 +85,27 @@ def tests(count: int = COUNT) -> Tests:
     return Tests(found, [scene.caption for scene in found], edges, [FIRST_SEED + 100 * i for i in range(len(found))])
 
 
-def legible(world: World, t: Tests) -> list[int]:
+def legible(fixtures: Fixtures, t: Tests) -> list[int]:
     """The numbers of the tests whose captions the judge can read at all: off the scene's own picture, as the VAE leaves
     it. Where it cannot, no way to paint that scene could be found right."""
     rows = []
     for i, scene in enumerate(t.scenes):
-        picture = world.vae.decode(world.vae.encode(scene.render().movedim(0, -1)[None])).movedim(-1, 1).clamp(0, 1)
-        rows += [i] if world.judge.read(picture)[0].agrees(scene, "shape", "colour") else []
+        picture = (
+            fixtures.vae.decode(fixtures.vae.encode(scene.render().movedim(0, -1)[None])).movedim(-1, 1).clamp(0, 1)
+        )
+        rows += [i] if fixtures.judge.read(picture)[0].agrees(scene, "shape", "colour") else []
     return rows
 
 
-def prompts(world: World, captions: list[str]) -> list:
-    rows = [world.clip.encode_from_tokens_scheduled(world.clip.tokenize(text))[0][0] for text in captions]
+def prompts(fixtures: Fixtures, captions: list[str]) -> list:
+    rows = [fixtures.clip.encode_from_tokens_scheduled(fixtures.clip.tokenize(text))[0][0] for text in captions]
     return [[torch.cat(rows), {}]]
 
 
-def schedule(world: World, steps: int = STEPS) -> Tensor:
+def schedule(fixtures: Fixtures, steps: int = STEPS) -> Tensor:
     import comfy.samplers
 
-    return comfy.samplers.calculate_sigmas(world.model.get_model_object("model_sampling"), "normal", steps).cpu()
+    return comfy.samplers.calculate_sigmas(fixtures.model.get_model_object("model_sampling"), "normal", steps).cpu()
 
 
 def noises(seeds: list[int]) -> Tensor:
@@ -113,31 +115,31 @@ def noises(seeds: list[int]) -> Tensor:
     return torch.cat([comfy.sample.prepare_noise(torch.zeros(1, 4, 32, 32), seed) for seed in seeds])
 
 
-def sampled(world: World, model, captions: list[str], noise: Tensor, sigmas: Tensor, latent=None) -> Tensor:
+def sampled(fixtures: Fixtures, model, captions: list[str], noise: Tensor, sigmas: Tensor, latent=None) -> Tensor:
     """Latents by the host's own Euler (DDIM)."""
     import comfy.sample
     import comfy.samplers
 
     latent = torch.zeros_like(noise) if latent is None else latent
-    conds = prompts(world, captions), prompts(world, [""] * len(captions))
+    conds = prompts(fixtures, captions), prompts(fixtures, [""] * len(captions))
     euler = comfy.samplers.sampler_object("euler")
     return comfy.sample.sample_custom(model, noise, CFG, euler, sigmas, *conds, latent, disable_pbar=True)
 
 
-def paint(world: World, model, captions: list[str], noise: Tensor, *, sigmas: Tensor, latent=None) -> Tensor:
+def paint(fixtures: Fixtures, model, captions: list[str], noise: Tensor, *, sigmas: Tensor, latent=None) -> Tensor:
     """Pictures (B, 3, 256, 256)."""
-    made = sampled(world, model, captions, noise, sigmas, latent)
+    made = sampled(fixtures, model, captions, noise, sigmas, latent)
     with autocast():
-        return world.vae.decode(made).float().movedim(-1, 1).clamp(0, 1)
+        return fixtures.vae.decode(made).float().movedim(-1, 1).clamp(0, 1)
 
 
-def guided(world: World, lines: Tensor, recipe: SketchRecipe = SketchRecipe()):
+def guided(fixtures: Fixtures, lines: Tensor, recipe: SketchRecipe = SketchRecipe()):
     """The MODEL guided by lines (B, 256, 256) bool."""
     from ...guidance.sketch.prepare import Strokes
     from ...host.sketch.patch import Sketch, sketch_guided
 
     sketch = Sketch(Strokes(lines, lines.float()))
-    return sketch_guided(world.model, world.predictor, sketch, recipe)
+    return sketch_guided(fixtures.model, fixtures.predictor, sketch, recipe)
 
 
 def in_parts(count: int, paint_part: Callable[[slice], Tensor]) -> Tensor:
@@ -145,62 +147,76 @@ def in_parts(count: int, paint_part: Callable[[slice], Tensor]) -> Tensor:
     return torch.cat([paint_part(slice(i, min(i + AT_ONCE, count))) for i in range(0, count, AT_ONCE)])
 
 
-def without_guidance(world: World, t: Tests, *, steps: int = STEPS) -> Tensor:
-    sigmas = schedule(world, steps)
-    part = lambda s: paint(world, world.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas)
+def without_guidance(fixtures: Fixtures, t: Tests, *, steps: int = STEPS) -> Tensor:
+    sigmas = schedule(fixtures, steps)
+    part = lambda s: paint(fixtures, fixtures.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas)
     return in_parts(len(t.scenes), part)
 
 
 def with_guidance(
-    world: World, t: Tests, lines: Tensor, seeds: list[int] | None = None, *, steps: int = STEPS,
+    fixtures: Fixtures,
+    t: Tests,
+    lines: Tensor,
+    seeds: list[int] | None = None,
+    *,
+    steps: int = STEPS,
     recipe: SketchRecipe = SketchRecipe(),
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """lines: (B, 256, 256) bool, a sketch a picture."""
-    seeds, sigmas = t.seeds if seeds is None else seeds, schedule(world, steps)
-    part = lambda s: paint(world, guided(world, lines[s], recipe), t.captions[s], noises(seeds[s]), sigmas=sigmas)
+    seeds, sigmas = t.seeds if seeds is None else seeds, schedule(fixtures, steps)
+    part = lambda s: paint(fixtures, guided(fixtures, lines[s], recipe), t.captions[s], noises(seeds[s]), sigmas=sigmas)
     return in_parts(len(lines), part)
 
 
-def sdedit(world: World, t: Tests, lines: Tensor, strength: float, *, steps: int = STEPS) -> Tensor:
+def sdedit(fixtures: Fixtures, t: Tests, lines: Tensor, strength: float, *, steps: int = STEPS) -> Tensor:
     """The sketch itself, dark on white, noised to `strength` of the way and painted over (arXiv 2108.01073)."""
-    sigmas = schedule(world, round(steps / strength))[-(steps + 1) :]
+    sigmas = schedule(fixtures, round(steps / strength))[-(steps + 1) :]
     drawn = 1 - F.max_pool2d(lines[:, None].float(), 3, 1, 1)[:, 0]
 
     def part(s: slice) -> Tensor:
         with autocast():
-            latent = world.vae.encode(drawn[s][..., None].expand(-1, -1, -1, 3)).float()
-        return paint(world, world.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas, latent=latent)
+            latent = fixtures.vae.encode(drawn[s][..., None].expand(-1, -1, -1, 3)).float()
+        return paint(fixtures, fixtures.model, t.captions[s], noises(t.seeds[s]), sigmas=sigmas, latent=latent)
 
     return in_parts(len(lines), part)
 
 
-def best_seeds(world: World, t: Tests, lines: Tensor, *, recipe: SketchRecipe = SketchRecipe()) -> list[int]:
+def best_seeds(fixtures: Fixtures, t: Tests, lines: Tensor, *, recipe: SketchRecipe = SketchRecipe()) -> list[int]:
     """Best Seed's choice for each picture; the picture's own seed is the first candidate."""
     from ...nodes.best_seed import BestSeed
     from ...papercut.outlines import as_picture
 
-    chosen, sigmas = [], schedule(world)
+    chosen, sigmas = [], schedule(fixtures)
     for i, (caption, seed) in enumerate(zip(t.captions, t.seeds)):
         drawn = lines[i : i + 1]
         out = BestSeed.execute(
-            guided(world, drawn, recipe), prompts(world, [caption]), {"samples": torch.zeros(1, 4, 32, 32)}, sigmas,
-            seed=seed, candidates=CANDIDATES, steps=SEED_STEPS, cfg=CFG, negative=prompts(world, [""]),
-            edge_predictor=world.predictor, sketch=as_picture(drawn), unfinished=recipe.one_sided,
-        )  # fmt: skip
+            guided(fixtures, drawn, recipe),
+            prompts(fixtures, [caption]),
+            {"samples": torch.zeros(1, 4, 32, 32)},
+            sigmas,
+            seed=seed,
+            candidates=CANDIDATES,
+            steps=SEED_STEPS,
+            cfg=CFG,
+            negative=prompts(fixtures, [""]),
+            edge_predictor=fixtures.predictor,
+            sketch=as_picture(drawn),
+            unfinished=recipe.one_sided,
+        )
         chosen.append(out.args[1])
     return chosen
 
 
-def judged(world: World, pictures: Tensor, wanted: Tensor, scenes: list) -> Judged:
+def judged(fixtures: Fixtures, pictures: Tensor, wanted: Tensor, scenes: list) -> Judged:
     """wanted: (B, 256, 256) bool."""
     from ...papercut.outlines import outlines_score
 
     score = outlines_score(pictures, wanted)
-    readings = world.judge.read(pictures)
+    readings = fixtures.judge.read(pictures)
     right = tuple((scene, reading.agrees(scene, "shape", "colour")) for reading, scene in zip(readings, scenes))
     caption = sum(met for _, met in right) / len(scenes)
     edges = (float(value.mean()) for value in (score.precision, score.recall, score.f1))
-    return Judged(*edges, caption, sureness(world.judge(pictures), scenes), len(scenes), right)
+    return Judged(*edges, caption, sureness(fixtures.judge(pictures), scenes), len(scenes), right)
 
 
 def pooled(parts: Sequence[Judged]) -> Judged:

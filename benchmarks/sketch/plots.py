@@ -39,10 +39,10 @@ def _place(found: Judged) -> tuple[float, float]:
     return EDGE + (WIDTH - 2 * EDGE) * found.f1, HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * found.caption
 
 
-def _point(found: Judged, words: str, colour: str, beside: tuple[int, int] = BESIDE[0]) -> list[str]:
+def _point(found: Judged, label: str, colour: str, beside: tuple[int, int] = BESIDE[0]) -> list[str]:
     x, y = _place(found)
     dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}" stroke="white" stroke-width="1.5"/>'
-    return [dot, text(x + beside[0], y + beside[1], words, colour=colour)]
+    return [dot, text(x + beside[0], y + beside[1], label, colour=colour)]
 
 
 def _legend(names: Sequence[str]) -> list[str]:

@@ -25,9 +25,9 @@ from ..results import Row
 from .fixtures import (
     COUNT,
     FEW,
+    Fixtures,
     Judged,
     Tests,
-    World,
     best_seeds,
     error_of_loss,
     judged,
@@ -49,7 +49,7 @@ OUTLINE, AGAINST, ALL = "outline", "outline against the seed", "all sketches"
 PARTIAL = "partial"
 UNSTEADY = ("wobbled", "broken", PARTIAL)
 KINDS = (OUTLINE, *UNSTEADY, AGAINST)
-PLAIN, PEER, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
+PLAIN, BASELINE, OURS, BEST = MODES = ("no guidance", "SDEdit", "guided", "guided, Best Seed")
 FINISHED = "guided as if finished"
 MEASURES = {
     "edge precision": "precision", "edge recall": "recall", "edge F1": "f1", "caption success": "caption",
@@ -109,17 +109,18 @@ def contradicting(t: Tests, plain: Tensor) -> tuple[Tensor, list[int]]:
     return mirrored, elsewhere.nonzero().flatten().tolist()[:FEW]
 
 
-def painted(world: World, drawn: Drawn) -> dict[str, Judged]:
+def painted(fixtures: Fixtures, drawn: Drawn) -> dict[str, Judged]:
     """Every mode of one kind, judged."""
     t, lines, recipe = drawn.tests, drawn.lines, drawn.recipe
-    seeds = best_seeds(world, t, lines, recipe=recipe)
+    seeds = best_seeds(fixtures, t, lines, recipe=recipe)
     pictures = {
-        PLAIN: drawn.plain, PEER: sdedit(world, t, lines, SDEDIT),
-        OURS: with_guidance(world, t, lines, recipe=recipe), BEST: with_guidance(world, t, lines, seeds, recipe=recipe),
+        PLAIN: drawn.plain, BASELINE: sdedit(fixtures, t, lines, SDEDIT),
+        OURS: with_guidance(fixtures, t, lines, recipe=recipe),
+        BEST: with_guidance(fixtures, t, lines, seeds, recipe=recipe),
     }  # fmt: skip
     if recipe == LOOSE:
-        pictures[FINISHED] = with_guidance(world, t, lines)
-    return {mode: judged(world, made, drawn.wanted, t.scenes) for mode, made in pictures.items()}
+        pictures[FINISHED] = with_guidance(fixtures, t, lines)
+    return {mode: judged(fixtures, made, drawn.wanted, t.scenes) for mode, made in pictures.items()}
 
 
 def quality_rows(context, kind: str, mode: str, found: Judged | None) -> Iterator[Row]:
@@ -174,9 +175,9 @@ def rows(context) -> Iterable[Row]:
     with torch.inference_mode(), every_core():
         if not (FILE.exists() and EDGES.exists()):
             return [*own_rows(context, None, None), *all_rows(context, {})]
-        world, t = load(), tests(COUNT + SPARE)
-        read = legible(world, t)
+        fixtures, t = load(), tests(COUNT + SPARE)
+        read = legible(fixtures, t)
         misread, t = len(t.scenes) - len(read), t.chosen(read[:COUNT])
-        plain = without_guidance(world, t)
-        found = {kind: painted(world, sketches(kind, t, plain)) for kind in KINDS}
+        plain = without_guidance(fixtures, t)
+        found = {kind: painted(fixtures, sketches(kind, t, plain)) for kind in KINDS}
         return [*own_rows(context, t, misread), *all_rows(context, found)]

@@ -42,13 +42,13 @@ def fill_outlines(heat: Tensor, mask: Tensor) -> Tensor:
     return torch.where(filled[:, None, None], whole, mask)
 
 
-def widen(mask: Tensor, share: float) -> Tensor:
+def widen(mask: Tensor, fraction: float) -> Tensor:
     """Each picture of mask (B, h, w) bool wider by this share of its side, the root of its area, in whole cells; a
     small one as if its side were half the picture's: what takes its place may well be larger."""
     least = (mask.shape[1] * mask.shape[2]) ** 0.5 / 2
     wider = []
     for one, side in zip(mask, _count(mask).sqrt().tolist(), strict=True):
-        for i in range(round(share * max(side, least)) if side else 0):
+        for i in range(round(fraction * max(side, least)) if side else 0):
             # Every other step with corners comes near to a disc.
             one = _widened(one[None])[0] if i % 2 else _crossed(one[None])[0]
         wider.append(one)

@@ -156,8 +156,14 @@ def _region(item: dict) -> Region:
     scale = _pair(item.get("scale", (1.0, 1.0)))
     if not all(0.01 <= abs(factor) <= 100 for factor in scale):
         raise ValueError("a region is scaled to nothing")
-    return Region(area, None if pivot is None else _pair(pivot), _pair(item.get("move", (0.0, 0.0))),
-                  _number(item.get("turn", 0.0)), scale, bool(item.get("still", False)))
+    return Region(
+        area,
+        None if pivot is None else _pair(pivot),
+        _pair(item.get("move", (0.0, 0.0))),
+        _number(item.get("turn", 0.0)),
+        scale,
+        bool(item.get("still", False)),
+    )
 
 
 def _pair(values) -> tuple[float, float]:

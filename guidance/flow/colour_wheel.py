@@ -25,7 +25,7 @@ def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
             item = torch.cat((item, torch.zeros_like(item[:, :1])), dim=1)
             item[0, -1, 0] = largest
         picture = flow_to_image(item).float() / 255 if length > 0 or largest else torch.ones(3, *item.shape[1:])
-        pictures.append(rearrange(picture[:, :flow.shape[1]], "c h w -> h w c"))
+        pictures.append(rearrange(picture[:, : flow.shape[1]], "c h w -> h w c"))
     return torch.stack(pictures)
 
 
@@ -36,7 +36,7 @@ def arrow_points(flow: Tensor, every: int) -> Tensor:
     """
     seen = moving(flow[None])[0]
     lattice = torch.zeros_like(seen)
-    lattice[every // 2::every, every // 2::every] = True
+    lattice[every // 2 :: every, every // 2 :: every] = True
     chosen = torch.nonzero(seen & lattice)
     if not len(chosen) and bool(seen.any()):
         points = torch.nonzero(seen).float()

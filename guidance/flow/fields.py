@@ -121,10 +121,10 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     moves = rearrange(moving(flow).to(flow.dtype), "b h w -> b 1 h w")
     vectors = rearrange(flow, "b h w c -> b c h w")
     resize = lambda picture: F.interpolate(picture, (height, width), mode="bilinear", align_corners=False)
-    share = resize(moves)
+    fraction = resize(moves)
     # Vectors are averaged over moving pixels only, or the rim of an object would lag behind it.
-    mean = resize(vectors) / share.clamp_min(1e-6)
-    return rearrange(torch.where(share >= 0.5, mean, 0.0), "b c h w -> b h w c") * scale
+    mean = resize(vectors) / fraction.clamp_min(1e-6)
+    return rearrange(torch.where(fraction >= 0.5, mean, 0.0), "b c h w -> b h w c") * scale
 
 
 def resize_layers(layers: Tensor, height: int, width: int) -> Tensor:
@@ -165,6 +165,7 @@ def expand_batch(values: Tensor, batch: int) -> Tensor:
     if values.shape[0] == batch:
         return values
     if values.shape[0] != 1:
-        raise ValueError(f"Batches of {values.shape[0]} and {batch} do not fit: give one flow, or one for each "
-                         "picture.")
+        raise ValueError(
+            f"Batches of {values.shape[0]} and {batch} do not fit: give one flow, or one for each picture."
+        )
     return values.expand(batch, *values.shape[1:])

@@ -21,8 +21,15 @@ WRITABLE = (".safetensors", ".flo", ".npz")
 FLO_TAG = 202021.25
 LARGEST_SIDE = 16384
 UNKNOWN = 1e9  # .flo marks unknown vectors by larger values than this
-KINDS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i4": torch.int32, "i8": torch.int64,
-         "u1": torch.uint8, "b1": torch.bool}
+KINDS = {
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}
 
 
 def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None, *, suffix: str = "") -> list[Path]:
@@ -55,8 +62,14 @@ def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
     Raises ValueError with one sentence if the file is damaged or holds no flow.
     """
     path = Path(path)
-    readers = {".flo": _read_flo, ".npz": _read_npz, ".npy": lambda p: {"flow": _read_npy(p.read_bytes())},
-               ".safetensors": lambda p: load_file(str(p)), ".pth": _read_tensor, ".pt": _read_tensor}
+    readers = {
+        ".flo": _read_flo,
+        ".npz": _read_npz,
+        ".npy": lambda p: {"flow": _read_npy(p.read_bytes())},
+        ".safetensors": lambda p: load_file(str(p)),
+        ".pth": _read_tensor,
+        ".pt": _read_tensor,
+    }
     if path.suffix.lower() not in readers:
         raise ValueError(f"'{path.name}' is no flow file: its name must end in one of {', '.join(READABLE)}.")
     try:
@@ -97,7 +110,7 @@ def _read_flo(path: Path) -> dict[str, Tensor]:
         raise ValueError("it does not begin like a .flo file")
     if len(data) < 12 + 8 * width * height:
         raise ValueError("it ends too early")
-    values = torch.frombuffer(bytearray(data[12:12 + 8 * width * height]), dtype=torch.float32)
+    values = torch.frombuffer(bytearray(data[12 : 12 + 8 * width * height]), dtype=torch.float32)
     return {"flow": values.reshape(height, width, 2)}
 
 
@@ -117,11 +130,11 @@ def _read_npy(data: bytes) -> Tensor:
     if data[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin like a NumPy array")
     size, start = struct.unpack_from("<H" if data[6] == 1 else "<I", data, 8)[0], 10 if data[6] == 1 else 12
-    head = ast.literal_eval(data[start:start + size].decode("latin1"))
+    head = ast.literal_eval(data[start : start + size].decode("latin1"))
     kind = KINDS.get(head["descr"].lstrip("<|="))
     if kind is None:
         raise ValueError(f"arrays of kind {head['descr']} hold no flow")
-    values = torch.frombuffer(bytearray(data[start + size:]), dtype=kind)
+    values = torch.frombuffer(bytearray(data[start + size :]), dtype=kind)
     if head["fortran_order"]:
         return values.reshape(head["shape"][::-1]).permute(*reversed(range(len(head["shape"])))).contiguous()
     return values.reshape(head["shape"])

@@ -16,8 +16,9 @@ from .fields import pixel_grid, region_of, settle
 KINDS = ("thin plate", "rigid", "similarity", "move")
 
 
-def points_flow(mask: Tensor, starts: Tensor, ends: Tensor, kind: str = "thin plate", *,
-                pin_edge: bool = False) -> Tensor:
+def points_flow(
+    mask: Tensor, starts: Tensor, ends: Tensor, kind: str = "thin plate", *, pin_edge: bool = False
+) -> Tensor:
     """The flow (B, H, W, 2) that carries `starts` (N, 2) to `ends` (N, 2) pixels inside `mask` (B, H, W), zero outside.
 
     kind: 'thin plate' bends, 'rigid' moves and turns, 'similarity' also scales, 'move' takes the mean drag.
@@ -83,7 +84,7 @@ def _thin_plate(points: Tensor, centres: Tensor, values: Tensor) -> Tensor:
     right = torch.cat((values, torch.zeros(3, 2, dtype=c.dtype)))
     weights = torch.linalg.lstsq(system, right).solution
     field = torch.cat([_kernel(part, c) @ weights[:count] for part in p.split(16384)])
-    return field + weights[count] + p @ weights[count + 1:]
+    return field + weights[count] + p @ weights[count + 1 :]
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -128,8 +129,10 @@ def drag_pairs(curves: list[list[tuple[float, float]]]) -> tuple[Tensor, Tensor]
     """Each curve's first and last point -> (starts (N, 2), ends (N, 2)) float64."""
     if not curves:
         raise ValueError("The input 'points' holds no point: draw at least one drag from a start to its goal.")
-    return (torch.tensor([curve[0] for curve in curves], dtype=torch.float64),
-            torch.tensor([curve[-1] for curve in curves], dtype=torch.float64))
+    return (
+        torch.tensor([curve[0] for curve in curves], dtype=torch.float64),
+        torch.tensor([curve[-1] for curve in curves], dtype=torch.float64),
+    )
 
 
 def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
@@ -147,8 +150,10 @@ def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
         seen = seen.cpu().reshape(path.shape[0], -1) > 0
         kept &= seen[0] & seen[-1]
     if not kept.any():
-        raise ValueError("The input 'tracks' holds no point that is seen in both the first and the last frame: cut the "
-                         "frames where the thing is hidden.")
+        raise ValueError(
+            "The input 'tracks' holds no point that is seen in both the first and the last frame: cut the "
+            "frames where the thing is hidden."
+        )
     return path[0].double().cpu()[kept], path[-1].double().cpu()[kept]
 
 

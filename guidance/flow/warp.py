@@ -88,14 +88,14 @@ def _splat(flow: Tensor, region: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, 
     count = min(max(ceil(float(torch.linalg.matrix_norm(jacobian, 2).max()) - 1e-3), 1), 6)
     nearest = torch.full((height * width,), -1.0, dtype=flow.dtype, device=flow.device)
     for step in (_corners(start, end, jacobian, s, (height, width)) for s in _offsets(count, flow)):
-        for _, at, share, _ in step:
-            nearest.scatter_reduce_(0, at, torch.where(share > 0, length, -1.0), "amax")
+        for _, at, fraction, _ in step:
+            nearest.scatter_reduce_(0, at, torch.where(fraction > 0, length, -1.0), "amax")
     cover, weights, votes = (torch.zeros(height * width, n, dtype=flow.dtype, device=flow.device) for n in (1, 1, 2))
     for offset in _offsets(count, flow):
-        for corner, at, share, (begin, goal) in _corners(start, end, jacobian, offset, (height, width)):
-            weight = share * torch.exp(-4 * F.relu(nearest[at] - length - FOLD))
+        for corner, at, fraction, (begin, goal) in _corners(start, end, jacobian, offset, (height, width)):
+            weight = fraction * torch.exp(-4 * F.relu(nearest[at] - length - FOLD))
             vote = begin + torch.einsum("n i j, n j -> n i", inverse, corner - goal)
-            cover.index_add_(0, at, (share * area)[:, None] / count**2)
+            cover.index_add_(0, at, (fraction * area)[:, None] / count**2)
             weights.index_add_(0, at, weight[:, None])
             votes.index_add_(0, at, weight[:, None] * vote)
     seen = rearrange(cover >= 0.5 - 1e-4, "(h w) 1 -> h w", h=height)
@@ -117,8 +117,8 @@ def _corners(start: Tensor, end: Tensor, jacobian: Tensor, offset: Tensor, size:
     for dx in (0, 1):
         for dy in (0, 1):
             corner = base + torch.tensor([dx, dy], dtype=base.dtype, device=base.device)
-            share = (part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1])
-            yield corner, _flat(corner, size), share * _inside(corner, size), (begin, goal)
+            fraction = (part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1])
+            yield corner, _flat(corner, size), fraction * _inside(corner, size), (begin, goal)
 
 
 def _inside(points: Tensor, size: tuple[int, int]) -> Tensor:
@@ -190,10 +190,10 @@ def forward_warp(picture: Tensor, landing: Landing, *, grow: int = 0) -> Tensor:
         return moved
     unknown = bare | landing.arrived
     unknown = torch.where(unknown.flatten(1).all(dim=1)[:, None, None], bare, unknown)
-    return torch.where(bare[:, None], fill_holes(moved, unknown), moved)
+    return torch.where(bare[:, None], fill_smoothly(moved, unknown), moved)
 
 
-def fill_holes(picture: Tensor, holes: Tensor) -> Tensor:
+def fill_smoothly(picture: Tensor, holes: Tensor) -> Tensor:
     """Fill `holes` (B, H, W) bool smoothly from their surroundings, coarse to fine (push and pull)."""
     known = (~holes)[:, None].to(picture.dtype)
     if not bool(known.any()):
@@ -202,11 +202,11 @@ def fill_holes(picture: Tensor, holes: Tensor) -> Tensor:
     while min(levels[-1][0].shape[-2:]) > 1:
         levels.append(tuple(F.avg_pool2d(F.pad(v, _even(v)), 2) for v in levels[-1]))
     filled = levels[-1][0] / levels[-1][1].clamp_min(1e-6)
-    for colours, share in reversed(levels):
+    for colours, fraction in reversed(levels):
         coarse = F.interpolate(filled, colours.shape[-2:], mode="bilinear", align_corners=False)
         # A cell counts as known once a quarter of it is; below that the coarser level has its say.
-        trust = (4 * share).clamp(max=1)
-        filled = trust * colours / share.clamp_min(1e-6) + (1 - trust) * coarse
+        trust = (4 * fraction).clamp(max=1)
+        filled = trust * colours / fraction.clamp_min(1e-6) + (1 - trust) * coarse
     return torch.where(holes[:, None], filled, picture)
 
 

@@ -20,10 +20,10 @@ WORTHWHILE = 0.75  # share of the picture above which the whole is decoded
 
 
 @dataclass(frozen=True)
-class Close:
+class CroppedLoss:
     """corners: (top, left) in cells, a pair a row; size: (h, w) in cells, one for the batch; factor: pixels a cell.
 
-    warped: (B, 3, h f, w f), counted: (B, h f, w f), cut to the windows. share: of the picture's area.
+    warped: (B, 3, h f, w f), counted: (B, h f, w f), cut to the windows. fraction: of the picture's area.
     """
 
     corners: tuple[tuple[int, int], ...]
@@ -31,28 +31,28 @@ class Close:
     factor: int
     warped: Tensor
     counted: Tensor
-    share: float
+    fraction: float
 
     def colour(self, latent: Tensor, decode: Decode) -> Tensor:
         """(B,) the colour loss of a latent (B, C, h, w), as a mean over the whole picture."""
         seen = decode(cut(latent, self.corners, self.size))
-        return arrival_error(seen, self.warped, self.counted) * self.share
+        return arrival_error(seen, self.warped, self.counted) * self.fraction
 
 
-def close_up(goal: Objective, factor: int, margin: int = MARGIN) -> Close | None:
+def cropped_loss(goal: Objective, factor: int, margin: int = MARGIN) -> CroppedLoss | None:
     """The windows of a goal whose latent cells are `factor` pixels wide; None where they would save little."""
     counted = goal.counted
     cells = [s // factor for s in counted.shape[1:]]
     boxes = [_box(row, factor, margin) for row in counted]
     size = tuple(min(max(high - low for low, high in axis), most) for axis, most in zip(zip(*boxes), cells))
-    share = size[0] * size[1] / (cells[0] * cells[1])
-    if share > WORTHWHILE or 0 in size:
+    fraction = size[0] * size[1] / (cells[0] * cells[1])
+    if fraction > WORTHWHILE or 0 in size:
         return None
     corners = tuple(
         tuple(max(min(low, most - side), 0) for (low, _), most, side in zip(box, cells, size)) for box in boxes
     )
     pixels = tuple(tuple(v * factor for v in corner) for corner in corners), tuple(v * factor for v in size)
-    return Close(corners, size, factor, cut(goal.warped, *pixels), cut(counted[:, None], *pixels)[:, 0], share)
+    return CroppedLoss(corners, size, factor, cut(goal.warped, *pixels), cut(counted[:, None], *pixels)[:, 0], fraction)
 
 
 def cut(values: Tensor, corners: tuple[tuple[int, int], ...], size: tuple[int, int]) -> Tensor:

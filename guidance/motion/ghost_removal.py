@@ -19,12 +19,12 @@ from torch import Tensor
 from ..flow.warp import Landing
 
 CAP = 0.2  # share of what has left that a ground may show by chance
-NEARBY, LOOK = 5, 3  # cells on a side over which `a` is averaged, and over which the share is read
+NEARBY, SURROUNDINGS = 5, 3  # cells on a side over which `a` is averaged, and over which the share is read
 FAINT = 0.05  # squared length of `a` (unit-variance latents) under which it is no direction
 
 
 @dataclass(frozen=True)
-class Departed:
+class GhostRemoval:
     """away: (B, C, h, w) the direction a. bare: (B, 1, h, w) share of each cell that is to be filled. moved: z_w."""
 
     away: Tensor
@@ -39,14 +39,14 @@ class Departed:
         return clean - firmness * (along - CAP).clamp_min(0) * self.away * self.bare
 
 
-def departed(source: Tensor, moved: Tensor, landing: Landing, grow: int) -> Departed:
+def ghost_removal(source: Tensor, moved: Tensor, landing: Landing, grow: int) -> GhostRemoval:
     """From the latents of the source and of the moved source (B, C, h, w), and `grow` as in `Landing.to_fill`."""
     cells = lambda mask: F.adaptive_avg_pool2d(mask[:, None].to(source.dtype), tuple(source.shape[-2:]))
     left = cells(landing.vacated & ~landing.arrived)
     mean = lambda values: F.avg_pool2d(values, NEARBY, stride=1, padding=NEARBY // 2)
-    return Departed(mean((source - moved) * left) / mean(left).clamp_min(1e-2), cells(landing.to_fill(grow)), moved)
+    return GhostRemoval(mean((source - moved) * left) / mean(left).clamp_min(1e-2), cells(landing.to_fill(grow)), moved)
 
 
 def _around(values: Tensor) -> Tensor:
     """(B, 1, h, w): the mean over each cell and those beside it."""
-    return F.avg_pool2d(values, LOOK, stride=1, padding=LOOK // 2, count_include_pad=False)
+    return F.avg_pool2d(values, SURROUNDINGS, stride=1, padding=SURROUNDINGS // 2, count_include_pad=False)

@@ -17,61 +17,17 @@ Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .cropped_loss import Close
-from .ghost_removal import Departed
-from .step_size import Damper, Window, clipped, per_row, polyak_step, scaled_clip, scaled_weight
+from .cropped_loss import CroppedLoss
+from .ghost_removal import GhostRemoval
 from .loss import Decode, FlowNet, Objective, Terms
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The numbers of a run. The released ones: guidance 300, clip 200, recursion 10 over 500 levels, faithful."""
-
-    faithful: bool = False
-    guidance: float = 300.0  # faithful: weight of the loss; fast: a share of 300 scales the step length
-    clip: float = 200.0  # norm of the change of epsilon at 4 x 64 x 64
-    recursion: int = 1  # K, evaluations of the model at a level
-    inner: int = 2  # fast: updates of the clean estimate at each evaluation
-    pull_from: float = 0.5  # fast: share of the run before which the moved source is followed without updates
-    follow: float = 0.7  # fast: share of the way to the moved source's latent, before the updates
-    flow_every: int = 4  # fast: the flow network judges every n-th level, in its first update; 0 = never
-    window: Window = Window()
-
-    def at(self, step: int, steps: int) -> Recipe:
-        """The recipe of one level; the last one is always pulled."""
-        return self if self.faithful or (step + 1) / steps > self.pull_from else replace(self, inner=0)
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in one level; losses are means over the batch before the updates, None where nothing was decoded;
-    `pull` is the RMS change of x0."""
-
-    sigma: float
-    colour: float | None
-    flow: float | None
-    pull: float
-
-
-@dataclass
-class Record:
-    """What happened in one run: for the plot and the report. Counts are calls, one for the whole batch; `decodes` and
-    `flow_calls` are all calls, with or without gradients."""
-
-    steps: list[StepRecord] = field(default_factory=list)
-    model_calls: int = 0
-    model_gradients: int = 0
-    decodes: int = 0
-    decoder_gradients: int = 0
-    flow_calls: int = 0
-    flow_gradients: int = 0
-    damped: int = 0
+from .recipe import MotionRecipe, Record, StepRecord
+from .step_size import Damper, clipped, per_row, polyak_step, scaled_clip, scaled_weight
 
 
 class Setting(Protocol):
@@ -100,9 +56,9 @@ class Setting(Protocol):
 class Guide:
     """The pull itself. free: (B, 1, h, w) 1 where the latent may change. floor: the least that the losses can be.
 
-    close: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the moved
-    source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1. departed: what is not to be seen.
-    cheap: whether the decoder is small enough to look at a result for the plot alone.
+    cropped_loss: the windows that the colour loss is read through, None for the whole picture. moved: (B, C, h, w) the
+    moved source's latent, and settled: (B, 1, h, w) how far that is to be trusted, in 0..1. ghost_removal: what is not
+    to be seen. cheap: whether the decoder is small enough to look at a result for the plot alone.
     """
 
     objective: Objective
@@ -110,10 +66,10 @@ class Guide:
     flow_net: FlowNet | None
     free: Tensor
     floor: Terms | None = None
-    close: Close | None = None
+    cropped_loss: CroppedLoss | None = None
     moved: Tensor | None = None
     settled: Tensor | None = None
-    departed: Departed | None = None
+    ghost_removal: GhostRemoval | None = None
     cheap: bool = True
 
     def counted_by(self, record: Record) -> Guide:
@@ -131,8 +87,8 @@ class Guide:
 
     def terms(self, latent: Tensor, network: FlowNet | None) -> Terms:
         """The losses of a clean latent, differentiable in it."""
-        if network is None and self.close is not None:
-            colour = self.close.colour(latent, self.decode)
+        if network is None and self.cropped_loss is not None:
+            colour = self.cropped_loss.colour(latent, self.decode)
             return Terms(colour, torch.zeros_like(colour))
         return self.objective.by_target(self.decode(latent), network)
 
@@ -142,18 +98,26 @@ class Guide:
             return 0.0
         return self.objective.total(Terms(self.floor.colour, self.floor.flow * (network is not None)))
 
-    def followed(self, clean: Tensor, share: float, firmness: float = 1.0) -> Tensor:
+    def followed(self, clean: Tensor, fraction: float, firmness: float = 1.0) -> Tensor:
         """The clean estimate, a share of the way to where the source's own latent has moved, and where that is bare
         without what left it; firmness 0..1."""
-        if self.moved is not None and share > 0:
-            clean = torch.lerp(clean, self.moved, share * self.settled * self.free)
-        if self.departed is not None and firmness > 0:
-            clean = torch.where(self.free > 0, self.departed.cut(clean, firmness), clean)
+        if self.moved is not None and fraction > 0:
+            clean = torch.lerp(clean, self.moved, fraction * self.settled * self.free)
+        if self.ghost_removal is not None and firmness > 0:
+            clean = torch.where(self.free > 0, self.ghost_removal.cut(clean, firmness), clean)
         return clean.clone()
 
 
-def guided_ddim(x: Tensor, sigmas: Tensor, setting: Setting, guide: Guide, recipe: Recipe, record: Record, *,
-                flow_model: bool = False) -> Tensor:
+def guided_ddim(
+    x: Tensor,
+    sigmas: Tensor,
+    setting: Setting,
+    guide: Guide,
+    recipe: MotionRecipe,
+    record: Record,
+    *,
+    flow_model: bool = False,
+) -> Tensor:
     """From x (B, C, h, w) at sigmas[0] down to sigmas[-1]; what is not free is the source at every level and at last.
 
     Works for any number of levels >= 1 step. `record` is filled as the run goes.
@@ -164,10 +128,10 @@ def guided_ddim(x: Tensor, sigmas: Tensor, setting: Setting, guide: Guide, recip
         strength, here = recipe.window.at(step, steps), recipe.at(step, steps)
         rounds = recipe.recursion if strength > 0 else 1
         for k in range(rounds):
-            held = torch.where(guide.free > 0, x, setting.kept(sigma, x))
-            clean = _pulled(held, sigma, step, strength, setting, guide, here, damper, record, last=lower == 0)
+            fixed = torch.where(guide.free > 0, x, setting.kept(sigma, x))
+            clean = _pulled(fixed, sigma, step, strength, setting, guide, here, damper, record, last=lower == 0)
             clean = torch.where(guide.free > 0, clean, setting.kept(0.0, x))
-            x = ddim_step(held, clean, sigma, lower)
+            x = ddim_step(fixed, clean, sigma, lower)
             if k < rounds - 1:
                 drawn += 1
                 x = step_up(x, lower, sigma, setting.noise(drawn, x), flow_model=flow_model)
@@ -189,8 +153,19 @@ def step_up(x: Tensor, lower: float, sigma: float, noise: Tensor, *, flow_model:
     return ratio * x + max(sigma**2 - (ratio * lower) ** 2, 0.0) ** 0.5 * noise
 
 
-def _pulled(x: Tensor, sigma: float, step: int, strength: float, setting: Setting, guide: Guide, recipe: Recipe,
-            damper: Damper, record: Record, *, last: bool) -> Tensor:
+def _pulled(
+    x: Tensor,
+    sigma: float,
+    step: int,
+    strength: float,
+    setting: Setting,
+    guide: Guide,
+    recipe: MotionRecipe,
+    damper: Damper,
+    record: Record,
+    *,
+    last: bool,
+) -> Tensor:
     """The clean estimate at x after the pull; the last one is the result."""
     record.model_calls += 1
     if strength <= 0:
@@ -202,14 +177,27 @@ def _pulled(x: Tensor, sigma: float, step: int, strength: float, setting: Settin
         with setting.gradients():
             terms, change = _at_estimate(clean, sigma, step, strength, guide, recipe, damper, record, last=last)
     asked = guide.flow_net is not None and (recipe.faithful or _asks_flow(step, guide, recipe))
-    record.steps.append(StepRecord(sigma, None if terms is None else float(terms.colour.mean()),
-                                   float(terms.flow.mean()) if asked else None,
-                                   float((sigma * change).square().mean().sqrt())))
+    record.steps.append(
+        StepRecord(
+            sigma,
+            None if terms is None else float(terms.colour.mean()),
+            float(terms.flow.mean()) if asked else None,
+            float((sigma * change).square().mean().sqrt()),
+        )
+    )
     return clean - sigma * change
 
 
-def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, guide: Guide, recipe: Recipe,
-                   damper: Damper, record: Record) -> tuple[Tensor, Terms, Tensor]:
+def _through_model(
+    x: Tensor,
+    sigma: float,
+    strength: float,
+    setting: Setting,
+    guide: Guide,
+    recipe: MotionRecipe,
+    damper: Damper,
+    record: Record,
+) -> tuple[Tensor, Terms, Tensor]:
     """Steps 2 to 5 of the released loop: x0, the losses, and the clipped change of epsilon."""
     with setting.gradients():
         variable = x.detach().clone().requires_grad_()
@@ -225,8 +213,18 @@ def _through_model(x: Tensor, sigma: float, strength: float, setting: Setting, g
     return clean.detach(), _detached(terms), clipped(change, scaled_clip(recipe.clip, x[0].numel()))
 
 
-def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide: Guide, recipe: Recipe,
-                 damper: Damper, record: Record, *, last: bool) -> tuple[Terms | None, Tensor]:
+def _at_estimate(
+    clean: Tensor,
+    sigma: float,
+    step: int,
+    strength: float,
+    guide: Guide,
+    recipe: MotionRecipe,
+    damper: Damper,
+    record: Record,
+    *,
+    last: bool,
+) -> tuple[Terms | None, Tensor]:
     """The change of epsilon that several Polyak steps from `clean` amount to; a step that worsens is halved, and the
     last step of all is taken only where it does not worsen. Without updates the result alone is looked at, if that is
     cheap."""
@@ -238,10 +236,10 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
     if recipe.inner == 0:
         with torch.no_grad():
             return guide.terms(start - sigma * change, None) if last and guide.cheap else None, change
-    first, length, lowest, slope = None, None, None, None
+    first, length, lowest, best_gradient = None, None, None, None
     for update in range(recipe.inner):
         network = guide.flow_net if asks and update == 0 else None
-        terms, loss, gradient = _slope(start - sigma * change, guide, network, record)
+        terms, loss, gradient = _loss_and_gradient(start - sigma * change, guide, network, record)
         if first is None:
             first, length = terms, damper(loss, network is not None) * pull
         # Losses of different make-up are never compared.
@@ -249,9 +247,9 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
         better = torch.ones_like(loss, dtype=torch.bool) if fresh else loss < lowest
         length = torch.where(better, length, length * 0.5)
         best = torch.where(per_row(better), start - sigma * change, best)
-        slope = torch.where(per_row(better), gradient, slope) if slope is not None else gradient
+        best_gradient = torch.where(per_row(better), gradient, best_gradient) if best_gradient is not None else gradient
         lowest = torch.where(better, loss, lowest) if lowest is not None else loss
-        goal = best - per_row(length * polyak_step(lowest, guide.least(network), slope)) * slope
+        goal = best - per_row(length * polyak_step(lowest, guide.least(network), best_gradient)) * best_gradient
         change = clipped((start - goal) / sigma, limit)
     if last:
         with torch.no_grad():
@@ -260,7 +258,9 @@ def _at_estimate(clean: Tensor, sigma: float, step: int, strength: float, guide:
     return first, change
 
 
-def _slope(latent: Tensor, guide: Guide, network: FlowNet | None, record: Record) -> tuple[Terms, Tensor, Tensor]:
+def _loss_and_gradient(
+    latent: Tensor, guide: Guide, network: FlowNet | None, record: Record
+) -> tuple[Terms, Tensor, Tensor]:
     """The losses, their weighted sum (B,) and its gradient in a clean latent, where that may change."""
     variable = latent.requires_grad_()
     terms = guide.terms(variable, network)
@@ -271,7 +271,7 @@ def _slope(latent: Tensor, guide: Guide, network: FlowNet | None, record: Record
     return _detached(terms), loss.detach(), gradient * guide.free
 
 
-def _asks_flow(step: int, guide: Guide, recipe: Recipe) -> bool:
+def _asks_flow(step: int, guide: Guide, recipe: MotionRecipe) -> bool:
     """Whether the network judges a level: not the very first, where nothing is to be seen yet, unless all are asked."""
     every = recipe.flow_every if recipe.inner > 0 and guide.flow_net is not None else 0
     return every > 0 and step % every == every // 2
@@ -279,8 +279,3 @@ def _asks_flow(step: int, guide: Guide, recipe: Recipe) -> bool:
 
 def _detached(terms: Terms) -> Terms:
     return Terms(terms.colour.detach(), terms.flow.detach())
-
-
-DRAFT = Recipe(inner=0, flow_every=0)
-NORMAL = Recipe()
-FAITHFUL = Recipe(faithful=True, recursion=10)

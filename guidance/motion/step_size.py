@@ -41,7 +41,7 @@ def per_row(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def share_of_run(step: int, steps: int) -> float:
+def fraction_of_steps(step: int, steps: int) -> float:
     """Where a step stands in a run, 0 at the first and 1 at the last."""
     return step / max(steps - 1, 1)
 
@@ -55,7 +55,7 @@ class Window:
     curve: Curve | None = None
 
     def at(self, step: int, steps: int) -> float:
-        position = share_of_run(step, steps)
+        position = fraction_of_steps(step, steps)
         if not self.start - 1e-9 <= position <= self.end + 1e-9:
             return 0.0
         return 1.0 if self.curve is None else max(float(self.curve(position)), 0.0)

@@ -58,7 +58,7 @@ def outline(heat_map: Tensor, size: tuple[int, int], threshold: float, *, grow: 
     return (large > threshold * peak).to(heat_map) if float(peak) > 0 else torch.zeros_like(large)
 
 
-def blend(x: Tensor, mask: Tensor, rows: Sequence[int], sources: Sequence[int]) -> Tensor:
+def keep_source_outside(x: Tensor, mask: Tensor, rows: Sequence[int], sources: Sequence[int]) -> Tensor:
     """x: (B, C, h, w); mask: (len(rows), h, w). A new tensor whose `rows` are their sources where the mask is 0."""
     if not rows:
         return x

@@ -74,9 +74,12 @@ class EditPlan:
         return torch.stack(found)
 
     def _place(
-        self, pair: Sequence[tuple[Tensor, int]], columns: Sequence[Sequence[int]], size: tuple[int, int],
+        self,
+        pair: Sequence[tuple[Tensor, int]],
+        columns: Sequence[Sequence[int]],
+        size: tuple[int, int],
         kept: bool = False,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
 
         kept: the thing alone and nothing round it, or what is to change would keep a rim of the old.

@@ -15,7 +15,7 @@ EMPTY = -1
 """The prompt's number in a plan that stands for the empty prompt."""
 HELD_OUT_LEVELS = 6
 # The step whose random numbers split the pictures, and the one from which the noise of the held-out counts down.
-SPLIT, HELD = -999, -1000
+SPLIT, HELD_OUT = -999, -1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Examples:
 
     def __init__(self, examples: Sequence[Example], recipe: TrainingRecipe):
         self.all, self.recipe = list(examples), recipe
-        self.learning, self.held = _split(self.all, recipe)
+        self.learning, self.held_out = _split(self.all, recipe)
 
     def plan(self, step: int) -> Plan:
         """The batch of a step (0, 1, ...); negative steps are batches for the statistics of the features."""
@@ -86,8 +86,8 @@ class Examples:
     def held_out_plans(self) -> list[Plan]:
         """The fixed batches by which the training is judged: every held-out picture at levels over the whole range."""
         plans = []
-        for number, i in enumerate(self.held):
-            draw = _generator(self.recipe.seed, HELD - number)
+        for number, i in enumerate(self.held_out):
+            draw = _generator(self.recipe.seed, HELD_OUT - number)
             shape = (HELD_OUT_LEVELS, *self.all[i].latent.shape)
             level = (torch.arange(HELD_OUT_LEVELS) + 0.5) / HELD_OUT_LEVELS
             prompt = EMPTY if self.recipe.drop > 0 and number % 2 else self.all[i].prompt
@@ -118,9 +118,11 @@ def _split(examples: Sequence[Example], recipe: TrainingRecipe) -> tuple[list[in
     count = round(len(pictures) * recipe.held_out)
     count = max(1, count) if recipe.held_out > 0 and len(pictures) >= 4 else 0
     order = torch.randperm(len(pictures), generator=_generator(recipe.seed, SPLIT)).tolist()
-    held = {pictures[i] for i in order[:count]}
+    held_out = {pictures[i] for i in order[:count]}
     first = {example.picture: i for i, example in reversed(list(enumerate(examples)))}
-    return [i for i, e in enumerate(examples) if e.picture not in held], sorted(first[picture] for picture in held)
+    return [i for i, e in enumerate(examples) if e.picture not in held_out], sorted(
+        first[picture] for picture in held_out
+    )
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

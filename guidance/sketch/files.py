@@ -50,7 +50,7 @@ def read_predictor(path: Path) -> EdgePredictor:
         spec = _spec(header)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'{name}' is damaged, its description cannot be read ({error}): save it again.") from error
-    state = {key[len(STATE):]: value for key, value in tensors.items() if key.startswith(STATE)}
+    state = {key[len(STATE) :]: value for key, value in tensors.items() if key.startswith(STATE)}
     return EdgePredictor(spec, _network(spec, tensors, name), state or None)
 
 
@@ -70,16 +70,23 @@ def _header(metadata: Mapping[str, str] | None, name: str) -> dict[str, Any]:
 
 def _spec(header: dict[str, Any]) -> PredictorSpec:
     return PredictorSpec(
-        family=str(header["family"]), latent_format=str(header["latent_format"]), taps=tuple(map(str, header["taps"])),
-        channels=tuple(map(int, header["channels"])), target=header["target"], detail=int(header["detail"]),
-        spread=float(header["spread"]), widths=tuple(map(int, header["widths"])), sigma_low=float(header["sigma_low"]),
-        sigma_high=float(header["sigma_high"]), facts=dict(header["facts"]),
-    )  # fmt: skip
+        family=str(header["family"]),
+        latent_format=str(header["latent_format"]),
+        taps=tuple(map(str, header["taps"])),
+        channels=tuple(map(int, header["channels"])),
+        target=header["target"],
+        detail=int(header["detail"]),
+        spread=float(header["spread"]),
+        widths=tuple(map(int, header["widths"])),
+        sigma_low=float(header["sigma_low"]),
+        sigma_high=float(header["sigma_high"]),
+        facts=dict(header["facts"]),
+    )
 
 
 def _network(spec: PredictorSpec, tensors: dict[str, Tensor], name: str) -> EdgeNetwork:
     # The sizes are checked on the meta device first: a damaged description must not make a giant network.
-    weights = {key[len(WEIGHTS):]: value for key, value in tensors.items() if key.startswith(WEIGHTS)}
+    weights = {key[len(WEIGHTS) :]: value for key, value in tensors.items() if key.startswith(WEIGHTS)}
     with torch.inference_mode(False):
         with torch.device("meta"):
             network = EdgeNetwork(spec.channels, spec.outputs, spec.widths)

@@ -39,7 +39,7 @@ RENEW = 0.045
 """The share of a run for which a slope serves in the fast mode: from 25 steps on, every second step looks anew."""
 EARLY = 0.1
 """In the first share of a run each guided step looks anew in any case: there things find their place."""
-OLD_SLOPE = 0.5
+OLD_GRADIENT = 0.5
 """How much of the step's length is gone along a slope that was taken at an earlier step."""
 
 LEAST_GAIN, MOST_GAIN = 0.2, 2.0
@@ -53,11 +53,11 @@ class SketchRecipe:
     strength: the paper's beta (1.6). start, end: shares of the run (the host's percent: 0 = pure noise, 1 = picture).
     every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: deviation of the
     target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
-    of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by OLD_SLOPE
-    of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step length follows
-    its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after the EARLY
-    steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the call is
-    spared (0: none is, as in the paper).
+    of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by
+    OLD_GRADIENT of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step
+    length follows its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after
+    the EARLY steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the
+    call is spared (0: none is, as in the paper).
     """
 
     strength: float = 1.6
@@ -88,9 +88,15 @@ class SketchTarget:
 
 
 def sketch_target(
-    spec: PredictorSpec, lines: Tensor, importance: Tensor, size: tuple[int, int], *, one_sided: float = 0.0,
-    region: Tensor | None = None, latent: Tensor | None = None,
-) -> SketchTarget:  # fmt: skip
+    spec: PredictorSpec,
+    lines: Tensor,
+    importance: Tensor,
+    size: tuple[int, int],
+    *,
+    one_sided: float = 0.0,
+    region: Tensor | None = None,
+    latent: Tensor | None = None,
+) -> SketchTarget:
     """lines: (S, H, W) bool, thin; importance: (S, H, W) in 0..1 on the lines; size: (h, w) of the latent.
 
     region: (S, h, w) in 0..1, where the sketch speaks. latent: (S, 4, h, w), the encoded sketch, for a predictor of
@@ -106,23 +112,23 @@ def sketch_target(
     return SketchTarget(spec.target, values, weight, spec.detail)
 
 
-def sketch_loss(predicted: Tensor, target: SketchTarget, *, deviation: float = 0.0) -> Tensor:
-    """predicted: (B, K, H, W), logits or scaled latents; deviation: blur in pixels of the latent. Returns (B,), >= 0:
+def sketch_loss(predicted: Tensor, target: SketchTarget, *, std: float = 0.0) -> Tensor:
+    """predicted: (B, K, H, W), logits or scaled latents; std: blur in pixels of the latent. Returns (B,), >= 0:
     the sum over pixels of the weighted squared difference (latents, the paper's) or relative entropy (edges)."""
     if target.kind == "latent":
-        error = (blur(predicted, deviation) - blur(target.values, deviation)).square().sum(1, keepdim=True)
+        error = (blur(predicted, std) - blur(target.values, std)).square().sum(1, keepdim=True)
         return (error * target.weight).flatten(1).sum(1)
-    return (_relative_entropy(predicted, target, deviation) * target.weight).flatten(1).sum(1)
+    return (_relative_entropy(predicted, target, std) * target.weight).flatten(1).sum(1)
 
 
-def _relative_entropy(logits: Tensor, target: SketchTarget, deviation: float) -> Tensor:
+def _relative_entropy(logits: Tensor, target: SketchTarget, std: float) -> Tensor:
     """KL(target || predicted) for each cell, both blurred: cross-entropy less the part that cannot be changed."""
-    if deviation <= 0:
+    if std <= 0:
         e = target.values.expand_as(logits)
         cross = F.binary_cross_entropy_with_logits(logits, e, reduction="none")
     else:
-        e = blur(target.values, deviation * target.detail)
-        p = blur(logits.sigmoid(), deviation * target.detail).clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+        e = blur(target.values, std * target.detail)
+        p = blur(logits.sigmoid(), std * target.detail).clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
         cross = -(e * p.log() + (1 - e) * (1 - p).log())
     return cross - _entropy(e)
 
@@ -132,10 +138,10 @@ def _entropy(e: Tensor) -> Tensor:
     return -(e * e.log() + (1 - e) * (1 - e).log())
 
 
-def blur_at(recipe: SketchRecipe, share: float) -> float:
+def blur_at(recipe: SketchRecipe, fraction: float) -> float:
     """The blur of the target at a share of the run (0..1): falling with the square of what is left of the window."""
     length = max(recipe.end - recipe.start, 1e-6)
-    return recipe.blur * min(1.0, max(0.0, (recipe.end - share) / length)) ** 2
+    return recipe.blur * min(1.0, max(0.0, (recipe.end - fraction) / length)) ** 2
 
 
 def next_gain(
@@ -157,13 +163,13 @@ def next_gain(
     return (gain * torch.exp(adapt * cosine)).clamp(LEAST_GAIN, MOST_GAIN)
 
 
-def renewed(shares: Sequence[float], renew: float) -> list[bool]:
+def renewed(fractions: Sequence[float], renew: float) -> list[bool]:
     """At which guided steps something is taken anew that serves for a share of the run: a slope, or what the negative
-    prompt changes. shares: of the run, rising; renew: see the recipe."""
+    prompt changes. fractions: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
-    for share in shares:
-        out.append(share - last >= renew - 1e-6 or share - shares[0] < EARLY)
-        last = share if out[-1] else last
+    for fraction in fractions:
+        out.append(fraction - last >= renew - 1e-6 or fraction - fractions[0] < EARLY)
+        last = fraction if out[-1] else last
     if out[-2:] == [False, True]:
         out[-1] = False  # taken at the very end it would serve that step alone
     return out
@@ -180,9 +186,14 @@ def next_level(sigma: float, schedule: Tensor) -> tuple[int, float] | None:
 
 
 def guided_shift(
-    x: Tensor, x0: Tensor, gradient: Tensor, sigma: Tensor, sigma_next: float, strength: Tensor | float,
+    x: Tensor,
+    x0: Tensor,
+    gradient: Tensor,
+    sigma: Tensor,
+    sigma_next: float,
+    strength: Tensor | float,
     region: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What to subtract from the prediction x0 so that the step to sigma_next obeys the paper's law, row by row.
 
     x, x0, gradient: (B, C, h, w) in the host's variance-exploding form, gradient = dL/dx (its length does not matter);

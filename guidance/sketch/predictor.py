@@ -119,9 +119,9 @@ class EdgeNetwork(nn.Module):
         return sum(enlarge(part, size) for part in sums.values())
 
     @torch.no_grad()
-    def whiten(self, mean: Sequence[Tensor], deviation: Sequence[Tensor]) -> None:
+    def whiten(self, mean: Sequence[Tensor], std: Sequence[Tensor]) -> None:
         """Set the statistics of the features, (C_i,) each; a channel that never changes is left as it is."""
-        for i, (m, d) in enumerate(zip(mean, deviation, strict=True)):
+        for i, (m, d) in enumerate(zip(mean, std, strict=True)):
             self.mean[i].copy_(m)
             self.scale[i].copy_(torch.where(d > 1e-6, 1 / d.clamp_min(1e-6), torch.ones_like(d)))
 

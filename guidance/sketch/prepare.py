@@ -26,7 +26,7 @@ LEAST_CONTRAST = 0.06
 """Below this difference from the paper (0..1) nothing counts as ink, however empty the page is."""
 COLOUR = 0.2
 """A difference between the channels of the ink that is called colour."""
-CLEAN_SHARE = 0.15
+CLEAN_FRACTION = 0.15
 """In a clean drawing, the share of the strongest stroke above which a pixel is a stroke."""
 THICK = 3.0
 """Strokes thicker than this many pixels are replaced by their centre lines."""
@@ -87,9 +87,9 @@ def otsu(values: Tensor, bins: int = 256) -> Tensor:
     thresholds = []
     centres = (torch.arange(bins, device=values.device) + 0.5) / bins
     for picture in values:
-        share = torch.histc(picture, bins, 0, 1) / picture.numel()
-        below = share.cumsum(0)
-        mean = (share * centres).cumsum(0)
+        fraction = torch.histc(picture, bins, 0, 1) / picture.numel()
+        below = fraction.cumsum(0)
+        mean = (fraction * centres).cumsum(0)
         between = (mean[-1] * below - mean) ** 2 / (below * (1 - below)).clamp_min(1e-9)
         # Where nothing lies between the two classes all thresholds are equally good: the middle one is the safest.
         best = (between >= between.max() * (1 - 1e-4)).nonzero().float().mean()
@@ -98,9 +98,14 @@ def otsu(values: Tensor, bins: int = 256) -> Tensor:
 
 
 def find_strokes(
-    image: Tensor, *, even: bool = True, sensitivity: float = 0.5, smallest: int = 0, thinned: bool | None = None,
+    image: Tensor,
+    *,
+    even: bool = True,
+    sensitivity: float = 0.5,
+    smallest: int = 0,
+    thinned: bool | None = None,
     grey: bool = True,
-) -> Strokes:  # fmt: skip
+) -> Strokes:
     """A drawing on paper (B, H, W, C) in 0..1 -> its strokes.
 
     even: see `ink`. sensitivity: 0..1; 0.5 is Otsu's threshold, 1 takes in the faintest ink, 0 the darkest only.
@@ -118,7 +123,7 @@ def read_strokes(image: Tensor) -> Strokes:
     Otsu's threshold would take faint strokes for paper; here every stroke counts, by its own grey level or alpha.
     """
     strength, paper = ink(image, even=False)
-    threshold = (CLEAN_SHARE * strength.flatten(1).amax(1)).clamp_min(LEAST_CONTRAST)
+    threshold = (CLEAN_FRACTION * strength.flatten(1).amax(1)).clamp_min(LEAST_CONTRAST)
     return _strokes(image, strength, threshold, paper, 0, None, True)
 
 

@@ -32,8 +32,8 @@ def edge_score(found: Tensor, wanted: Tensor, *, tolerance: float = TOLERANCE) -
     Nothing found where nothing is wanted scores 1; nothing found where something is, or the reverse, scores 0.
     """
     found, wanted = found.bool(), wanted.bool()
-    precision = _share(found & grown(wanted, tolerance), found, empty=~wanted.flatten(1).any(1))
-    recall = _share(wanted & grown(found, tolerance), wanted, empty=~found.flatten(1).any(1))
+    precision = _fraction(found & grown(wanted, tolerance), found, empty=~wanted.flatten(1).any(1))
+    recall = _fraction(wanted & grown(found, tolerance), wanted, empty=~found.flatten(1).any(1))
     total = precision + recall
     f1 = torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-12), torch.zeros_like(total))
     return EdgeScore(precision, recall, f1)
@@ -52,8 +52,8 @@ def grown(edges: Tensor, radius: float) -> Tensor:
     return out
 
 
-def _share(hit: Tensor, of: Tensor, *, empty: Tensor) -> Tensor:
+def _fraction(hit: Tensor, of: Tensor, *, empty: Tensor) -> Tensor:
     """hit / of a row; where `of` is empty, 1 if the other side is empty too, else 0."""
     count = of.flatten(1).sum(1)
-    share = hit.flatten(1).sum(1) / count.clamp_min(1)
-    return torch.where(count > 0, share, empty.to(share))
+    fraction = hit.flatten(1).sum(1) / count.clamp_min(1)
+    return torch.where(count > 0, fraction, empty.to(fraction))

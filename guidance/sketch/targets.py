@@ -54,20 +54,20 @@ def edge_target(edges: Tensor, size: tuple[int, int], *, detail: int, spread: fl
     return to_cells(closeness(edges.float(), spread * scale), size, detail)
 
 
-def blur(map_: Tensor, deviation: float) -> Tensor:
+def blur(map_: Tensor, std: float) -> Tensor:
     """(B, K, h, w) smoothed by a Gaussian (deviation in its own pixels), the border reflected; 0 changes nothing."""
-    reach = min(math.ceil(3 * deviation), min(map_.shape[-2:]) - 1)
-    if deviation <= 0 or reach < 1:
+    reach = min(math.ceil(3 * std), min(map_.shape[-2:]) - 1)
+    if std <= 0 or reach < 1:
         return map_
-    down, across = (_smoothing(size, reach, deviation).to(map_) for size in map_.shape[-2:])
+    down, across = (_smoothing(size, reach, std).to(map_) for size in map_.shape[-2:])
     return down @ map_ @ across.T
 
 
-def _smoothing(size: int, reach: int, deviation: float) -> Tensor:
+def _smoothing(size: int, reach: int, std: float) -> Tensor:
     """(size, size): what each pixel of a line takes from which. As a matrix, since the backward of a convolution with
     one long kernel costs more than all else that the loss asks for."""
     offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-(offsets * offsets) / (2 * deviation * deviation))
+    weights = torch.exp(-(offsets * offsets) / (2 * std * std))
     taken = (torch.arange(size)[:, None] + offsets).abs()
     taken = torch.where(taken > size - 1, 2 * (size - 1) - taken, taken)
     return torch.zeros(size, size).scatter_add_(1, taken, (weights / weights.sum()).expand(size, -1))

@@ -34,17 +34,20 @@ BETTER = 0.998
 class Trainer:
     """The state of one training; used by a loop that knows how to ask the UNet for features:
 
-        for step in trainer.remaining():
-            plan = examples.plan(step)
-            trainer.learn(step, plan, sigma, features)
-            if trainer.due(step):
-                trainer.judge(step, mean held-out loss)
+    for step in trainer.remaining():
+        plan = examples.plan(step)
+        trainer.learn(step, plan, sigma, features)
+        if trainer.due(step):
+            trainer.judge(step, mean held-out loss)
     """
 
     def __init__(
-        self, spec: PredictorSpec, examples: Examples, start: EdgePredictor | None = None,
+        self,
+        spec: PredictorSpec,
+        examples: Examples,
+        start: EdgePredictor | None = None,
         device: torch.device | str = "cpu",
-    ):  # fmt: skip
+    ):
         """start: a predictor to go on from; with a `state` of the same training, exactly where that stopped."""
         self.spec, self.examples, self.recipe = spec, examples, examples.recipe
         with torch.inference_mode(False):
@@ -64,12 +67,12 @@ class Trainer:
 
     def prepare(self, batches: Sequence[Sequence[Tensor]]) -> None:
         """Whiten the features by the statistics of a few batches, and begin at the mean target; new networks only."""
-        mean, deviation = [], []
+        mean, std = [], []
         for parts in zip(*batches):
             values = torch.cat([rearrange(part.float(), "b c h w -> (b h w) c") for part in parts])
             mean.append(values.mean(0))
-            deviation.append(values.std(0))
-        self.network.whiten(mean, deviation)
+            std.append(values.std(0))
+        self.network.whiten(mean, std)
         with torch.no_grad():
             target = self.examples.mean_target()
             middle = torch.logit(target, 1e-4) if self.spec.target == "edges" else target
@@ -126,7 +129,7 @@ class Trainer:
 
     def due(self, step: int) -> bool:
         """Whether the held-out pictures are to be asked after this step."""
-        return bool(self.examples.held) and self.pauses(step)
+        return bool(self.examples.held_out) and self.pauses(step)
 
     def judge(self, step: int, loss: float) -> None:
         """Note the mean held-out loss after a step, and keep the weights if they are the best so far."""
@@ -155,7 +158,7 @@ class Trainer:
             "steps": self.step, "batch": self.recipe.batch, "learning_rate": self.recipe.rate,
             "prompts_dropped": self.recipe.drop, "seed": self.recipe.seed,
             "pictures": self.examples.pictures(range(len(self.examples.all))),
-            "held_out_pictures": self.examples.pictures(self.examples.held),
+            "held_out_pictures": self.examples.pictures(self.examples.held_out),
             "held_out_loss": self.best if math.isfinite(self.best) else None,
             "final_loss": sum(recent) / len(recent) if recent else None,
         }  # fmt: skip
@@ -201,7 +204,7 @@ class Trainer:
 
 def _below(state: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
     """The entries under a prefix, copied to a device."""
-    return {name[len(prefix):]: v.clone().to(device) for name, v in state.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: v.clone().to(device) for name, v in state.items() if name.startswith(prefix)}
 
 
 def _learning_weights(network: EdgeNetwork, adapt: bool) -> list[torch.nn.Parameter]:

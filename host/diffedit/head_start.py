@@ -45,7 +45,7 @@ def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0):
 
 def _drafted(
     guider, sigma: Tensor, extra_args: dict, noise: Tensor, latent_image: Tensor, full: bool, number: int
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The noise (B, C, h, w) with which a run on `latent_image` starts from what the guider makes of its start, under
     noise of its own. All patches of the model take part, so that a draft keeps what an anchor keeps."""
     sampling = guider.inner_model.model_sampling

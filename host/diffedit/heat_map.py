@@ -12,10 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ...guidance.diffedit.heat_map import change, differences, flow_level, guided, heat_map, item_noises, noised
-from ..validation import prediction
 from ..content_cache import TensorStore, content_key, model_key
-from ..session import Session, with_denoiser
 from ..memory import chunked
+from ..session import Session, with_denoiser
+from ..validation import prediction
 
 REFERENCES = TensorStore(limit=64 * 2**20)
 """Predictions for reference texts, so that another query on the same picture costs its own half alone."""

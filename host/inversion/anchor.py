@@ -6,9 +6,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...guidance.anchor import Anchor, blend
+from ...guidance.anchor import Anchor, mix_by_weight
 from ..compatibility import is_same_model, require_same_kind
-from ..notify import notice
+from ..notify import notify
 
 KEY = "palimpsest_anchor"
 
@@ -37,7 +37,7 @@ def require_fit(trajectory, model) -> None:
     """
     require_same_kind(trajectory, model)
     if trajectory.fingerprint and not is_same_model(trajectory, model):
-        notice(
+        notify(
             "The trajectory was made with other weights than this model's: what is kept stays exact, but the rest "
             "blends in better if the picture is inverted with this model."
         )
@@ -58,7 +58,7 @@ class _Hold:
         kept = self._raw_source(executor.class_obj.model_patcher, samples, latent_image, last)
         # Values between are already blended by the predictions; blending them again would count the mask twice.
         weight = (self.anchor.weight(samples) > 0).to(samples)
-        return blend(kept, samples, weight)
+        return mix_by_weight(kept, samples, weight)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         """The noise that makes the run start where it is to start."""

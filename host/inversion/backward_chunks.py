@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..session import Session
 from ..memory import chunked, is_out_of_memory
+from ..session import Session
 
 log = logging.getLogger(__name__)
 # Of the free memory, what may be planned with: the backward pass itself and the allocator's gaps take the rest.

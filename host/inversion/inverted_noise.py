@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from ...inversion.trajectory import Trajectory
-from .anchor import noise_for_start
 from ..compatibility import require_same_kind
-from ..notify import notice
+from ..notify import notify
 from ..sampler_traits import replay_kind, sampler_name
+from .anchor import noise_for_start
 
 FRAMES = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class SamplerCall:
     """What the caller is about to do with the noise: None where it keeps that under names of its own."""
 
     sigmas: Tensor | None = None
@@ -76,11 +76,11 @@ class InvertedNoise:
             )
         return noise
 
-    def _start_level(self, run: Run) -> float | None:
+    def _start_level(self, run: SamplerCall) -> float | None:
         """The noise level that sampling starts at; None for an empty schedule, which samples nothing."""
         top = float(self.trajectory.sigmas[-1])
         if run.sigmas is None:
-            notice(f"The schedule cannot be seen from here; the inverted noise assumes that it starts at {top:.4g}.")
+            notify(f"The schedule cannot be seen from here; the inverted noise assumes that it starts at {top:.4g}.")
             return top
         if run.sampler is None:
             raise ValueError(
@@ -96,8 +96,8 @@ class InvertedNoise:
         return sigma
 
 
-def _caller() -> Run:
-    """The arguments of the node that asks: a Run without a sampler if it only adds noise, an empty one if unknown.
+def _caller() -> SamplerCall:
+    """The arguments of the node that asks: a call without a sampler if it only adds noise, an empty one if unknown.
 
     The protocol hands over the picture alone, and a wrong schedule would silently make a wrong picture. So the names
     `sigmas`, `sampler` and `guider`, which the host's sampling nodes give their inputs, are read where they stand.
@@ -108,17 +108,17 @@ def _caller() -> Run:
         found = {name: frame.f_locals.get(name) for name in ("sigmas", "sampler", "guider")}
         if _is_schedule(found["sigmas"]) and isinstance(found["sampler"], comfy.samplers.Sampler):
             known = hasattr(found["guider"], "model_patcher")
-            return Run(found["sigmas"], found["sampler"], found["guider"] if known else None)
+            return SamplerCall(found["sigmas"], found["sampler"], found["guider"] if known else None)
         frame, near = frame.f_back, near - 1
     sigmas = asking.f_locals.get("sigmas")
-    return Run(sigmas) if _is_schedule(sigmas) else Run()
+    return SamplerCall(sigmas) if _is_schedule(sigmas) else SamplerCall()
 
 
 def _is_schedule(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 1
 
 
-def _is_full(run: Run, sampling, sigma: float) -> bool:
+def _is_full(run: SamplerCall, sampling, sigma: float) -> bool:
     """Whether the sampler takes the run for one from pure noise, which some parametrisations scale differently."""
     wrapped = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling))
     sampler = run.sampler or comfy.samplers.Sampler()
@@ -150,12 +150,12 @@ def _require_replay(sampler) -> None:
         )
 
 
-def _name_differences(trajectory: Trajectory, run: Run) -> None:
+def _name_differences(trajectory: Trajectory, run: SamplerCall) -> None:
     """What keeps the replay from being exact, in a sentence on the running node."""
     if replay_kind(run.sampler) == "close":
-        notice(f"The sampler '{sampler_name(run.sampler)}' replays the inversion nearly; 'euler' does it exactly.")
+        notify(f"The sampler '{sampler_name(run.sampler)}' replays the inversion nearly; 'euler' does it exactly.")
     rising = run.sigmas.detach().to("cpu", torch.float32).flip(0)
     first, last = (trajectory.index_of(float(rising[i])) for i in (0, -1))
     matched = first is not None and last is not None and last - first + 1 == len(rising)
     if not matched or not torch.allclose(trajectory.sigmas[first : last + 1], rising, rtol=1e-3, atol=1e-4):
-        notice("The schedule visits other noise levels than the inversion did: the picture will come back nearly.")
+        notify("The schedule visits other noise levels than the inversion did: the picture will come back nearly.")

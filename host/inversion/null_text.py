@@ -11,29 +11,34 @@ import comfy.conds
 import torch
 from torch import Tensor
 
-from ...inversion.null_text import NullText, Recipe, all_at_once, optimise
+from ...inversion.null_text import NullText, NullTextRecipe, all_at_once, optimise
 from ...inversion.trajectory import Trajectory
-from ..validation import require_conditioning, require_latent_of, require_unconditional
-from ..cond_rows import pick_rows
-from ..session import Session, with_denoiser
-from ..family import latent_format
 from ..compatibility import require_same_model
-from .backward_chunks import RowsInMemory, bytes_kept, rows_that_fit
+from ..cond_rows import pick_rows
+from ..family import latent_format
 from ..memory import is_out_of_memory
-from ..notify import notice
+from ..notify import notify
+from ..session import Session, with_denoiser
+from ..validation import require_conditioning, require_latent_of, require_unconditional
+from .backward_chunks import RowsInMemory, bytes_kept, rows_that_fit
 
 TECHNIQUE = "NullText Optimize"
 NULL = "negative"
 CROSS = "c_crossattn"
 RANGE_KEYS = (
-    "start_percent", "end_percent", "timestep_start", "timestep_end", "clip_start_percent", "clip_end_percent",
-)  # fmt: skip
+    "start_percent",
+    "end_percent",
+    "timestep_start",
+    "timestep_end",
+    "clip_start_percent",
+    "clip_end_percent",
+)
 # More levels at once gain nothing: the network is busy, and the levels have come apart.
 MOST_LEVELS = 10
 
 
 def fit_null_text(
-    model, trajectory: Trajectory, positive: list, negative: list, recipe: Recipe, *, levels_at_once: int = 0
+    model, trajectory: Trajectory, positive: list, negative: list, recipe: NullTextRecipe, *, levels_at_once: int = 0
 ) -> tuple[list, NullText]:
     """The unconditional CONDITIONING with which guided sampling follows the trajectory, and what its making was like.
 
@@ -52,7 +57,7 @@ def fit_null_text(
     base = single_entry(positive if fast else negative, f"The {name} prompt", trajectory.rows)
     base = with_control_of(positive[0][1], base)
     if trajectory.cfg != 1:
-        notice(
+        notify(
             f"The trajectory was inverted at CFG {trajectory.cfg:g}: the fit has more to make up for than after an "
             "inversion at CFG 1, which is what the method is made for."
         )
@@ -66,9 +71,15 @@ def fit_null_text(
         chunks = RowsInMemory(session, plan.rows, "The fit") if plan.apart else nullcontext(all_at_once)
         with chunks as in_chunks:
             found = optimise(
-                predictor, trajectory.sigmas, latents, start, settings, flow=trajectory.flow,
-                on_step=lambda step, total, x0: session.report(step, total, x0), in_chunks=in_chunks,
-            )  # fmt: skip
+                predictor,
+                trajectory.sigmas,
+                latents,
+                start,
+                settings,
+                flow=trajectory.flow,
+                on_step=lambda step, total, x0: session.report(step, total, x0),
+                in_chunks=in_chunks,
+            )
         found.cost.forwards += plan.cost
         return found
 

@@ -15,7 +15,7 @@ from ..inversion.anchor import KEY
 NODE = "Trajectory Anchor"
 
 
-def held_morph(model, anchor: Anchor, alphas: Alphas):
+def key_corrected(model, anchor: Anchor, alphas: Alphas):
     """A clone of the MODEL whose sampling holds key pictures as `morphing/key_correction.py` says.
 
     anchor: of the K key pictures' trajectory, with its mask and its strength; a strength of 0 gives the plain clone.
@@ -30,14 +30,14 @@ def held_morph(model, anchor: Anchor, alphas: Alphas):
     clone = model.clone()
     if anchor.strength <= 0:
         return clone
-    held = _Held(anchor, alphas)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, held.outer_sample)
-    clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, held.predict_noise)
+    correction = _KeyCorrection(anchor, alphas)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, correction.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, correction.predict_noise)
     return clone
 
 
 @dataclass(frozen=True)
-class _Held:
+class _KeyCorrection:
     """Where a sampling run is corrected: what the model sees, and the result. Keeps nothing between calls."""
 
     anchor: Anchor

@@ -17,10 +17,10 @@ from torch import Tensor
 from ...inversion.trajectory import Trajectory
 from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows
 from ...morphing.schedule import Alphas
-from .extra_keys import Carried
-from ..validation import require_unet
-from .row_chunks import Limits, RowChunks
 from ..batch_rows import PLAN, Rows, alphas_of, key_row, rows_of
+from ..validation import require_unet
+from .extra_keys import ExtraKeys
+from .row_chunks import Limits, RowChunks
 
 KEY = "palimpsest_attention_blend"
 NODE = "Attention Blend"
@@ -59,10 +59,10 @@ def blended(
     clone = model.clone()
     if strength <= 0 or until <= 0:
         return clone
-    carried = Carried(alphas, keys)
-    patch = _Blend(alphas, carried.missing, strength, until, RowChunks(rows_at_once))
+    extra_keys = ExtraKeys(alphas, keys)
+    patch = _Blend(alphas, extra_keys.missing, strength, until, RowChunks(rows_at_once))
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, carried.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, extra_keys.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
     if blend == "input":
         clone.set_model_attn1_patch(patch.inputs)

@@ -17,7 +17,7 @@ from ..inversion.anchor import noise_for_start
 from .conditioning import KEYS, OF_ROWS
 
 
-class Carried:
+class ExtraKeys:
     """alphas: of the frames; keys: the inverted key pictures, needed only if one of them is read but no frame.
 
     missing: the numbers of those. Raises ValueError with a sentence if there are some and no `keys` of all pictures.

@@ -14,7 +14,7 @@ from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
 from ...morphing.lora import LowRank
-from ..notify import notice
+from ..notify import notify
 
 NETWORK = "diffusion_model."
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_encoders", "clip", "conditioner", "cond_stage_model")
@@ -77,7 +77,7 @@ def _require_match(lora: Mapping[str, Tensor], names: Mapping[str, str], patches
             "a LoRA of this model's family, or fit one with LoRA Fit."
         )
     if strange:
-        notice(f"{name}: {len(strange)} of its {len(wanted)} weights have no layer in this model and are left out.")
+        notify(f"{name}: {len(strange)} of its {len(wanted)} weights have no layer in this model and are left out.")
 
 
 def _change(patch, weight: Tensor, offset, kind: str, name: str) -> tuple[str, LowRank | Tensor]:

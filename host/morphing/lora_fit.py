@@ -15,17 +15,17 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ...morphing.fit import Branches, Recipe, fit
+from ...morphing.fit import Branches, LoraRecipe, fit
 from ...morphing.schedule import Alphas
-from ..validation import require_latent_of
-from ..content_cache import content_key, model_key
-from ..session import Session, with_denoiser
-from ..family import diffusion_model, family_words, is_unet
 from ..compatibility import require_invertible
+from ..content_cache import content_key, model_key
+from ..family import diffusion_model, is_unet, model_class
 from ..gradients import plain
-from .lora import lora_model
 from ..memory import chunked, or_sparing
+from ..session import Session, with_denoiser
+from ..validation import require_latent_of
 from .conditioning import OF_ROWS, key_conditionings, morphed
+from .lora import lora_model
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
@@ -48,7 +48,7 @@ class Fit:
 
 
 def fit_loras(
-    model, latents: Tensor, conditionings: Sequence[list], recipe: Recipe, *, pictures_at_once: int = 0
+    model, latents: Tensor, conditionings: Sequence[list], recipe: LoraRecipe, *, pictures_at_once: int = 0
 ) -> list[Fit]:
     """One `Fit` a picture.
 
@@ -91,7 +91,7 @@ def fit_loras(
 
 
 def _fit_together(
-    model, latents: Tensor, prompts: list[list], names: Sequence[str], kind: str, recipe: Recipe, sparing: bool
+    model, latents: Tensor, prompts: list[list], names: Sequence[str], kind: str, recipe: LoraRecipe, sparing: bool
 ) -> list[Fit]:
     """One batch of pictures; sparing: recompute activations in backward, to need less memory."""
     count, samples = len(latents), recipe.samples
@@ -143,7 +143,7 @@ def target_layers(model) -> list[str]:
     names = [name for name in linear if pattern.search(name)]
     if not names:
         raise ValueError(
-            f"LoRA Fit finds no attention layers that it knows in this model ({family_words(model)}): fit with the "
+            f"LoRA Fit finds no attention layers that it knows in this model ({model_class(model)}): fit with the "
             "host's Train LoRA, whose LoRAs serve as well."
         )
     return names

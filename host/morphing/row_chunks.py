@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..memory import chunked
 from ..batch_rows import Rows
+from ..memory import chunked
 
 # As the host itself counts when it asks whether a batch fits.
 _MARGIN = 1.5
@@ -59,7 +59,7 @@ class RowChunks:
             if len(own) == len(rows):
                 answer = call(rows, **_copied_control(inputs))
             else:
-                places = [*own, *_carried(own, needs)]
+                places = [*own, *_extra_places(own, needs)]
                 answer = call(tuple(rows[place] for place in places), **_picked(inputs, places, len(rows), groups))
             return answer.unflatten(0, (groups, -1))[:, : len(own)]
 
@@ -75,13 +75,13 @@ class RowChunks:
         free = patcher.get_free_memory(x.device)
         for size in (rows // parts for parts in range(1, rows + 1)):
             chunks = (range(rows)[start : start + size] for start in range(0, rows, size))
-            most = max(len(own) + len(_carried(own, needs)) for own in chunks)
+            most = max(len(own) + len(_extra_places(own, needs)) for own in chunks)
             if model.memory_required([groups * most, *x.shape[1:]]) * _MARGIN < free:
                 return size
         return 1
 
 
-def _carried(own: range, needs: Mapping[int, set[int]]) -> list[int]:
+def _extra_places(own: range, needs: Mapping[int, set[int]]) -> list[int]:
     """The places that rows of a chunk read and that are not in it."""
     return sorted({place for row in own for place in needs.get(row, ())} - set(own))
 
@@ -108,4 +108,3 @@ def _picked(inputs: dict[str, Any], places: list[int], rows: int, groups: int) -
         return value
 
     return {name: pick(value) for name, value in inputs.items()}
-

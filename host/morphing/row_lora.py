@@ -27,9 +27,9 @@ from ...morphing.lora import (
     rms_norm,
 )
 from ...morphing.schedule import Alphas
+from ..batch_rows import alphas_of, rows_of
 from ..family import is_unet
 from .lora import read_lora
-from ..batch_rows import alphas_of, rows_of
 
 KEY = "palimpsest_lora"
 NODE = "LoRA Interpolator"

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from ..validation import require_vae_of
 from ..family import latent_format
 from ..gradients import gradient_scope, plain
+from ..validation import require_vae_of
 
 
 class DifferentiableVAE:

@@ -13,8 +13,8 @@ import folder_paths
 import torch
 from comfy.taesd.taesd import TAESD
 
-from ...guidance.motion.guided_ddim import Recipe
-from ..notify import notice
+from ...guidance.motion.recipe import MotionRecipe
+from ..notify import notify
 
 FOLDER, ENDING = "vae_approx", "_decoder"
 
@@ -44,8 +44,10 @@ def preview_decoder(form):
     try:
         network = TAESD(None, folder_paths.get_full_path_or_raise(FOLDER, files[0]), latent_channels=channels)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        notice(f"The file {files[0]} in models/vae_approx is no preview decoder of this model "
-               f"({type(error).__name__}): download it again.")
+        notify(
+            f"The file {files[0]} in models/vae_approx is no preview decoder of this model "
+            f"({type(error).__name__}): download it again."
+        )
         return None
     with torch.no_grad():
         network.vae_scale.fill_(form.scale_factor)
@@ -74,13 +76,15 @@ class Tools:
     def patchers(self) -> list:
         return [self.decoder.patcher] + ([self.optical_flow] if self.optical_flow is not None else [])
 
-    def with_decoder(self, recipe: Recipe, form) -> Tools:
+    def with_decoder(self, recipe: MotionRecipe, form) -> Tools:
         """Where fast mode wants gradients and only a full VAE is there: the host's preview decoder, if it is found."""
         if self.gradient_vae is not None or recipe.faithful or recipe.inner == 0 or is_small(self.vae):
             return self
         found, name = preview_decoder(form), decoder_name(form)
         if found is None:
             file = f"put {name}.safetensors into models/vae_approx, or " if name else ""
-            notice(f"The full VAE decodes for the gradients, which is slow: {file}connect a small preview decoder (a "
-                   "VAE of the taesd kind) as gradient_vae.")
+            notify(
+                f"The full VAE decodes for the gradients, which is slow: {file}connect a small preview decoder (a "
+                "VAE of the taesd kind) as gradient_vae."
+            )
         return replace(self, gradient_vae=found)

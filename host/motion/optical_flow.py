@@ -101,15 +101,15 @@ class SourceFlow:
         return rearrange(flow, "b c h w -> b h w c") * scale
 
 
-def estimate_flow(network: torch.nn.Module, first: Tensor, second: Tensor, *, updates: int = 12,
-                  largest: int = 0) -> Tensor:
+def estimate_flow(
+    network: torch.nn.Module, first: Tensor, second: Tensor, *, updates: int = 12, largest: int = 0
+) -> Tensor:
     """The flow from `first` to `second` (B, 3, H, W) in 0..1 -> (B, H, W, 2), without gradients."""
     with torch.no_grad():
         return SourceFlow(network, first, updates=updates, largest=largest)(second)
 
 
-def estimate_each(optical_flow, first: Tensor, second: Tensor, *, updates: int = 12,
-                  largest: int = LARGEST) -> Tensor:
+def estimate_each(optical_flow, first: Tensor, second: Tensor, *, updates: int = 12, largest: int = LARGEST) -> Tensor:
     """The same with the host's OPTICAL_FLOW, which is loaded for it: pair after pair, interruptible -> on the CPU."""
     network, device = require_optical_flow(optical_flow), optical_flow.load_device
     need = memory_of(*working_size(*first.shape[-2:], largest))

@@ -16,28 +16,28 @@ from functools import partial
 import comfy.model_management
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ...guidance.anchor import Anchor
 from ...guidance.flow.fields import expand_batch, resize_flow
 from ...guidance.flow.warp import Landing, forward_warp, land
-from ...guidance.motion.guided_ddim import Guide, Recipe, Record, guided_ddim
-from ...guidance.motion.cropped_loss import close_up
-from ...guidance.motion.ghost_removal import departed
+from ...guidance.motion.cropped_loss import cropped_loss
+from ...guidance.motion.ghost_removal import ghost_removal
+from ...guidance.motion.guided_ddim import Guide, guided_ddim
 from ...guidance.motion.loss import objective
+from ...guidance.motion.recipe import MotionRecipe, Record
 from ...inversion.trajectory import Trajectory
-from ..validation import require_vae_of
-from .decode import DifferentiableVAE
-from ..session import GRADIENT_BATCHES, BodySampler, Session
-from ..family import latent_format, prediction
 from ..compatibility import require_same_kind
+from ..family import latent_format, prediction
 from ..gradients import gradients_through, plain
 from ..memory import is_out_of_memory, or_sparing
-from .networks import Tools, is_small
-from ..notify import notice
-from .optical_flow import SourceFlow
+from ..notify import notify
 from ..progress import check_interrupt
+from ..session import GRADIENT_BATCHES, BodySampler, Session
+from ..validation import require_vae_of
+from .decode import DifferentiableVAE
+from .networks import Tools, is_small
+from .optical_flow import SourceFlow
 
 # Layers that look at the whole picture at once: a decoder that has one cannot be given a part of it.
 WHOLE = (torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.InstanceNorm2d, torch.nn.MultiheadAttention)
@@ -63,8 +63,16 @@ class Motion:
 class FlowGuidanceSampler(BodySampler):
     """The SAMPLER. colour, motion: weights of the losses. record: of its last run, for the report; None before."""
 
-    def __init__(self, motion: Motion, tools: Tools, recipe: Recipe, *, colour: float = 100.0,
-                 motion_weight: float = 3.0, trajectory: Trajectory | None = None):
+    def __init__(
+        self,
+        motion: Motion,
+        tools: Tools,
+        recipe: MotionRecipe,
+        *,
+        colour: float = 100.0,
+        motion_weight: float = 3.0,
+        trajectory: Trajectory | None = None,
+    ):
         super().__init__(self._run, gradients=recipe.faithful, ends=True)
         self.motion, self.tools, self.recipe, self.trajectory = motion, tools, recipe, trajectory
         self.given, self.sparing = tools, False
@@ -73,14 +81,16 @@ class FlowGuidanceSampler(BodySampler):
         self.seconds = 0.0
         self._seed = 0
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-               disable_pbar=False):
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         patcher = model_wrap.model_patcher
         self.tools = self.given.with_decoder(self.recipe, latent_format(patcher))
         self._check(patcher, noise, latent_image, sigmas)
         self._seed, began = int(extra_args.get("seed") or 0), time.perf_counter()
-        run = partial(super().sample, model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
-                      disable_pbar)
+        run = partial(
+            super().sample, model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+        )
 
         def attempt(sparing: bool) -> Tensor:
             self.sparing, self.record = sparing, Record()
@@ -92,8 +102,10 @@ class FlowGuidanceSampler(BodySampler):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError("The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
-                              "taesd kind) as gradient_vae, or choose another preset than faithful.") from error
+            raise MemoryError(
+                "The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
+                "taesd kind) as gradient_vae, or choose another preset than faithful."
+            ) from error
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -108,7 +120,8 @@ class FlowGuidanceSampler(BodySampler):
         comfy.model_management.load_models_gpu(together, memory_required=need)
         device = patcher.load_device
         short = not comfy.model_management.is_device_cpu(device) and (
-            need > comfy.model_management.get_free_memory(device))
+            need > comfy.model_management.get_free_memory(device)
+        )
         return self.recipe.faithful and short
 
     def _check(self, patcher, noise: Tensor, latent: Tensor | None, sigmas: Tensor) -> None:
@@ -121,29 +134,42 @@ class FlowGuidanceSampler(BodySampler):
         wide, high = noise.shape[3] * ratio, noise.shape[2] * ratio
         height, width = self.motion.picture.shape[-2:]
         if (high, wide) != (height, width):
-            raise ValueError(f"The picture is {width} x {height}, but the latent is that of {wide} x {high}: connect "
-                             "the same picture, through VAE Encode, as the latent image.")
+            raise ValueError(
+                f"The picture is {width} x {height}, but the latent is that of {wide} x {high}: connect "
+                "the same picture, through VAE Encode, as the latent image."
+            )
         motions, rows = self.motion.picture.shape[0], noise.shape[0]
         if motions not in (1, rows):
-            raise ValueError(f"The flows and the pictures make {motions} motions, but the latent holds {rows}: bring "
-                             f"it to {motions} with Repeat Latent Batch, or connect one flow and one picture.")
+            raise ValueError(
+                f"The flows and the pictures make {motions} motions, but the latent holds {rows}: bring "
+                f"it to {motions} with Repeat Latent Batch, or connect one flow and one picture."
+            )
         if self.trajectory is not None:
             require_same_kind(self.trajectory, patcher)
             Anchor(self.trajectory).check(noise, float(sigmas[0]))
         elif latent is None or not bool(torch.count_nonzero(latent)):
-            raise ValueError("The latent image is empty, so nothing can be kept: connect the picture through VAE "
-                             "Encode, or a TRAJECTORY of it.")
+            raise ValueError(
+                "The latent image is empty, so nothing can be kept: connect the picture through VAE "
+                "Encode, or a TRAJECTORY of it."
+            )
 
     def _run(self, session: Session) -> Tensor:
         free = self._free(session)
-        world = _World(session, self.trajectory, self._seed, self.tools.patchers, self.sparing)
+        setting = _HostSetting(session, self.trajectory, self._seed, self.tools.patchers, self.sparing)
         last = float(session.sigmas[-1])
         if not bool(free.any()):
-            notice("The flow moves nothing inside what may change: the picture comes back as it is.")
-            return world.kept(last, session.latent)
-        guide = self._guide(session, world, free)
-        return guided_ddim(self._start(session, world), session.sigmas, world, guide, self.recipe, self.record,
-                           flow_model=world.flow_model)
+            notify("The flow moves nothing inside what may change: the picture comes back as it is.")
+            return setting.kept(last, session.latent)
+        guide = self._guide(session, setting, free)
+        return guided_ddim(
+            self._start(session, setting),
+            session.sigmas,
+            setting,
+            guide,
+            self.recipe,
+            self.record,
+            flow_model=setting.flow_model,
+        )
 
     def _free(self, session: Session) -> Tensor:
         """(B, 1, h, w) 1 where the latent may change: cells half in the edit mask, and all where something moves in it.
@@ -157,7 +183,7 @@ class FlowGuidanceSampler(BodySampler):
         free = (covered | moves).float()
         return free if session.mask is None else free * (session.mask[:, :1] > 0.5).to(free)
 
-    def _guide(self, session: Session, world: "_World", free: Tensor) -> Guide:
+    def _guide(self, session: Session, setting: "_HostSetting", free: Tensor) -> Guide:
         motion, batch, device = self.motion, session.latent.shape[0], session.device
         vae = DifferentiableVAE(self.tools.decoder, latent_format(session._guider.model_patcher))
 
@@ -169,53 +195,62 @@ class FlowGuidanceSampler(BodySampler):
         with gradients_through(self.tools.patchers), torch.no_grad():
             on = lambda values: plain(expand_batch(values, batch)).to(device).clone()
             landing = Landing(*(on(getattr(motion.landing, name)) for name in Landing.__dataclass_fields__))
-            goal = objective(on(motion.picture), on(motion.flow), landing, colour=self.colour,
-                             motion=self.motion_weight, grow=motion.grow)
+            goal = objective(
+                on(motion.picture),
+                on(motion.flow),
+                landing,
+                colour=self.colour,
+                motion=self.motion_weight,
+                grow=motion.grow,
+            )
             network = self.tools.optical_flow
-            flow_net = network and SourceFlow(network.model, goal.source, updates=self.tools.updates,
-                                              largest=self.tools.largest)
+            flow_net = network and SourceFlow(
+                network.model, goal.source, updates=self.tools.updates, largest=self.tools.largest
+            )
             guide = Guide(goal, decode, flow_net, plain(free).clone()).counted_by(self.record)
-            return guide if self.recipe.faithful else self._close(guide, session, world)
+            return guide if self.recipe.faithful else self._with_fast_parts(guide, session, setting)
 
-    def _close(self, guide: Guide, session: Session, world: "_World") -> Guide:
+    def _with_fast_parts(self, guide: Guide, session: Session, setting: "_HostSetting") -> Guide:
         """What the fast mode needs beside: where losses end, where the source's latent goes, the window that counts."""
         goal, network = guide.objective, guide.flow_net if self.recipe.flow_every > 0 else None
         floor = None
         if self.recipe.inner > 0:
-            floor = goal.floor(guide.decode(plain(world.kept(0.0, session.latent)).clone()), network)
+            floor = goal.floor(guide.decode(plain(setting.kept(0.0, session.latent)).clone()), network)
         # Beside what arrives the model has more say: shadows fall there.
         trust = (goal.landing.arrived.float() + goal.counted.float()) / 2
         settled = F.adaptive_avg_pool2d(trust[:, None], tuple(session.latent.shape[-2:]))
         window = None
         if not any(isinstance(part, WHOLE) for part in self.tools.decoder.first_stage_model.modules()):
-            window = close_up(goal, self.tools.decoder.spacial_compression_decode())
-        moved = plain(self._moved(session, world)).clone()
-        left = departed(plain(world.kept(0.0, session.latent)), moved, goal.landing, self.motion.grow)
+            window = cropped_loss(goal, self.tools.decoder.spacial_compression_decode())
+        moved = plain(self._moved(session, setting)).clone()
+        left = ghost_removal(plain(setting.kept(0.0, session.latent)), moved, goal.landing, self.motion.grow)
         cheap = is_small(self.tools.decoder)
-        return replace(guide, floor=floor, close=window, moved=moved, settled=settled, departed=left, cheap=cheap)
+        return replace(
+            guide, floor=floor, cropped_loss=window, moved=moved, settled=settled, ghost_removal=left, cheap=cheap
+        )
 
-    def _start(self, session: Session, world: "_World") -> Tensor:
+    def _start(self, session: Session, setting: "_HostSetting") -> Tensor:
         """Fast: the moved picture at the first noise level. Faithful: the source's trajectory, or the source there."""
         sigma, sampling = session.sigmas[0], session.model.model_sampling
-        if self.recipe.faithful and world.anchor is not None:
-            return world.anchor.at(float(sigma), session.latent).clone()
-        picture = session.latent if self.recipe.faithful else self._moved(session, world)
+        if self.recipe.faithful and setting.anchor is not None:
+            return setting.anchor.at(float(sigma), session.latent).clone()
+        picture = session.latent if self.recipe.faithful else self._moved(session, setting)
         full = self.max_denoise(session._guider, session.sigmas)
         return plain(sampling.noise_scaling(sigma, session.noise, picture, full))
 
-    def _moved(self, session: Session, world: "_World") -> Tensor:
+    def _moved(self, session: Session, setting: "_HostSetting") -> Tensor:
         """The moved picture's latent (B, C, h, w), scaled form."""
         batch = session.latent.shape[0]
         if self.motion.started is not None:
             raw = expand_batch(self.motion.started, batch).to(session.latent)
             return session.model.process_latent_in(raw)
-        source = world.kept(0.0, session.latent)
+        source = setting.kept(0.0, session.latent)
         height, width = source.shape[-2:]
         scaled = expand_batch(resize_flow(self.motion.flow, height, width), batch).to(source)
         return forward_warp(source, land(scaled), grow=1)
 
 
-class _World:
+class _HostSetting:
     """`guidance.motion.Setting` on the host: the guider's model, the source at every level, noise, progress.
 
     sparing: gradients through the model keep the inputs of its blocks alone, as the paper's do.
@@ -255,13 +290,3 @@ class _World:
 
     def report(self, step: int, x0: Tensor, x: Tensor) -> None:
         self.session.report(step, len(self.session.sigmas) - 1, x0, x)
-
-
-def as_pictures(image: Tensor) -> Tensor:
-    """IMAGE (B, H, W, C) -> (B, 3, H, W) float32 on the CPU; an alpha channel is dropped."""
-    return rearrange(image[..., :3].float().cpu(), "b h w c -> b c h w").contiguous()
-
-
-def as_image(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) -> IMAGE (B, H, W, 3) in 0..1."""
-    return rearrange(pictures, "b c h w -> b h w c").clamp(0, 1).contiguous()

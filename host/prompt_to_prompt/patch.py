@@ -23,14 +23,14 @@ from ...guidance.prompt_to_prompt.attention_control import (
     self_attention,
     step_of,
     word_maps,
-)  # fmt: skip
-from ...guidance.prompt_to_prompt.local_blend import blend, map_factor
+)
+from ...guidance.prompt_to_prompt.local_blend import keep_source_outside, map_factor
 from ...guidance.prompt_to_prompt.plan import EditPlan
-from ..inversion.anchor import KEY as ANCHOR
 from ..attention import Block, attention_blocks, cells, conditional_rows, plain_attention, wrap_attention
-from ..validation import require_unet
 from ..cond_rows import pick_rows
 from ..family import diffusion_model
+from ..inversion.anchor import KEY as ANCHOR
+from ..validation import require_unet
 from .attention_record import Record, Recording
 
 KEY = "palimpsest_prompt_to_prompt"
@@ -40,7 +40,7 @@ UNCUT = ("control", "hooks", "area", "mask", "gligen", "default")
 
 
 @dataclass
-class Run:
+class EditRun:
     """One sampling run. step: of the model call under way; positive: which of the conditionings asked for in it is the
     edits' own, None where it is none of them; sums: maps so far, row by row."""
 
@@ -115,7 +115,7 @@ class _PromptToPrompt:
         guider = executor.class_obj
         self._check(noise.shape[0], guider.conds.get("positive") or [])
         size = tuple(int(n) for n in noise.shape[-2:])
-        run = Run(self.plan, sigmas.tolist(), size, map_factor(self.blocks.values(), *size), guider)
+        run = EditRun(self.plan, sigmas.tolist(), size, map_factor(self.blocks.values(), *size), guider)
         # The guider's options are this run's own copy.
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -123,7 +123,7 @@ class _PromptToPrompt:
             self.recording.keep(self._record(run, samples))
         return samples
 
-    def _record(self, run: Run, samples: Tensor) -> Record:
+    def _record(self, run: EditRun, samples: Tensor) -> Record:
         rows, plan = samples.shape[0], self.plan
         maps = tuple((total / run.calls).cpu() for total in run.sums)
         columns = plan.blend.columns if plan.blend is not None else ((),) * plan.rows
@@ -139,7 +139,7 @@ class _PromptToPrompt:
             return denoised
         roles = run.roles(x.shape[0])
         run.mask = self.plan.masks(run.sums, roles, run.size)
-        return blend(denoised, run.mask, roles.rows, roles.sources)
+        return keep_source_outside(denoised, run.mask, roles.rows, roles.sources)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """What the model sees, and which of the rows it is asked for."""
@@ -149,7 +149,7 @@ class _PromptToPrompt:
         run.begin(float(timestep[0]), conds)
         roles = run.roles(x_in.shape[0])
         if run.blends and run.mask is not None:
-            x_in = blend(x_in, run.mask, roles.rows, roles.sources)
+            x_in = keep_source_outside(x_in, run.mask, roles.rows, roles.sources)
         two = len(conds) == 2 and run.positive == 0 and conds[1]
         if two and _sources_kept(model, x_in, roles) and all(map(_can_cut, conds[1])):
             return _without_source_unconditional(executor, model, conds, x_in, timestep, model_options, roles)
@@ -168,12 +168,12 @@ class _PromptToPrompt:
         if roles is None or not roles.rows:
             return attend(q, k, v)
         if self.blocks.get(tuple(options["block"])) == run.factor:
-            self._look(run, q, k, options)
+            self._remember_maps(run, q, k, options)
         if not run.cross:
             return attend(q, k, v)
         return cross_attention(q, k, v, roles, self.plan.alignments, attend, plain_attention(options))
 
-    def _look(self, run: Run, q: Tensor, k: Tensor, options: dict) -> None:
+    def _remember_maps(self, run: EditRun, q: Tensor, k: Tensor, options: dict) -> None:
         """Adds this layer's maps to the run's."""
         starts, size = conditional_rows(options, q.shape[0], run.positive)
         height, width = cells(options)
@@ -211,7 +211,7 @@ class _PromptToPrompt:
                 "node's CONDITIONING to the sampler or guider."
             )
 
-    def _whole_mask(self, run: Run, rows: int) -> Tensor | None:
+    def _whole_mask(self, run: EditRun, rows: int) -> Tensor | None:
         """(B, H, W): the edits' masks in their rows, and in the source's row where any of its edits is."""
         if run.mask is None:
             return None
@@ -234,7 +234,7 @@ def _place_of_positive(guider, conds: Sequence[list | None]) -> int | None:
     return None if any(name is not None for name in names) else 0
 
 
-def _run(options: dict) -> Run | None:
+def _run(options: dict) -> EditRun | None:
     return options.get(KEY)
 
 

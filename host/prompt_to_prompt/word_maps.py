@@ -12,9 +12,9 @@ from ...guidance.prompt_to_prompt.local_blend import map_factor
 from ...guidance.prompt_to_prompt.token_alignment import Prompt
 from ...inversion.trajectory import Trajectory
 from ..attention import attention_blocks, cells, wrap_attention
-from ..validation import require_unet
-from ..session import Session, with_denoiser
 from ..family import diffusion_model, latent_format
+from ..session import Session, with_denoiser
+from ..validation import require_unet
 
 TECHNIQUE = "Word Attention Mask"
 # Shares of the model's schedule between which a picture is looked at: before it is all noise, after it is all there.
@@ -27,19 +27,19 @@ def maps_of_trajectory(model, prompt: Prompt, positive: list, trajectory: Trajec
     places = sorted({1 + round(i * (steps - 1) / max(count - 1, 1)) for i in range(min(count, steps))})
     levels = [float(trajectory.sigmas[i]) for i in places]
     raw = latent_format(model).process_out(trajectory.latents[0])
-    return _look(model, prompt, positive, raw, levels, [trajectory.latents[i] for i in places])
+    return _maps_at(model, prompt, positive, raw, levels, [trajectory.latents[i] for i in places])
 
 
 def maps_of_picture(model, prompt: Prompt, positive: list, raw: Tensor, count: int, seed: int) -> Tensor:
     """(B, K, h, w) mean maps of a latent (raw LATENT samples), noised to `count` levels."""
     sampling = model.get_model_object("model_sampling")
-    shares = [EARLIEST + (LATEST - EARLIEST) * (i + 0.5) / count for i in range(count)]
+    fractions = [EARLIEST + (LATEST - EARLIEST) * (i + 0.5) / count for i in range(count)]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(raw.shape, generator=generator)
-    return _look(model, prompt, positive, raw, [float(sampling.percent_to_sigma(p)) for p in shares], noise)
+    return _maps_at(model, prompt, positive, raw, [float(sampling.percent_to_sigma(p)) for p in fractions], noise)
 
 
-def _look(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents) -> Tensor:
+def _maps_at(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents) -> Tensor:
     """latents: one for each level in the scaled form, or the noise to add to `raw`."""
     require_unet(model, TECHNIQUE)
     clone = model.clone()

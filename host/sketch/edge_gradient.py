@@ -15,24 +15,24 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...guidance.sketch.predictor import EdgePredictor
+from ..gradients import differentiable_options, gradients_through, plain
+from ..memory import or_sparing
 from ..recompute import checkpointed
 from ..validation import require_finite
 from .layers import reading, require_channels
-from ..gradients import differentiable_options, gradients_through, plain
-from ..memory import or_sparing
 
 KEY = "palimpsest_sketch_slope"
 OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
 """Entries of a prompt with one of these change from level to level."""
 
 
-class Slope:
-    """dL/dx for the rows of one model call of a guider; filled by the call that `slope_taken`'s options go into.
+class EdgeGradient:
+    """dL/dx for the rows of one model call of a guider; filled by the call that `gradient_options`'s options go into.
 
     loss_of: what the predictor puts out -> (B,). sparing: recompute activations in backward, to need less memory.
-    held: by how much the other prompts' predictions x0 fell short of the positive one's at an earlier call; set before
-    a call it spares them, and afterwards it is what served. (Their predictions themselves, held, would lag behind the
-    positive one's and so raise the CFG.)
+    shortfalls: by how much the other prompts' predictions x0 fell short of the positive one's at an earlier call; set
+    before a call it spares them, and afterwards it is what served. (Their predictions themselves, held, would lag
+    behind the positive one's and so raise the CFG.)
     """
 
     def __init__(self, guider, predictor: EdgePredictor, loss_of: Callable[[Tensor], Tensor]):
@@ -41,7 +41,7 @@ class Slope:
         # Entries of an area are copied to the other prompts, number and all; those of the whole picture are not.
         self.whole = {entry["uuid"] for entry in entries if "area" not in entry and "uuid" in entry}
         self.sparing, self.open = False, False
-        self.held: list[Tensor | None] | None = None
+        self.shortfalls: list[Tensor | None] | None = None
         self.gradients: list[Tensor] = []
         self.losses: list[Tensor] = []
 
@@ -68,7 +68,7 @@ class Slope:
         if "multigpu_clones" in model_options:
             raise ValueError("Sketch guidance stays on one GPU: connect the model before its Multi-GPU node.")
         others = [None if own else cond for own, cond in zip(mine, conds)]
-        spared = self._may_hold(mine, others, x_in)
+        spared = self._may_reuse(mine, others, x_in)
         rest = None
         if not spared and any(cond is not None for cond in others):
             rest = executor(model, others, x_in, timestep, model_options)
@@ -79,33 +79,33 @@ class Slope:
             )
         finally:
             self.open = False
-        return self._with_held(mine, first) if spared else self._together(mine, others, first, rest)
+        return self._with_shortfalls(mine, first) if spared else self._together(mine, others, first, rest)
 
     def _together(self, mine: list[bool], others: list, first: list[Tensor], rest: list[Tensor] | None) -> list[Tensor]:
         if rest is None:
-            self.held = None
+            self.shortfalls = None
             return first
         own = first[mine.index(True)]
-        self.held = [None if cond is None else own - one for cond, one in zip(others, rest)]
+        self.shortfalls = [None if cond is None else own - one for cond, one in zip(others, rest)]
         return [a if is_mine else b for is_mine, a, b in zip(mine, first, rest)]
 
-    def _with_held(self, mine: list[bool], first: list[Tensor]) -> list[Tensor]:
+    def _with_shortfalls(self, mine: list[bool], first: list[Tensor]) -> list[Tensor]:
         own = first[mine.index(True)]
-        return [one if short is None else own - short for one, short in zip(first, self.held)]
+        return [one if short is None else own - short for one, short in zip(first, self.shortfalls)]
 
-    def _may_hold(self, mine: list[bool], others: list, x: Tensor) -> bool:
+    def _may_reuse(self, mine: list[bool], others: list, x: Tensor) -> bool:
         """Whether what is held stands for the other prompts of this call."""
-        if self.held is None or mine.count(True) != 1 or len(self.held) != len(others):
+        if self.shortfalls is None or mine.count(True) != 1 or len(self.shortfalls) != len(others):
             return False
         entries = [entry for cond in others for entry in cond or ()]
         if any(entry.get(key) is not None for entry in entries for key in OWN_LEVELS):
             return False
-        known = [None if held is None else held.shape for held in self.held]
+        known = [None if shortfall is None else shortfall.shape for shortfall in self.shortfalls]
         return known == [None if cond is None else x.shape for cond in others]
 
     def apply_model(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **extra
-    ):  # fmt: skip
+    ):
         """APPLY_MODEL wrapper: the forward pass, with gradients while the positive prompt is open."""
         chunks = transformer_options.get("uuids", ())
         if not self.open or not any(uuid in self.whole for uuid in chunks):
@@ -162,14 +162,16 @@ class Slope:
         wanted = [i for i, uuid in enumerate(chunks) if uuid in self.whole]
         for number, chunk in enumerate(wanted):
             mine = slice(chunk * rows, (chunk + 1) * rows)
-            loss, upstream, scale = self._edge_slope([f[mine] for f in features], sigma[mine], tuple(leaf.shape[-2:]))
+            loss, upstream, scale = self._edge_gradient(
+                [f[mine] for f in features], sigma[mine], tuple(leaf.shape[-2:])
+            )
             whole = [_placed(part, feature, mine) for part, feature in zip(upstream, features)]
             again = nested or number + 1 < len(wanted)
             (gradient,) = torch.autograd.grad(features, leaf, whole, retain_graph=again)
             self.gradients.append(gradient[mine].detach().float() / scale)
             self.losses.append(loss)
 
-    def _edge_slope(self, features: list[Tensor], sigma: Tensor, size: tuple[int, int]):
+    def _edge_gradient(self, features: list[Tensor], sigma: Tensor, size: tuple[int, int]):
         """(losses (B,), their slopes with respect to the features, the factor (B, 1, 1, 1) they were scaled by).
 
         The backward pass is linear in each row, so a row's slope is brought to size 1 before it enters the UNet: in
@@ -178,18 +180,18 @@ class Slope:
         leaves = [feature.detach().float().requires_grad_(True) for feature in features]
         out = self.predictor.logits(dict(zip(self.predictor.spec.taps, leaves)), sigma, size)
         losses = self.loss_of(out)
-        slopes = torch.autograd.grad(losses.sum(), leaves)
-        largest = torch.stack([slope.abs().flatten(1).amax(1) for slope in slopes]).amax(0)
+        gradients = torch.autograd.grad(losses.sum(), leaves)
+        largest = torch.stack([gradient.abs().flatten(1).amax(1) for gradient in gradients]).amax(0)
         scale = torch.where(largest > 0, 1 / largest.clamp_min(torch.finfo(torch.float32).tiny), 1.0).view(-1, 1, 1, 1)
-        return losses.detach(), [slope * scale for slope in slopes], scale
+        return losses.detach(), [gradient * scale for gradient in gradients], scale
 
 
-def slope_taken(slope: Slope, model_options: dict) -> dict:
-    """A copy of `model_options` with which a model call fills `slope`."""
+def gradient_options(gradient: EdgeGradient, model_options: dict) -> dict:
+    """A copy of `model_options` with which a model call fills `gradient`."""
     options = comfy.model_patcher.create_model_options_clone(model_options)
     for kind, wrapper in (
-        (WrappersMP.CALC_COND_BATCH, slope.calc_cond_batch),
-        (WrappersMP.APPLY_MODEL, slope.apply_model),
+        (WrappersMP.CALC_COND_BATCH, gradient.calc_cond_batch),
+        (WrappersMP.APPLY_MODEL, gradient.apply_model),
     ):
         add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
     return options

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ...guidance.sketch.examples import Example
 from ...guidance.sketch.predictor import PredictorSpec
-from ...guidance.sketch.targets import edge_target
 from ...guidance.sketch.prepare import read_strokes
-from ..validation import require_conditioning, require_finite, require_vae_of
+from ...guidance.sketch.targets import edge_target
 from ..content_cache import content_key
 from ..images import middle
-from ..notify import notice
+from ..notify import notify
 from ..progress import Progress
+from ..validation import require_conditioning, require_finite, require_vae_of
 
 SIDE = 8
 OTHERS, STEEPER = 8, 1.15
@@ -44,9 +44,16 @@ def _cropped(picture: Tensor) -> Tensor:
 
 
 def make_examples(
-    model, vae, spec: PredictorSpec, pictures: list[Tensor], edges: list[Tensor], prompts: int, *, flips: bool,
+    model,
+    vae,
+    spec: PredictorSpec,
+    pictures: list[Tensor],
+    edges: list[Tensor],
+    prompts: int,
+    *,
+    flips: bool,
     about: str = "",
-) -> list[Example]:  # fmt: skip
+) -> list[Example]:
     """pictures, edges: as `single_pictures` gives them, in pairs; prompts: how many there are, one for all or one each.
     flips: learn from the mirrored pictures too. about: what else the training depends on, part of their digests.
 
@@ -56,7 +63,7 @@ def make_examples(
     _require_pairs(pictures, edges, prompts)
     drawn = [_lines(edge, i) for i, edge in enumerate(edges, 1)]
     if not in_order(pictures, drawn):
-        notice(
+        notify(
             "The edges seem to lie on other pictures than their own: two folders may be listed in different orders. "
             "Make the edges from the pictures in the graph (Canny), or load both from one list."
         )

@@ -14,8 +14,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ...guidance.sketch.predictor import PredictorSpec
+from ..family import diffusion_model, latent_format_name, model_class
 from ..validation import model_family, require_unet
-from ..family import diffusion_model, family_words, latent_format_name
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 # (levels, residual blocks a level) -> input blocks, output blocks; the middle block is always read whole.
@@ -65,7 +65,7 @@ def require_edges(model, technique: str) -> UNetModel:
     family = model_family(model)
     if family not in FAMILIES:
         raise ValueError(
-            f"{technique} knows the UNets of Stable Diffusion 1, 2 and SDXL, and this model ({family_words(model)}) "
+            f"{technique} knows the UNets of Stable Diffusion 1, 2 and SDXL, and this model ({model_class(model)}) "
             "is of another kind: load a model of one of those families."
         )
     return diffusion_model(model)
@@ -89,8 +89,8 @@ def require_channels(spec: PredictorSpec, features: Sequence[Tensor]) -> None:
     found = tuple(feature.shape[1] for feature in features)
     if found != tuple(spec.channels):
         raise ValueError(
-            f"The edge predictor was trained for blocks of {_words(spec.channels)} channels, and this model has "
-            f"{_words(found)}: load a predictor that was trained for this model."
+            f"The edge predictor was trained for blocks of {_listed(spec.channels)} channels, and this model has "
+            f"{_listed(found)}: load a predictor that was trained for this model."
         )
 
 
@@ -136,5 +136,5 @@ def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[]
     return [seen[name] for name in taps]
 
 
-def _words(values: Sequence[int]) -> str:
+def _listed(values: Sequence[int]) -> str:
     return ", ".join(str(value) for value in values)

@@ -16,9 +16,8 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ...guidance.sketch.predictor import EdgePredictor
 from ...guidance.sketch.guidance import (
-    OLD_SLOPE,
+    OLD_GRADIENT,
     SketchRecipe,
     SketchTarget,
     blur_at,
@@ -29,14 +28,15 @@ from ...guidance.sketch.guidance import (
     sketch_loss,
     sketch_target,
 )
+from ...guidance.sketch.predictor import EdgePredictor
 from ...guidance.sketch.prepare import Strokes, fit_lines
-from ..validation import require_same_batch
-from ..session import GRADIENT_BATCHES
-from .layers import require_predictor_of
 from ..gradients import plain
-from ..notify import notice
+from ..notify import notify
 from ..sampler_traits import sampler_name
-from .edge_gradient import Slope, slope_taken
+from ..session import GRADIENT_BATCHES
+from ..validation import require_same_batch
+from .edge_gradient import EdgeGradient, gradient_options
+from .layers import require_predictor_of
 
 KEY = "palimpsest_sketch"
 CFG_PP = "cfg_pp"
@@ -132,7 +132,7 @@ class _Guide:
 
     def _new_run(self, guider, latent_image: Tensor, sampler, sigmas: Tensor) -> "_Run | None":
         if len(sigmas) < 2 or float(sigmas[0]) <= float(sigmas[-1]):
-            notice("Edge Predictor Guidance leaves inversions alone: noise levels that rise are not guided.")
+            notify("Edge Predictor Guidance leaves inversions alone: noise levels that rise are not guided.")
             return None
         _require_picture(latent_image)
         steps = guided_steps(guider.model_patcher, self.predictor, self.recipe, sigmas.tolist())
@@ -153,29 +153,29 @@ class _Guide:
 class Anew(NamedTuple):
     """What a guided step takes anew: the slope, and what the negative prompt changes."""
 
-    slope: bool
+    gradient: bool
     negative: bool
 
 
 def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas: list[float]) -> dict[int, Anew]:
     """The numbers of the steps to guide in a falling schedule, and what is taken anew there."""
     sampling = patcher.get_model_object("model_sampling")
-    high, low = (float(sampling.percent_to_sigma(share)) for share in (recipe.start, recipe.end))
+    high, low = (float(sampling.percent_to_sigma(fraction)) for fraction in (recipe.start, recipe.end))
     within = [i for i, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high * (1 + 1e-4)]
     known = [i for i in within if predictor.covers(sigmas[i])]
     if not within:
-        notice("Edge Predictor Guidance does nothing here: no step of this schedule lies in its window.")
+        notify("Edge Predictor Guidance does nothing here: no step of this schedule lies in its window.")
     elif len(known) < len(within):
-        notice(
+        notify(
             f"{len(within) - len(known)} of {len(within)} steps in the window of Edge Predictor Guidance lie at "
             "noise levels that the predictor was not trained on; they are not guided."
         )
     chosen = known[:: recipe.every]
-    shares = [share_of_run(sampling, sigmas[i]) for i in chosen]
-    return dict(zip(chosen, map(Anew, renewed(shares, recipe.renew), renewed(shares, recipe.hold))))
+    fractions = [fraction_at_sigma(sampling, sigmas[i]) for i in chosen]
+    return dict(zip(chosen, map(Anew, renewed(fractions, recipe.renew), renewed(fractions, recipe.hold))))
 
 
-def share_of_run(sampling, sigma: float) -> float:
+def fraction_at_sigma(sampling, sigma: float) -> float:
     """The share of a run at a noise level, 0 = pure noise. sampling: the host's model_sampling."""
     last = float(sampling.timestep(sampling.sigma_max))
     return 1.0 - float(sampling.timestep(torch.tensor(sigma))) / max(last, 1e-6)
@@ -195,7 +195,7 @@ class _Run:
         self.schedule, self.steps = sigmas.detach().cpu().float(), steps
         self.device, self.sparing, self.whole_shift = None, False, False
         self.gradient: Tensor | None = None
-        self.held: list[Tensor | None] | None = None
+        self.shortfalls: list[Tensor | None] | None = None
         self.gain: Tensor | float = 1.0
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
@@ -206,24 +206,29 @@ class _Run:
             return executor(x, timestep, model_options, seed)
         self._move_to(x.device)
         strength = self.recipe.strength
-        if self.steps[where[0]].slope or self.gradient is None:
+        if self.steps[where[0]].gradient or self.gradient is None:
             x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
         else:
-            x0, strength = executor(x, timestep, model_options, seed), strength * OLD_SLOPE
+            x0, strength = executor(x, timestep, model_options, seed), strength * OLD_GRADIENT
         shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength * self.gain, self.region)
         return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
         """The plain prediction x0; the slope is taken on the way."""
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
-        deviation = blur_at(self.recipe, share_of_run(sampling, float(timestep.max())))
-        slope = Slope(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, deviation=deviation))
-        slope.sparing, slope.held = self.sparing, None if self.steps[step].negative else self.held
-        x0 = executor(x, timestep, slope_taken(slope, model_options), seed)
-        before, self.gradient, self.sparing, self.held = self.gradient, slope.result(), slope.sparing, slope.held
+        std = blur_at(self.recipe, fraction_at_sigma(sampling, float(timestep.max())))
+        gradient = EdgeGradient(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, std=std))
+        gradient.sparing, gradient.shortfalls = self.sparing, None if self.steps[step].negative else self.shortfalls
+        x0 = executor(x, timestep, gradient_options(gradient, model_options), seed)
+        before, self.gradient, self.sparing, self.shortfalls = (
+            self.gradient,
+            gradient.result(),
+            gradient.sparing,
+            gradient.shortfalls,
+        )
         self.gain = next_gain(self.gain, self.gradient, before, self.recipe.adapt, self.region)
         if self.on_loss is not None:
-            self.on_loss(step, slope.loss)
+            self.on_loss(step, gradient.loss)
         return x0
 
     def _move_to(self, device: torch.device) -> None:

@@ -9,20 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...guidance.sketch.predictor import EdgePredictor
+from ..family import diffusion_model
+from ..gradients import plain
 from ..session import Session, with_denoiser
 from .layers import read_features, require_channels
 from .training import LevelRange
-from ..family import diffusion_model
-from ..gradients import plain
 
 
 def predicted_edges(
-    model, vae, predictor: EdgePredictor, picture: Tensor, prompt: list, shares: Sequence[float], seed: int
+    model, vae, predictor: EdgePredictor, picture: Tensor, prompt: list, fractions: Sequence[float], seed: int
 ) -> Tensor:
-    """picture: (1, H, W, 3) in 0..1, sides multiples of 8; shares: of a run, 0 = pure noise. Returns (N, H, W, 3)."""
+    """picture: (1, H, W, 3) in 0..1, sides multiples of 8; fractions: of a run, 0 = pure noise. Returns (N, H, W,
+    3)."""
     raw = vae.encode(picture[..., :3])
     network, taps = diffusion_model(model), predictor.spec.taps
-    levels = LevelRange(model.get_model_object("model_sampling"), 0.0, 1.0).sigmas(torch.tensor(list(shares)))
+    levels = LevelRange(model.get_model_object("model_sampling"), 0.0, 1.0).sigmas(torch.tensor(list(fractions)))
     size = tuple(raw.shape[-2:])
 
     def body(session: Session) -> list[Tensor]:

@@ -13,13 +13,13 @@ from torch import Tensor
 from ...guidance.sketch.examples import EMPTY, Examples, Plan
 from ...guidance.sketch.predictor import EdgePredictor, PredictorSpec
 from ...guidance.sketch.training import Trainer
-from ..session import Session, with_denoiser
-from .examples import together
-from .layers import layout, read_features, require_channels, require_edges
 from ..family import latent_format_name, model_family
 from ..gradients import plain
 from ..memory import is_out_of_memory
 from ..progress import Progress
+from ..session import Session, with_denoiser
+from .examples import together
+from .layers import layout, read_features, require_channels, require_edges
 
 ROUND = 25
 WHITENING = range(-4, 0)
@@ -34,10 +34,10 @@ class LevelRange:
     start: float
     end: float
 
-    def sigmas(self, share: Tensor) -> Tensor:
+    def sigmas(self, fraction: Tensor) -> Tensor:
         """(B,) in 0..1 -> (B,) noise levels, from the noisiest (0) to the cleanest (1), even in the model's time."""
         last = float(self.sampling.timestep(self.sampling.sigma_max))
-        time = last * (1 - (self.start + share * (self.end - self.start)))
+        time = last * (1 - (self.start + fraction * (self.end - self.start)))
         return self.sampling.sigma(time.clamp(0, last)).float().cpu()
 
     @property
@@ -52,9 +52,14 @@ def new_spec(model, levels: LevelRange, **choices) -> PredictorSpec:
     taps = layout(require_edges(model, "Edge Predictor Train"))
     low, high = levels.bounds
     return PredictorSpec(
-        family=model_family(model), latent_format=latent_format_name(model), taps=taps, channels=(1,) * len(taps),
-        sigma_low=low, sigma_high=high, **choices,
-    )  # fmt: skip
+        family=model_family(model),
+        latent_format=latent_format_name(model),
+        taps=taps,
+        channels=(1,) * len(taps),
+        sigma_low=low,
+        sigma_high=high,
+        **choices,
+    )
 
 
 class EdgeTraining:
@@ -79,7 +84,7 @@ class EdgeTraining:
     def _run(self, start: EdgePredictor | None, on_check: Callable[[Trainer], None]) -> Trainer:
         trainer = self._new_trainer(start)
         progress = Progress(trainer.recipe.steps)
-        held = self.examples.held_out_plans()
+        held_out = self.examples.held_out_plans()
 
         def learn(step: int, plan: Plan, sigma: Tensor, features: list[Tensor]) -> None:
             trainer.learn(step, plan, sigma, features)
@@ -91,7 +96,7 @@ class EdgeTraining:
             steps = steps[: pause + 1]
             self._round({step: self.examples.plan(step) for step in steps}, learn)
             if trainer.due(steps[-1]):
-                trainer.judge(steps[-1], self._held_out_loss(trainer, held))
+                trainer.judge(steps[-1], self._held_out_loss(trainer, held_out))
             if trainer.pauses(steps[-1]):
                 on_check(trainer)
         return trainer

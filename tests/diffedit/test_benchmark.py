@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.benchmarks.diffedit import batch_edits, methods
 from palimpsest.benchmarks import plots
-from palimpsest.benchmarks.diffedit.cost import costs, peak_memory
+from palimpsest.benchmarks.diffedit import batch_edits, methods
 from palimpsest.benchmarks.diffedit.cases import KINDS, LARGEST, SMALLEST, edits, pictures
+from palimpsest.benchmarks.diffedit.cost import costs, peak_memory
 from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, single_maps
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
@@ -22,7 +22,10 @@ def test_edits_change_one_word_and_know_where():
     some = edits(40)
     assert [edit.kind for edit in some[:8]] == list(KINDS) * 2
     objects = [edit for edit in some if edit.kind in ("colour", "pattern")]
-    assert min(edit.share for edit in objects) < 1.5 * SMALLEST and max(edit.share for edit in objects) > 0.6 * LARGEST
+    assert (
+        min(edit.fraction for edit in objects) < 1.5 * SMALLEST
+        and max(edit.fraction for edit in objects) > 0.6 * LARGEST
+    )
     for edit in some:
         before, after = edit.before.caption.split(), edit.after.caption.split()
         # A plain pattern has no word, and the first article follows the first word.
@@ -37,8 +40,8 @@ def test_a_plot_is_a_picture_of_its_curves(tmp_path, monkeypatch):
     path = plots.line_plot("rising", "Rising <curve>", "place", [0.0, 0.5, 1.0], curves)
     root = ElementTree.parse(path).getroot()
     lines = [one for one in root if one.tag.endswith("polyline")]
-    words = [one.text for one in root if one.tag.endswith("text")]
-    assert {"a & b", "Rising <curve>", "place"} <= set(words) and path.name == "rising.svg"
+    labels = [one.text for one in root if one.tag.endswith("text")]
+    assert {"a & b", "Rising <curve>", "place"} <= set(labels) and path.name == "rising.svg"
     rising = next(one for one in lines if "stroke-dasharray" not in one.attrib).attrib["points"].split()
     x, y = zip(*(map(float, point.split(",")) for point in rising))
     assert x[0] < x[1] < x[2] and y[0] > y[1] > y[2] and len(lines) == 2
@@ -46,10 +49,10 @@ def test_a_plot_is_a_picture_of_its_curves(tmp_path, monkeypatch):
         plots.line_plot("short", "", "", [0.0, 1.0], curves)
 
 
-def test_costs_are_counted_and_the_ways_take_turns():
+def test_costs_are_counted_and_the_methods_take_turns():
     network, turns = torch.nn.Linear(2, 2), []
 
-    def way(name, *rows):
+    def method(name, *rows):
         def call():
             turns.append(name)
             for count in rows:
@@ -57,7 +60,7 @@ def test_costs_are_counted_and_the_ways_take_turns():
 
         return call, network
 
-    one, two = costs([way("a", 3, 1), way("b", 2)], repeats=2)
+    one, two = costs([method("a", 3, 1), method("b", 2)], repeats=2)
     assert (one.samples, one.largest, two.samples) == (4, 3, 2) and turns == ["a", "b", "a", "b"]
 
 
@@ -84,7 +87,7 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
 
 
 @pytest.fixture
-def world(monkeypatch):
+def fixtures(monkeypatch):
     """Four edits on the shipped weights, in few steps and batches of two."""
     monkeypatch.setattr(methods, "STEPS", 5)
     for module in (methods, batch_edits):
@@ -93,16 +96,16 @@ def world(monkeypatch):
         yield methods.papercut(4)
 
 
-def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
+def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(fixtures):
     with torch.inference_mode():
-        maps, changes = methods.our_search(world, noises=2)
-        masks, changes = methods.our_places(world, maps, changes)
-        scores = methods.scored(masks, world)
-        one = world.part([1])
+        maps, changes = methods.our_search(fixtures, noises=2)
+        masks, changes = methods.our_places(fixtures, maps, changes)
+        scores = methods.scored(masks, fixtures)
+        one = fixtures.part([1])
         made = methods.anchored_edit(one, masks[1:2], changes[1:2], methods.inverted(one))
         noisy = methods.sdedit(one)
     assert masks.shape == (4, 256, 256) and maps.shape == (2, 4, 32, 32)
-    assert world.grounds.tolist() == [False, False, False, True]
+    assert fixtures.grounds.tolist() == [False, False, False, True]
     assert changes[:3].any() and not changes[3].any()
     assert ((0 <= scores.iou) & (scores.iou <= scores.recall) & (scores.recall <= 1)).all()
     untouched = made.soft == 0
@@ -110,46 +113,49 @@ def test_the_whole_edit_leaves_the_rest_alone_and_sdedit_does_not(world):
     assert not torch.equal(noisy[untouched], one.pictures[untouched])
 
 
-def test_many_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(world, monkeypatch):
+def test_batch_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(fixtures, monkeypatch):
     monkeypatch.setattr(batch_edits, "autocast", contextlib.nullcontext)
     masks = torch.zeros(4, 256, 256, dtype=torch.bool)
     masks[[0, 1, 3], 96:160, 96:160] = True
     with torch.inference_mode():
-        path = batch_edits.inversions(world)
-        made = batch_edits.our_edits(world, masks, None, path)
-        last = world.part([3])
+        path = batch_edits.inversions(fixtures)
+        made = batch_edits.our_edits(fixtures, masks, None, path)
+        last = fixtures.part([3])
         alone = methods.anchored_edit(last, masks[3:], None, methods.inverted(last))
-    assert torch.equal(made.pictures[2], world.pictures[2]) and not made.soft[2].any()
+    assert torch.equal(made.pictures[2], fixtures.pictures[2]) and not made.soft[2].any()
     torch.testing.assert_close(made.pictures[3:], alone.pictures, atol=1e-3, rtol=0)
-    assert torch.equal(made.soft[3:], alone.soft) and not torch.equal(made.pictures[0], world.pictures[0])
+    assert torch.equal(made.soft[3:], alone.soft) and not torch.equal(made.pictures[0], fixtures.pictures[0])
 
 
 def test_what_is_measured_is_the_blueprint():
     (graph,) = json.loads((ROOT / "subgraphs" / "DiffEdit.json").read_text())["definitions"]["subgraphs"]
     values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
-    ways, mask = methods, values["PalimpsestDiffEditMask"]
-    assert values["BasicScheduler"] == ["normal", round(ways.STEPS * ways.DEPTH), ways.DEPTH]
-    assert values["CFGGuider"] == [ways.CFG] and values["PalimpsestDiffEditHeadStart"] == [ways.HEAD_START, ways.DRAFTS]
-    assert mask[1:4] == [ways.NOISES, ways.STRENGTH, "adaptive"] and mask[-1] == ways.ROOMY.room
-    assert mask[-4:-2] == [ways.GROW, ways.OURS.soft_edge] and values["KSamplerSelect"] == ["euler"]
+    mask = values["PalimpsestDiffEditMask"]
+    assert values["BasicScheduler"] == ["normal", round(methods.STEPS * methods.DEPTH), methods.DEPTH]
+    assert values["CFGGuider"] == [methods.CFG] and values["PalimpsestDiffEditHeadStart"] == [
+        methods.HEAD_START,
+        methods.DRAFTS,
+    ]
+    assert mask[1:4] == [methods.NOISES, methods.STRENGTH, "adaptive"] and mask[-1] == methods.ROOMY.room
+    assert mask[-4:-2] == [methods.GROW, methods.OURS.soft_edge] and values["KSamplerSelect"] == ["euler"]
 
 
 def test_true_pictures_are_judged_right_and_sources_wrong():
     chosen = edits(40)[20:32]
     before, after = (pictures([getattr(edit, name) for edit in chosen]).movedim(1, -1) for name in ("before", "after"))
-    world = SimpleNamespace(edits=chosen, pictures=before)
-    found, source = batch_edits.judged(after, world), batch_edits.judged(before, world)
+    fixtures = SimpleNamespace(edits=chosen, pictures=before)
+    found, source = batch_edits.judged(after, fixtures), batch_edits.judged(before, fixtures)
     assert found.right.mean() >= found.whole.mean() > 0.9 and source.right.mean() < 0.1
     assert (source.kept == 60).all() and not source.whole.any()
     changed = before.clone()
     changed[0] += 0.1
-    assert float(batch_edits.judged(changed, world).kept[0]) == pytest.approx(20, abs=1e-3)
+    assert float(batch_edits.judged(changed, fixtures).kept[0]) == pytest.approx(20, abs=1e-3)
 
 
 def test_sizes_and_kinds_part_the_edits():
     chosen = edits(80)
-    world = SimpleNamespace(edits=chosen, grounds=torch.tensor([edit.kind == "tone" for edit in chosen]))
-    found = batch_edits.groups(world)
+    fixtures = SimpleNamespace(edits=chosen, grounds=torch.tensor([edit.kind == "tone" for edit in chosen]))
+    found = batch_edits.groups(fixtures)
     objects = [name for name in found if name.startswith("objects of")]
     assert torch.equal(sum(found[name].int() for name in objects), found["objects"].int())
     assert torch.equal(sum(found[f"new {kind}"].int() for kind in KINDS[:-1]), found["objects"].int())
@@ -157,8 +163,8 @@ def test_sizes_and_kinds_part_the_edits():
 
 
 def test_scores_are_what_they_say():
-    world = type("World", (), {"edits": [type("Edit", (), {"mask": torch.eye(4) > 0})]})
+    fixtures = type("Fixtures", (), {"edits": [type("Edit", (), {"mask": torch.eye(4) > 0})]})
     half = torch.zeros(1, 4, 4, dtype=torch.bool)
     half[0, 0, 0] = half[0, 1, 1] = half[0, 0, 3] = True
-    scores = methods.scored(half, world)
+    scores = methods.scored(half, fixtures)
     assert float(scores.iou) == pytest.approx(2 / 5) and float(scores.recall) == 0.5

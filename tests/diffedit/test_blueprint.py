@@ -58,24 +58,24 @@ def test_the_blueprint_in_the_front_end(host, vue):
     script = Path(__file__).with_name("blueprint_browser.mjs")
     run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
     assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
-    assert told["errors"] == []
-    assert [label for label, *_ in told["face"]["widgets"]] == [
+    report = json.loads(run.stdout)
+    assert report["errors"] == []
+    assert [label for label, *_ in report["face"]["widgets"]] == [
         "what the picture shows", "what it is to show", "how deep to edit", "steps", "cfg", "threshold",
         "edit what was not found", "grow",
     ]  # fmt: skip
-    assert told["face"]["outputs"] == ["picture", "mask", "heat_map", "note"]
+    assert report["face"]["outputs"] == ["picture", "mask", "heat_map", "note"]
 
-    by_class = {entry["class_type"]: entry["inputs"] for entry in told["prompt"].values()}
-    texts = [e["inputs"]["text"] for e in told["prompt"].values() if e["class_type"] == "CLIPTextEncode"]
+    by_class = {entry["class_type"]: entry["inputs"] for entry in report["prompt"].values()}
+    texts = [e["inputs"]["text"] for e in report["prompt"].values() if e["class_type"] == "CLIPTextEncode"]
     assert sorted(texts) == sorted([BEFORE, AFTER, ""])
     assert (by_class["BasicScheduler"]["denoise"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
     assert by_class["PalimpsestDiffEditMask"]["threshold"] == "adaptive" and by_class["CFGGuider"]["cfg"] == 7.5
-    assert plain(told["again"]) == plain(told["prompt"]), "a saved workflow opens as another one"
+    assert plain(report["again"]) == plain(report["prompt"]), "a saved workflow opens as another one"
     info = host.client.object_info()
-    assert plain(to_prompt(told["saved"], info)) == plain(told["prompt"])
+    assert plain(to_prompt(report["saved"], info)) == plain(report["prompt"])
     for path in EXAMPLES:
-        assert plain(to_prompt(read(path), info)) == plain(told["examples"][path.stem]), path.name
+        assert plain(to_prompt(read(path), info)) == plain(report["examples"][path.stem]), path.name
     if not vue:
-        kind, detail = told["run"]
+        kind, detail = report["run"]
         assert kind == "execution_success", detail

@@ -13,28 +13,30 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 def found():
     """Eight edits of objects on the shipped weights; their masks with captions and with an empty text for reference."""
     with torch.inference_mode():
-        world = methods.papercut(22)
-        world = world.part([i for i in range(8, 22) if not world.grounds[i]][-8:])
-        maps = {name: methods.our_search(world, noises=4, references=texts)[0]
-                for name, texts in {"captions": None, "empty": world.empty}.items()}  # fmt: skip
-        return world, maps, {name: methods.our_masks(world, one) for name, one in maps.items()}
+        fixtures = methods.papercut(22)
+        fixtures = fixtures.part([i for i in range(8, 22) if not fixtures.grounds[i]][-8:])
+        maps = {
+            name: methods.our_search(fixtures, noises=4, references=texts)[0]
+            for name, texts in {"captions": None, "empty": fixtures.empty}.items()
+        }
+        return fixtures, maps, {name: methods.our_masks(fixtures, one) for name, one in maps.items()}
 
 
-def test_it_finds_the_object_without_being_told_what_it_was(found):
-    world, _, masks = found
-    scores = methods.scored(masks["empty"], world)
+def test_it_finds_the_object_without_a_text_for_what_it_was(found):
+    fixtures, _, masks = found
+    scores = methods.scored(masks["empty"], fixtures)
     assert float(scores.recall.mean()) > 0.85 and float(scores.iou.mean()) > 0.6
 
 
 def test_what_the_query_names_besides_lights_up_too(found):
     """Of what stays as it is, more lights up than where the reference names it as well."""
-    world, maps, _ = found
-    inside = torch.stack([edit.mask for edit in world.edits])[:, ::8, ::8]
-    share = {}
+    fixtures, maps, _ = found
+    inside = torch.stack([edit.mask for edit in fixtures.edits])[:, ::8, ::8]
+    fraction = {}
     for name, one in maps.items():
         heat = heat_map(one)
-        share[name] = float(heat[~inside].mean() / heat[inside].mean())
-    assert share["empty"] > share["captions"]
+        fraction[name] = float(heat[~inside].mean() / heat[inside].mean())
+    assert fraction["empty"] > fraction["captions"]
 
 
 def test_it_runs_through_the_host_s_own_text_nodes(host_client):
@@ -48,5 +50,5 @@ def test_it_runs_through_the_host_s_own_text_nodes(host_client):
     result = host_client.run(prompt)
     assert result.status == "success", result.error
     (note,) = result.texts("note")
-    share = float(note.split("Picture 0: ")[1].split(" %")[0])
-    assert 2 < share < 80 and "samples of the network" in note
+    fraction = float(note.split("Picture 0: ")[1].split(" %")[0])
+    assert 2 < fraction < 80 and "samples of the network" in note

@@ -7,9 +7,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.diffedit.heat_map import change, differences, evenness, new_shape, off_ground
-from palimpsest.host.inversion.anchor import anchored
-from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, compare, single_maps
 from palimpsest.host.diffedit.head_start import with_head_start
+from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, compare, single_maps
+from palimpsest.host.inversion.anchor import anchored
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.diffedit import DiffEditHeadStart, DiffEditMask
 
@@ -61,7 +61,7 @@ def object_on_ground():
     return mask, latent
 
 
-def test_an_even_change_keeps_off_the_ground_and_goes_all_other_ways(object_on_ground):
+def test_an_even_change_keeps_off_the_ground_and_goes_everywhere_else(object_on_ground):
     mask, latent = object_on_ground
     changes = torch.tensor([[3.0, -4.0], [-3.0, 1.0], [1.0, 1.0]])[:, :, None, None].expand(3, 2, 16, 16)
     found = off_ground(changes, mask, latent)
@@ -124,9 +124,9 @@ def test_a_new_shape_starts_from_its_draft_under_fresh_noise(models, family, dra
     for number in range(drafts):
         (_, sigma, draft), (begun, level, _) = calls[number], calls[number + 1]
         fresh = comfy.sample.prepare_noise(draft, 1 + number)
-        share = 1 - sigma if family == "sd3" else 1.0
+        fraction = 1 - sigma if family == "sd3" else 1.0
         assert level == sigma
-        torch.testing.assert_close(begun, share * draft + sigma * fresh, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(begun, fraction * draft + sigma * fresh, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(made, plain, atol=1e-3)
 
 
@@ -207,9 +207,19 @@ def test_what_is_anchored_stays_exact(models, first, start_from_source):
 def test_the_node_gives_the_change_where_the_mask_is(models):
     model, latent = models["sd1"], {"samples": tiny_latent("sd1", batch=2)}
     plain = dict(
-        seed=0, noises=2, strength=0.5, threshold="adaptive", level=0.5, outliers="none", gap=0, fill_holes=False,
-        parts=0, complement=False, grow=0, soft_edge=0,
-    )  # fmt: skip
+        seed=0,
+        noises=2,
+        strength=0.5,
+        threshold="adaptive",
+        level=0.5,
+        outliers="none",
+        gap=0,
+        fill_holes=False,
+        parts=0,
+        complement=False,
+        grow=0,
+        soft_edge=0,
+    )
     texts = tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2)
     found = DiffEditMask.execute(model, *texts, latent, **plain).args[4]["samples"]
     whole = compare(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])
@@ -221,11 +231,11 @@ def test_the_node_gives_the_change_where_the_mask_is(models):
 
 
 @pytest.mark.parametrize(
-    ("shape", "words"),
+    ("shape", "message"),
     [((1, 4, 6, 8), "4x6x8 .* 4x8x8 is"), ((2, 4, 8, 8), "that of 2 pictures, but 3"), ((1, 16, 8, 8), "channels")],
 )
-def test_a_change_of_another_picture_gets_a_sentence(models, shape, words):
+def test_a_change_of_another_picture_gets_a_sentence(models, shape, message):
     model, latent = models["sd1"], tiny_latent("sd1", batch=3)
-    with pytest.raises(ValueError, match=words):
-        held = DiffEditHeadStart.execute(model, {"samples": torch.ones(shape)}, 4.0).args[0]
-        run(held, "sd1", torch.randn(latent.shape), latent)
+    with pytest.raises(ValueError, match=message):
+        patched = DiffEditHeadStart.execute(model, {"samples": torch.ones(shape)}, 4.0).args[0]
+        run(patched, "sd1", torch.randn(latent.shape), latent)

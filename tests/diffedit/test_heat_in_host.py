@@ -3,8 +3,8 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.host.diffedit import heat_map
 from palimpsest.host.content_cache import TensorStore, content_key, model_key
+from palimpsest.host.diffedit import heat_map
 from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, noise_level, same_content
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_lora, tiny_model
@@ -51,8 +51,13 @@ def test_a_map_costs_two_samples_a_noise_in_one_call_a_prompt():
 
 def test_a_known_reference_gives_the_same_map_to_the_last_bit():
     model = tiny_model("sd1")
-    run = lambda seed: heat(model, Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=seed)), tiny_latent("sd1"),
-                            MapRecipe(noises=5), [0])  # fmt: skip
+    run = lambda seed: heat(
+        model,
+        Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=seed)),
+        tiny_latent("sd1"),
+        MapRecipe(noises=5),
+        [0],
+    )
     cold, cost = run(2)
     REFERENCES.clear()
     run(3)

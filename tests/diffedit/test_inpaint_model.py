@@ -11,9 +11,19 @@ from palimpsest.nodes.diffedit import DiffEditMask
 from ..tiny_models import CONTEXT, UNET, TinySD1, fill, tiny_cond, tiny_model, tiny_vae
 
 PLAIN = dict(
-    seed=0, noises=2, strength=0.5, threshold="adaptive", level=0.5, outliers="none", gap=0, fill_holes=False, parts=0,
-    complement=False, grow=0, soft_edge=8,
-)  # fmt: skip
+    seed=0,
+    noises=2,
+    strength=0.5,
+    threshold="adaptive",
+    level=0.5,
+    outliers="none",
+    gap=0,
+    fill_holes=False,
+    parts=0,
+    complement=False,
+    grow=0,
+    soft_edge=8,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +48,7 @@ def found(model, latent):
     return DiffEditMask.execute(model, *texts, {"samples": latent}, **PLAIN).args
 
 
-def test_it_is_told_the_mask_and_keeps_the_rest():
+def test_it_is_given_the_mask_and_keeps_the_rest():
     from nodes import InpaintModelConditioning, KSampler
 
     vae, model, seen = tiny_vae(), inpainting_model(), []

@@ -24,12 +24,12 @@ from palimpsest.guidance.diffedit.masks import (
 PLAIN = MaskRecipe(outliers="none", gap=0, fill_holes=False, soft_edge=0)
 
 
-def blob(share: float, contrast: float = 5.0, noise: float = 0.2, size: int = 40, seed: int = 0):
+def blob(fraction: float, contrast: float = 5.0, noise: float = 0.2, size: int = 40, seed: int = 0):
     """A map with an object of this share of the area, and the object."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     distance = ((x - size / 2) ** 2 + (y - size / 2) ** 2).float()
-    truth = distance < distance.flatten().sort().values[round(share * size * size)]
+    truth = distance < distance.flatten().sort().values[round(fraction * size * size)]
     rough = (1 + noise * torch.randn(size, size, generator=generator)).clamp_min(0.05)
     heat = torch.where(truth, contrast, 1.0) * rough
     return heat[None], truth[None]
@@ -39,9 +39,9 @@ def iou(a, b):
     return float((a & b).sum() / (a | b).sum())
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
-def test_the_adaptive_threshold_follows_the_size_of_the_object(share):
-    heat, truth = blob(share)
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_the_adaptive_threshold_follows_the_size_of_the_object(fraction):
+    heat, truth = blob(fraction)
     assert iou(find(heat, PLAIN)[0], truth) > 0.9
 
 
@@ -215,7 +215,7 @@ def test_what_the_vae_cropped_is_set_back():
 
 
 def test_rows_do_not_depend_on_the_batch():
-    heats = torch.cat([blob(share, seed=i)[0] for i, share in enumerate((0.05, 0.3, 0.7))])
+    heats = torch.cat([blob(fraction, seed=i)[0] for i, fraction in enumerate((0.05, 0.3, 0.7))])
     recipe = MaskRecipe(parts=1, grow=3)
     mask, heat = find(heats, recipe)
     hard, soft = finish(mask, Frame(80, 80), recipe)

@@ -10,9 +10,19 @@ from palimpsest.nodes.diffedit import DiffEditMask
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 
 PLAIN = dict(
-    seed=0, noises=2, strength=0.5, threshold="adaptive", level=0.5, outliers="drop the extreme noises", gap=1,
-    fill_holes=True, parts=0, complement=False, grow=0, soft_edge=8,
-)  # fmt: skip
+    seed=0,
+    noises=2,
+    strength=0.5,
+    threshold="adaptive",
+    level=0.5,
+    outliers="drop the extreme noises",
+    gap=1,
+    fill_holes=True,
+    parts=0,
+    complement=False,
+    grow=0,
+    soft_edge=8,
+)
 
 
 @pytest.fixture(autouse=True)

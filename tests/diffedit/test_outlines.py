@@ -75,7 +75,7 @@ def test_pieces_of_an_outline_become_a_hull_and_small_objects_do_not():
     assert torch.equal(fill_outlines(0.05 + 1.0 * apart, apart), apart)
 
 
-def test_room_is_a_share_of_what_was_found_and_only_for_new_shapes():
+def test_room_is_a_fraction_of_what_was_found_and_only_for_new_shapes():
     recipe = MaskRecipe(room=0.2)
     found = torch.cat([disc(9), disc(13), disc(1)])
     wider = roomy(found, torch.ones(3, dtype=torch.bool), recipe)

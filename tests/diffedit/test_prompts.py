@@ -16,9 +16,19 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 def masked(scene: Scene, **changes) -> str:
     other = [scene.add("TestTinyConditioning", family="sd1", seed=5, batch=1), 0]
     inputs = dict(
-        seed=0, noises=3, strength=0.5, threshold="adaptive", level=0.5, outliers="drop the extreme noises", gap=1,
-        fill_holes=True, parts=0, complement=False, grow=0, soft_edge=8,
-    )  # fmt: skip
+        seed=0,
+        noises=3,
+        strength=0.5,
+        threshold="adaptive",
+        level=0.5,
+        outliers="drop the extreme noises",
+        gap=1,
+        fill_holes=True,
+        parts=0,
+        complement=False,
+        grow=0,
+        soft_edge=8,
+    )
     inputs |= dict(model=scene.model, reference=scene.positive, query=other, latent=scene.latent)
     scene.query = changes.get("query", other)
     return scene.add("PalimpsestDiffEditMask", **{**inputs, **changes})
@@ -27,19 +37,28 @@ def masked(scene: Scene, **changes) -> str:
 def edited(scene: Scene, mask: list | None, sampler: str = "euler", **anchor) -> str:
     """Inversion, anchor and stock sampling; returns the id of the node that saves the latent."""
     invert = scene.add(
-        "PalimpsestDDIMInvert", model=scene.model, latent=scene.latent, sigmas=scene.sigmas, cfg=1.0, refinement=0,
+        "PalimpsestDDIMInvert",
+        model=scene.model,
+        latent=scene.latent,
+        sigmas=scene.sigmas,
+        cfg=1.0,
+        refinement=0,
         positive=scene.positive,
-    )  # fmt: skip
+    )
     if mask:
         anchor["mask"] = mask
-    held = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=[invert, 0], **anchor)
-    guider = scene.add("CFGGuider", model=[held, 0], positive=scene.query, negative=scene.negative, cfg=4.0)
+    anchor = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=[invert, 0], **anchor)
+    guider = scene.add("CFGGuider", model=[anchor, 0], positive=scene.query, negative=scene.negative, cfg=4.0)
     chosen = scene.add("KSamplerSelect", sampler_name=sampler)
     noise = scene.add("RandomNoise", noise_seed=7)
     sampled = scene.add(
-        "SamplerCustomAdvanced", noise=[noise, 0], guider=[guider, 0], sampler=[chosen, 0], sigmas=scene.sigmas,
+        "SamplerCustomAdvanced",
+        noise=[noise, 0],
+        guider=[guider, 0],
+        sampler=[chosen, 0],
+        sigmas=scene.sigmas,
         latent_image=scene.latent,
-    )  # fmt: skip
+    )
     return scene.save([sampled, 0])
 
 
@@ -88,15 +107,15 @@ def test_anchored_everywhere_is_the_source_and_an_empty_mask_keeps_all(host_clie
 
 def test_the_warning_reaches_the_user(host_client):
     """As text on the running node, a binary message through the websocket; and in the note."""
-    scene, words = Scene("sd1"), "The mask of picture 0 is empty"
+    scene, message = Scene("sd1"), "The mask of picture 0 is empty"
     mask = masked(scene, grow=-200, seed=9)  # of no other test: a remembered mask would say nothing
     scene.add("PreviewAny", source=[mask, 3])
     with host_client.listen() as socket:
         result = host_client.run(scene.nodes)
         messages = (socket.next(timeout=5.0) for _ in range(100))
         frames = (message for message in messages if isinstance(message, bytes))
-        assert any(words.encode() in frame and mask.encode() in frame for frame in frames)
-    assert result.status == "success" and words in result.texts()[0]
+        assert any(message.encode() in frame and mask.encode() in frame for frame in frames)
+    assert result.status == "success" and message in result.texts()[0]
 
 
 def test_interrupted_half_way_nothing_is_left(host_client):
@@ -134,20 +153,20 @@ def test_a_batch_of_prompts_gets_a_mask_each_or_a_sentence(host_client):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"strength": 0.0}, "leaves no noise"),
         ({"strength": 1.0}, "leaves no picture"),
         ({"same": True}, "are the same"),
     ],
 )
-def test_errors_are_sentences(host_client, changes, words):
+def test_errors_are_sentences(host_client, changes, message):
     scene = Scene("sd1")
     if changes.pop("same", False):
         changes["query"] = scene.positive
     scene.add("MaskPreview", mask=[masked(scene, **changes), 0])
     result = host_client.run(scene.nodes)
-    assert result.status == "error" and words in result.error
+    assert result.status == "error" and message in result.error
 
 
 def test_a_trajectory_of_another_size_or_model_gets_a_sentence(host_client):
@@ -182,9 +201,18 @@ def test_the_masks_serve_the_host_s_own_inpainting(host_client):
     for model, link in ((scene.model, [mask, 2]), ([differential, 0], [strength, 0])):
         noised = scene.add("SetLatentNoiseMask", samples=scene.latent, mask=link)
         sampled = scene.add(
-            "KSampler", model=model, seed=1, steps=4, cfg=4.0, sampler_name="euler", scheduler="normal",
-            positive=scene.query, negative=scene.negative, latent_image=[noised, 0], denoise=0.8,
-        )  # fmt: skip
+            "KSampler",
+            model=model,
+            seed=1,
+            steps=4,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            positive=scene.query,
+            negative=scene.negative,
+            latent_image=[noised, 0],
+            denoise=0.8,
+        )
         ends.append(scene.save([sampled, 0]))
     result = run(host_client, scene)
     assert all(np.isfinite(latent(host_client, result, end).numpy()).all() for end in ends)

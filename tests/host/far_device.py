@@ -30,9 +30,15 @@ class Far(Tensor):
     @staticmethod
     def __new__(cls, near: Tensor) -> "Far":
         return Tensor._make_wrapper_subclass(
-            cls, near.size(), strides=near.stride(), storage_offset=near.storage_offset(), dtype=near.dtype,
-            layout=near.layout, device=FAR, requires_grad=near.requires_grad,
-        )  # fmt: skip
+            cls,
+            near.size(),
+            strides=near.stride(),
+            storage_offset=near.storage_offset(),
+            dtype=near.dtype,
+            layout=near.layout,
+            device=FAR,
+            requires_grad=near.requires_grad,
+        )
 
     def __init__(self, near: Tensor):
         self.near = near.detach() if near.requires_grad else near

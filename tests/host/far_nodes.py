@@ -19,8 +19,8 @@ import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from palimpsest.inversion.null_text import MODES  # noqa: E402
-from palimpsest.nodes.inversion_anchor import TrajectoryAnchor  # noqa: E402
 from palimpsest.nodes.inversion import DDIMInvert  # noqa: E402
+from palimpsest.nodes.inversion_anchor import TrajectoryAnchor  # noqa: E402
 from palimpsest.nodes.inversion_null_text import NegativePromptInversion, NullTextOptimize, ProximalGuidance  # noqa: E402
 from palimpsest.nodes.prompt_to_prompt import PromptToPrompt, WordAttentionMask  # noqa: E402
 from palimpsest.tests.host.far_device import FAR, Dispatch, send  # noqa: E402
@@ -71,9 +71,17 @@ class Work:
     def sampled(self, model, positive, negative, rows: int = 1, sampler: str = "euler") -> Tensor:
         noise = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)).expand(rows, -1, -1, -1).clone()
         return comfy.sample.sample_custom(
-            model, noise, 4.0, comfy.samplers.sampler_object(sampler), self.sigmas, positive, negative,
-            torch.zeros_like(noise), disable_pbar=True, seed=1,
-        )  # fmt: skip
+            model,
+            noise,
+            4.0,
+            comfy.samplers.sampler_object(sampler),
+            self.sigmas,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=1,
+        )
 
     def inverted(self) -> Tensor:
         self.trajectory = DDIMInvert.execute(
@@ -84,9 +92,16 @@ class Work:
     def fitted(self, mode: str) -> Tensor:
         """How far each level's embedding has moved from where it began; the stock sampler takes them as well."""
         negative = NullTextOptimize.execute(
-            self.model, self.trajectory, self.cond, 7.5, mode, negative=self.other, tolerance=1e-9, levels_at_once=3,
+            self.model,
+            self.trajectory,
+            self.cond,
+            7.5,
+            mode,
+            negative=self.other,
+            tolerance=1e-9,
+            levels_at_once=3,
             inner_steps=4 if mode == "fast" else 2,
-        ).args[0]  # fmt: skip
+        ).args[0]
         self.sampled(self.model, self.cond, negative)
         return torch.cat([entry[0] for entry in negative]) - (self.cond if mode == "fast" else self.other)[0][0]
 
@@ -94,9 +109,14 @@ class Work:
         """Prompt-to-Prompt with a local blend; the latents, and the mask that it used."""
         source = NegativePromptInversion.execute(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(SOURCE)))
         model, positive, _, negative = PromptToPrompt.execute(
-            self.model, self.clip, SOURCE, EDITS, blend_words="heart", keep_words="grey",
+            self.model,
+            self.clip,
+            SOURCE,
+            EDITS,
+            blend_words="heart",
+            keep_words="grey",
             source_negative=None if anchor else source.args[0],
-        ).args  # fmt: skip
+        ).args
         if anchor:
             model = TrajectoryAnchor.execute(model, self.trajectory, rows="0", start_from_source=True).args[0]
         latents = self.sampled(model, positive, negative, 3, sampler)
@@ -110,7 +130,7 @@ class Work:
         model = ProximalGuidance.execute(self.model, 0.7, threshold, self.trajectory).args[0]
         return self.sampled(model, self.cond, self.other)
 
-    def held(self, sampler: str) -> Tensor:
+    def with_anchor(self, sampler: str) -> Tensor:
         mask = torch.linspace(-0.5, 1.5, 96)[None, :, None].clamp(0, 1).expand(1, -1, 64)
         model = TrajectoryAnchor.execute(self.model, self.trajectory, mask=mask).args[0]
         return self.sampled(model, self.cond, self.other, sampler=sampler)
@@ -128,8 +148,8 @@ class Work:
             yield "Word Attention Mask, trajectory", lambda: self.looked(trajectory=self.trajectory)
             yield "Word Attention Mask, samples", lambda: self.looked(samples={"samples": self.raw})
             yield "Proximal Guidance", lambda: self.guided("soft")
-            yield "Trajectory Anchor, heun", lambda: self.held("heun")
-        yield "Trajectory Anchor", lambda: self.held("euler")
+            yield "Trajectory Anchor, heun", lambda: self.with_anchor("heun")
+        yield "Trajectory Anchor", lambda: self.with_anchor("euler")
 
 
 def main() -> None:

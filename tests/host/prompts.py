@@ -27,9 +27,7 @@ class Graph:
 class Scene(Graph):
     """A tiny model with two prompts, a latent and a schedule; `model`, `positive`, ... are links to be replaced."""
 
-    def __init__(
-        self, family: str, *, batch: int = 2, file: str | None = None, seed: int = 0, state: str = "whole"
-    ):  # fmt: skip
+    def __init__(self, family: str, *, batch: int = 2, file: str | None = None, seed: int = 0, state: str = "whole"):
         super().__init__()
         made = self.add("TestTinyModel", family=family, seed=seed, state=state)
         self.model, self.vae = [made, 0], [made, 1]
@@ -44,26 +42,47 @@ class Scene(Graph):
     def euler(self, cfg: float = 3.0, *, gradients: bool = False, pause: float = 0.0) -> str:
         """Our loop; returns the id of the node that saves its latent."""
         node = self.add(
-            "TestEuler", model=self.model, positive=self.positive, negative=self.negative, latent=self.latent,
-            sigmas=self.sigmas, cfg=cfg, seed=3, gradients=gradients, pause=pause,
-        )  # fmt: skip
+            "TestEuler",
+            model=self.model,
+            positive=self.positive,
+            negative=self.negative,
+            latent=self.latent,
+            sigmas=self.sigmas,
+            cfg=cfg,
+            seed=3,
+            gradients=gradients,
+            pause=pause,
+        )
         return self.save([node, 0])
 
     def stock(self, cfg: float = 3.0) -> str:
         """The host's own Euler; returns the id of the node that saves its latent."""
         sampler = self.add("KSamplerSelect", sampler_name="euler")
         node = self.add(
-            "SamplerCustom", model=self.model, add_noise=True, noise_seed=3, cfg=cfg, positive=self.positive,
-            negative=self.negative, sampler=[sampler, 0], sigmas=self.sigmas, latent_image=self.latent,
-        )  # fmt: skip
+            "SamplerCustom",
+            model=self.model,
+            add_noise=True,
+            noise_seed=3,
+            cfg=cfg,
+            positive=self.positive,
+            negative=self.negative,
+            sampler=[sampler, 0],
+            sigmas=self.sigmas,
+            latent_image=self.latent,
+        )
         return self.save([node, 0])
 
-    def slope(self, cfg: float = 3.0) -> str:
+    def gradient(self, cfg: float = 3.0) -> str:
         levels = [self.add("ManualSigmas", sigmas="0.7, 0.0"), 0]
         return self.add(
-            "TestSlope", model=self.model, positive=self.positive, negative=self.negative, latent=self.latent,
-            sigmas=levels, cfg=cfg,
-        )  # fmt: skip
+            "TestGradient",
+            model=self.model,
+            positive=self.positive,
+            negative=self.negative,
+            latent=self.latent,
+            sigmas=levels,
+            cfg=cfg,
+        )
 
     def save(self, link: list) -> str:
         return self.add("SaveLatent", samples=link, filename_prefix="host-room")
@@ -81,6 +100,6 @@ def latent(client, result, node: str) -> torch.Tensor:
     return load(client.view(file))["latent_tensor"]
 
 
-def told(result, node: str) -> dict:
+def reported(result, node: str) -> dict:
     (text,) = result.texts(node)
     return json.loads(text)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.host.motion.decode import vae_gradients
 from palimpsest.host.family import latent_format
+from palimpsest.host.motion.decode import vae_gradients
 
 from ..tiny_models import tiny_latent, tiny_model, tiny_vae
 

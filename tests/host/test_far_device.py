@@ -16,9 +16,12 @@ import torch
 def test_every_node_of_editing_by_words_works_on_a_device_of_its_own():
     packages = Path(palimpsest.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "palimpsest.tests.host.far_nodes"], capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", "palimpsest.tests.host.far_nodes"],
+        capture_output=True,
+        text=True,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(packages), "PYTHONSAFEPATH": "1"},
-    )  # fmt: skip
+    )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(found) == 16, done.stderr[-2000:]
     assert not [one for one in found if "error" in one]

@@ -3,8 +3,8 @@
 import comfy.model_management
 import comfy.sd
 import torch
-from palimpsest.host.session import with_denoiser
 from palimpsest.host.fingerprint import fingerprint
+from palimpsest.host.session import with_denoiser
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_lora, tiny_model
 

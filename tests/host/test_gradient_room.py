@@ -9,9 +9,9 @@ import pytest
 import torch
 from palimpsest.benchmarks.inversion.memory import fused_attention
 from palimpsest.benchmarks.inversion.suite import unet_of_stable_diffusion_1
+from palimpsest.host.inversion.backward_chunks import bytes_kept
 from palimpsest.host.recompute import checkpointed
 from palimpsest.host.session import GRADIENT_BATCHES, with_denoiser
-from palimpsest.host.inversion.backward_chunks import bytes_kept
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 
@@ -50,10 +50,13 @@ class Sized:
 
 @pytest.mark.parametrize(
     ("kind", "facts", "side"),
-    [(comfy.supported_models.SD15, SD1, 64), (comfy.supported_models.SD20, SD2, 96),
-     (comfy.supported_models.SDXL, SDXL, 128)],
+    [
+        (comfy.supported_models.SD15, SD1, 64),
+        (comfy.supported_models.SD20, SD2, 96),
+        (comfy.supported_models.SDXL, SDXL, 128),
+    ],
     ids=["SD1", "SD2", "SDXL"],
-)  # fmt: skip
+)
 def test_room_is_made_for_the_graph_of_a_row(monkeypatch, kind, facts, side):
     # As on a GPU, whose fused attention keeps no maps.
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
@@ -83,7 +86,12 @@ def test_the_host_is_asked_for_it(monkeypatch, batch, graphs, rows):
     monkeypatch.setattr(comfy.sampler_helpers, "estimate_memory", spy)
     with torch.inference_mode():
         with_denoiser(
-            tiny_model("sd1"), {"positive": tiny_cond("sd1")}, tiny_latent("sd1", batch), torch.tensor([0.7]),
-            lambda session: None, gradients=True, graphs=graphs,
-        )  # fmt: skip
+            tiny_model("sd1"),
+            {"positive": tiny_cond("sd1")},
+            tiny_latent("sd1", batch),
+            torch.tensor([0.7]),
+            lambda session: None,
+            gradients=True,
+            graphs=graphs,
+        )
     assert asked == [[rows * GRADIENT_BATCHES, 4, 8, 8]]

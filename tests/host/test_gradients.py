@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from palimpsest.host.gradients import normalise, plain
 from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.session import with_denoiser
-from palimpsest.host.gradients import normalise, plain
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model, tiny_vae
 
 SIGMAS = torch.tensor([0.7, 0.0])
 
 
-def slopes(model, conds, latent, *, cfg: float = 1.0) -> tuple[float, float]:
+def both_gradients(model, conds, latent, *, cfg: float = 1.0) -> tuple[float, float]:
     """(finite difference, gradient) of a loss at x0 along the gradient's own direction; both by `with_denoiser`."""
     generator = torch.Generator().manual_seed(5)
     x, target = (torch.randn(latent.shape, generator=generator) for _ in range(2))
@@ -39,7 +39,7 @@ def test_gradient_agrees_with_finite_difference(family):
         model = tiny_model(family)
         conds = {"positive": tiny_cond(family), "negative": tiny_cond(family, seed=1)}
         assert all(weight.is_inference() for weight in model.model.diffusion_model.parameters())
-        difference, gradient = slopes(model, conds, tiny_latent(family, batch=2), cfg=3.0)
+        difference, gradient = both_gradients(model, conds, tiny_latent(family, batch=2), cfg=3.0)
     assert gradient == pytest.approx(difference, rel=1e-3)
 
 
@@ -61,7 +61,7 @@ def test_weights_never_ask_for_gradients():
         assert torch.is_inference_mode_enabled() and not value.requires_grad and value.grad_fn is None
 
 
-def test_normalise_shares_memory_and_is_idempotent():
+def test_normalise_copies_no_memory_and_is_idempotent():
     with torch.inference_mode():
         model = tiny_model("sd1").model
     places = {name: weight.data_ptr() for name, weight in model.named_parameters()}
@@ -79,7 +79,7 @@ def test_gradient_through_weights_that_are_cast(dtype):
     with torch.inference_mode():
         model = tiny_model("sd1", dtype=dtype)
         conds = {"positive": tiny_cond("sd1"), "negative": tiny_cond("sd1", seed=1)}
-        difference, gradient = slopes(model, conds, tiny_latent("sd1"), cfg=3.0)
+        difference, gradient = both_gradients(model, conds, tiny_latent("sd1"), cfg=3.0)
     assert gradient == pytest.approx(difference, rel=1e-3)
 
 
@@ -113,20 +113,18 @@ def test_a_model_over_several_gpus_is_named():
     model = tiny_model("sd1")
     model.set_additional_models("multigpu", [tiny_model("sd1")])
     with pytest.raises(ValueError, match="Gradients do not cross several GPUs: connect the model from before"):
-        with_denoiser(
-            model, {"positive": tiny_cond("sd1")}, tiny_latent("sd1"), SIGMAS, lambda s: None, gradients=True
-        )
+        with_denoiser(model, {"positive": tiny_cond("sd1")}, tiny_latent("sd1"), SIGMAS, lambda s: None, gradients=True)
 
 
 def test_an_attention_override_of_the_users_is_honoured():
     """Sharper attention by an override; one that knows no backward gives way to one that does."""
     model, conds, latent = tiny_model("sd1"), {"positive": tiny_cond("sd1")}, tiny_latent("sd1")
     sharper, blind = model.clone(), model.clone()
-    sharper.model_options["transformer_options"]["optimized_attention_override"] = (
-        lambda function, q, *rest, **more: function(2 * q, *rest, **more)
+    sharper.model_options["transformer_options"]["optimized_attention_override"] = lambda function, q, *rest, **more: (
+        function(2 * q, *rest, **more)
     )
-    blind.model_options["transformer_options"]["optimized_attention_override"] = (
-        lambda function, *args, **more: function(*args, **more).detach()
+    blind.model_options["transformer_options"]["optimized_attention_override"] = lambda function, *args, **more: (
+        function(*args, **more).detach()
     )
 
     def run(patched, gradients):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from comfy_execution.utils import CurrentNodeContext
-from palimpsest.host.notify import notice
+from palimpsest.host.notify import notify
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def shown(monkeypatch) -> list[tuple[str, str]]:
 def test_a_second_sentence_stands_below_the_first_and_none_is_said_twice(shown):
     with CurrentNodeContext("prompt", "7"):
         for sentence in ("It was inverted.", "It is coloured.", "It was inverted."):
-            notice(sentence)
+            notify(sentence)
     assert shown[-1] == ("7", "It was inverted.\nIt is coloured.")
 
 
 def test_nodes_and_prompts_do_not_speak_for_each_other(shown):
     for prompt, node in (("one", "7"), ("one", "8"), ("two", "7")):
         with CurrentNodeContext(prompt, node):
-            notice(f"{prompt} {node}")
+            notify(f"{prompt} {node}")
     assert shown == [("7", "one 7"), ("8", "one 8"), ("7", "two 7")]

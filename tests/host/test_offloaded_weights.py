@@ -3,7 +3,7 @@
 import comfy.ops
 import pytest
 import torch
-from palimpsest.host.offloaded_weights import is_lent, repeated
+from palimpsest.host.offloaded_weights import is_offloaded, repeated
 
 
 class Lending(comfy.ops.manual_cast.Linear):
@@ -65,12 +65,12 @@ def test_without_gradients_the_layer_runs_as_it_is(layers):
             assert not through(layers, x.requires_grad_()).requires_grad
 
 
-def test_which_layers_are_lent():
+def test_which_layers_are_offloaded():
     cpu, meta = torch.device("cpu"), torch.device("meta")
     layer = comfy.ops.manual_cast.Linear(2, 2)
-    assert not is_lent(layer, cpu) and is_lent(layer, meta)
-    assert not is_lent(torch.nn.Linear(2, 2), meta)
+    assert not is_offloaded(layer, cpu) and is_offloaded(layer, meta)
+    assert not is_offloaded(torch.nn.Linear(2, 2), meta)
     resident = comfy.ops.disable_weight_init.Linear(2, 2)
-    assert not is_lent(resident, meta)
+    assert not is_offloaded(resident, meta)
     resident._v = object()
-    assert is_lent(resident, cpu)
+    assert is_offloaded(resident, cpu)

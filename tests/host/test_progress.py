@@ -6,8 +6,8 @@ import comfy.utils
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod
-from palimpsest.host.session import with_denoiser
 from palimpsest.host.progress import Progress, as_picture, check_interrupt
+from palimpsest.host.session import with_denoiser
 from PIL import Image
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model

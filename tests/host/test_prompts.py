@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ..tiny_models import FAMILIES, tiny_control_file, tiny_file, tiny_lora_file
-from .prompts import Scene, latent, run, told
-
+from .prompts import Scene, latent, reported, run
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -41,9 +40,15 @@ def with_control(scene: Scene, family: str) -> None:
     loader = scene.add("ControlNetLoader", control_net_name=f"tiny-{family}.safetensors")
     picture = scene.add("EmptyImage", width=64, height=64, batch_size=1, color=0x3080C0)
     applied = scene.add(
-        "ControlNetApplyAdvanced", positive=scene.positive, negative=scene.negative, control_net=[loader, 0],
-        image=[picture, 0], strength=0.7, start_percent=0.0, end_percent=0.6,
-    )  # fmt: skip
+        "ControlNetApplyAdvanced",
+        positive=scene.positive,
+        negative=scene.negative,
+        control_net=[loader, 0],
+        image=[picture, 0],
+        strength=0.7,
+        start_percent=0.0,
+        end_percent=0.6,
+    )
     scene.positive, scene.negative = [applied, 0], [applied, 1]
 
 
@@ -60,9 +65,7 @@ def with_mask(scene: Scene, family: str) -> None:
     small = [scene.add("SolidMask", value=1.0, width=32, height=64), 0]
     empty = [scene.add("SolidMask", value=0.0, width=64, height=64), 0]
     mask = scene.add("MaskComposite", destination=empty, source=small, x=16, y=0, operation="add")
-    masked = scene.add(
-        "ConditioningSetMask", conditioning=other, mask=[mask, 0], strength=0.8, set_cond_area="default"
-    )  # fmt: skip
+    masked = scene.add("ConditioningSetMask", conditioning=other, mask=[mask, 0], strength=0.8, set_cond_area="default")
     scene.positive = [scene.add("ConditioningCombine", conditioning_1=scene.positive, conditioning_2=[masked, 0]), 0]
 
 
@@ -80,9 +83,13 @@ def with_hook(scene: Scene, family: str) -> None:
     second = scene.add("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=[first, 0])
     keyed = scene.add("SetHookKeyframes", hooks=[hook, 0], hook_kf=[second, 0])
     applied = scene.add(
-        "PairConditioningSetProperties", positive_NEW=scene.positive, negative_NEW=scene.negative, strength=1.0,
-        set_cond_area="default", hooks=[keyed, 0],
-    )  # fmt: skip
+        "PairConditioningSetProperties",
+        positive_NEW=scene.positive,
+        negative_NEW=scene.negative,
+        strength=1.0,
+        set_cond_area="default",
+        hooks=[keyed, 0],
+    )
     scene.positive = [applied, 0]
 
 
@@ -126,8 +133,8 @@ def test_what_is_attached_is_honoured(host_client, files, attach):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_agrees_with_finite_difference(host_client, files, family):
     scene = Scene(family)
-    slope = scene.slope()
-    found = told(run(host_client, scene), slope)
+    node = scene.gradient()
+    found = reported(run(host_client, scene), node)
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
     assert found["inference"] == 0
 
@@ -135,8 +142,8 @@ def test_gradient_agrees_with_finite_difference(host_client, files, family):
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_gradient_through_a_stock_loader(host_client, files, family):
     scene = Scene(family, file=f"tiny-{family}.safetensors")
-    slope = scene.slope()
-    found = told(run(host_client, scene), slope)
+    node = scene.gradient()
+    found = reported(run(host_client, scene), node)
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
 
 
@@ -149,11 +156,11 @@ def test_gradient_through_load_checkpoint(host_client):
     texts = ("a red triangle on a lilac ground", "")
     scene.positive, scene.negative = [[scene.add("CLIPTextEncode", clip=[loaded, 1], text=text), 0] for text in texts]
     scene.model, scene.vae = [loaded, 0], [loaded, 2]
-    slope = scene.slope()
-    decoded = scene.add("TestDecodeSlope", vae=scene.vae, model=scene.model, latent=scene.latent)
+    node = scene.gradient()
+    decoded = scene.add("TestDecodeGradient", vae=scene.vae, model=scene.model, latent=scene.latent)
     result = run(host_client, scene)
-    for node in (slope, decoded):
-        found = told(result, node)
+    for node in (node, decoded):
+        found = reported(result, node)
         assert found["gradient"] == pytest.approx(found["difference"], rel=5e-3)
 
 
@@ -162,16 +169,16 @@ def test_gradient_with_something_attached(host_client, files, attach):
     family = "sdxl" if attach is with_control else "sd1"
     scene = Scene(family)
     attach(scene, family)
-    slope = scene.slope()
-    found = told(run(host_client, scene), slope)
+    node = scene.gradient()
+    found = reported(run(host_client, scene), node)
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd3"])
 def test_gradient_through_the_vae(host_client, family):
     scene = Scene(family)
-    slope = scene.add("TestDecodeSlope", vae=scene.vae, model=scene.model, latent=scene.latent)
-    found = told(run(host_client, scene), slope)
+    node = scene.add("TestDecodeGradient", vae=scene.vae, model=scene.model, latent=scene.latent)
+    found = reported(run(host_client, scene), node)
     assert found["fresh"] and not found["asked"]
     assert found["gradient"] == pytest.approx(found["difference"], rel=1e-3)
 
@@ -185,20 +192,20 @@ def test_stock_runs_before_and_after_are_equal(host_client, files):
         results.append(latent(host_client, run(host_client, scene), stock))
         if between:
             between(scene, "sd1")
-        scene.slope()
+        scene.gradient()
         scene.euler(gradients=True)
         run(host_client, scene)
     assert all(torch.equal(one, results[0]) for one in results[1:])
 
 
 def test_second_run_is_identical(host_client, files):
-    tellings = []
+    reports = []
     for _ in range(2):
         scene = Scene("sd2")
         with_lora(scene, "sd2")
-        slope = scene.slope()
-        tellings.append(told(run(host_client, scene), slope))
-    assert tellings[0]["gradient"] == tellings[1]["gradient"] and tellings[0]["sum"] == tellings[1]["sum"]
+        node = scene.gradient()
+        reports.append(reported(run(host_client, scene), node))
+    assert reports[0]["gradient"] == reports[1]["gradient"] and reports[0]["sum"] == reports[1]["sum"]
 
 
 @pytest.mark.parametrize("gradients", [False, True])

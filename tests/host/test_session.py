@@ -73,10 +73,10 @@ def test_several_conditionings_at_once():
     model, latent = tiny_model("sd1"), tiny_latent("sd1")
     conds = {name: tiny_cond("sd1", seed=seed) for seed, name in enumerate(("positive", "negative", "source"))}
     names = ["source", "positive", "source"]
-    many = ask(model, conds, latent, lambda s: s.denoise_each(s.latent, 0.8, names))
+    together = ask(model, conds, latent, lambda s: s.denoise_each(s.latent, 0.8, names))
     each = ask(model, conds, latent, lambda s: [s.denoise(s.latent, 0.8, name) for name in names])
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(many, each))
-    assert (many[0] - many[1]).abs().max() > 1e-3
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(together, each))
+    assert (together[0] - together[1]).abs().max() > 1e-3
 
 
 def test_cfg_one_needs_no_negative_and_any_other_does():
@@ -168,9 +168,7 @@ def test_keyframes_hold_in_any_order_of_levels(gradients):
     x = tiny_latent("sd1", seed=5)
     for _ in range(2):
         body = lambda s: [s.denoise(x, level) for level in levels]
-        found = with_denoiser(
-            model, {"positive": keyed}, latent, torch.tensor([14.6, 0.0]), body, gradients=gradients
-        )
+        found = with_denoiser(model, {"positive": keyed}, latent, torch.tensor([14.6, 0.0]), body, gradients=gradients)
         for percent, level, got in zip((0.9, 0.5, 0.2, 0.5, 0.1, 0.7), levels, found):
             strength = 0.2 if percent < 0.4 else 0.6 if percent < 0.6 else 1.0
             patched, _ = comfy.sd.load_lora_for_models(model, None, tiny_lora("sd1"), strength, 0.0)

@@ -34,7 +34,7 @@ def test_a_patch_changes_the_prediction(models):
     assert validation.prediction(patched) == "v" and validation.prediction(models["sd1"]) == "eps"
 
 
-def test_transformers_are_told_apart_from_unets(models):
+def test_transformers_are_distinguished_from_unets(models):
     validation.require_unet(models["sd2"], "Prompt-to-Prompt")
     with pytest.raises(ValueError, match="Prompt-to-Prompt works inside the UNet .*this model .Flux. does not"):
         validation.require_unet(models["flux"], "Prompt-to-Prompt")

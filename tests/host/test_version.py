@@ -25,7 +25,7 @@ def test_the_oldest_host(found, old):
     assert not old or (found in sentence and "0.30.0 or newer" in sentence and "update ComfyUI" in sentence)
 
 
-def test_a_host_that_does_not_tell_is_given_its_chance():
+def test_a_host_without_a_version_is_given_its_chance():
     assert version.too_old("") == ""
 
 

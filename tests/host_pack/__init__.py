@@ -17,11 +17,11 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / ".host" / "packages"))
 
-from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
-from palimpsest.host.motion.decode import vae_gradients  # noqa: E402
-from palimpsest.host.session import Session, with_denoiser  # noqa: E402
 from palimpsest.host.fingerprint import fingerprint  # noqa: E402
 from palimpsest.host.gradients import plain  # noqa: E402
+from palimpsest.host.motion.decode import vae_gradients  # noqa: E402
+from palimpsest.host.session import Session, with_denoiser  # noqa: E402
+from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
 from palimpsest.tests import tiny_models as tiny  # noqa: E402
 
 CATEGORY = "palimpsest/tests"
@@ -116,13 +116,20 @@ class TestEuler(io.ComfyNode):
 
         conds = {"positive": positive, "negative": negative}
         result = with_denoiser(
-            model, conds, samples, sigmas, body, cfg=cfg, gradients=gradients, seed=seed,
+            model,
+            conds,
+            samples,
+            sigmas,
+            body,
+            cfg=cfg,
+            gradients=gradients,
+            seed=seed,
             noise_mask=latent.get("noise_mask"),
-        )  # fmt: skip
+        )
         return io.NodeOutput({**latent, "samples": result})
 
 
-def slopes(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tensor, cfg: float) -> dict:
+def both_gradients(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tensor, cfg: float) -> dict:
     """Finite difference and gradient of |x0 - target|^2 along the gradient's own direction, at the first level."""
     generator = torch.Generator().manual_seed(5)
     x, target = (torch.randn(samples.shape, generator=generator) for _ in range(2))
@@ -142,27 +149,27 @@ def slopes(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tensor, cfg:
     return {"gradient": float(gradient.norm()), "difference": float(difference), "sum": float(gradient.double().sum())}
 
 
-class TestSlope(io.ComfyNode):
+class TestGradient(io.ComfyNode):
     """Tells, as JSON, the gradient through the model and its finite difference."""
 
     @classmethod
     def define_schema(cls):
-        return schema("TestSlope", run_inputs(), [], is_output_node=True, not_idempotent=True)
+        return schema("TestGradient", run_inputs(), [], is_output_node=True, not_idempotent=True)
 
     @classmethod
     def execute(cls, model, positive, negative, latent, sigmas, cfg):
-        told = slopes(model, {"positive": positive, "negative": negative}, latent["samples"], sigmas, cfg)
-        told["inference"] = sum(weight.is_inference() for weight in model.model.parameters())
-        return io.NodeOutput(ui=ui.PreviewText(json.dumps(told)))
+        found = both_gradients(model, {"positive": positive, "negative": negative}, latent["samples"], sigmas, cfg)
+        found["inference"] = sum(weight.is_inference() for weight in model.model.parameters())
+        return io.NodeOutput(ui=ui.PreviewText(json.dumps(found)))
 
 
-class TestDecodeSlope(io.ComfyNode):
+class TestDecodeGradient(io.ComfyNode):
     """Tells, as JSON, the gradient through the VAE's decoder and its finite difference."""
 
     @classmethod
     def define_schema(cls):
         inputs = [io.Vae.Input("vae"), io.Model.Input("model"), io.Latent.Input("latent")]
-        return schema("TestDecodeSlope", inputs, [], is_output_node=True)
+        return schema("TestDecodeGradient", inputs, [], is_output_node=True)
 
     @classmethod
     def execute(cls, vae, model, latent):
@@ -177,8 +184,8 @@ class TestDecodeSlope(io.ComfyNode):
             step = 5e-3 * gradient / gradient.norm() * samples.norm()
             above, below = (network.decode(samples + sign * step).double() for sign in (1, -1))
             difference = ((above - below) * (above + below)).sum() / (2 * step.norm())
-        told = {"gradient": float(gradient.norm()), "difference": float(difference), "asked": asked, "fresh": fresh}
-        return io.NodeOutput(ui=ui.PreviewText(json.dumps(told)))
+        found = {"gradient": float(gradient.norm()), "difference": float(difference), "asked": asked, "fresh": fresh}
+        return io.NodeOutput(ui=ui.PreviewText(json.dumps(found)))
 
 
 BROKEN = {
@@ -237,8 +244,8 @@ class TestFingerprint(io.ComfyNode):
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            TestTinyModel, TestTinyConditioning, TestTinyLatent, TestEuler, TestSlope, TestDecodeSlope, TestBroken,
-            TestChecks, TestFingerprint,
+            TestTinyModel, TestTinyConditioning, TestTinyLatent, TestEuler, TestGradient, TestDecodeGradient,
+            TestBroken, TestChecks, TestFingerprint,
         ]  # fmt: skip
 
 

@@ -54,5 +54,5 @@ class Gaussian:
             return torch.as_tensor(signal**2 * self.variance + s**2).sqrt(), signal
 
         start, first = scale(float(levels[0]))
-        deviation = (x0 - first * self.mean) / start
-        return torch.stack([s[1] * self.mean + s[0] * deviation for s in map(scale, levels.tolist())])
+        noise = (x0 - first * self.mean) / start
+        return torch.stack([s[1] * self.mean + s[0] * noise for s in map(scale, levels.tolist())])

@@ -59,6 +59,6 @@ def inverted(toy: Toy, x: Tensor, levels: Tensor) -> Tensor:
     for s, t in zip(levels[:-1].tolist(), levels[1:].tolist()):
         sigma = torch.full((len(x),), t, dtype=x.dtype)
         asked = path[-1] * ((1 + t * t) / (1 + s * s)) ** 0.5
-        slope = (asked - toy.conditional(asked, sigma, torch.arange(len(x)))) / t
-        path.append(path[-1] + (t - s) * slope)
+        derivative = (asked - toy.conditional(asked, sigma, torch.arange(len(x)))) / t
+        path.append(path[-1] + (t - s) * derivative)
     return torch.stack(path)

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from palimpsest.guidance.anchor import Anchor, blend, parse_rows, shrink_mask
+from palimpsest.guidance.anchor import Anchor, mix_by_weight, parse_rows, shrink_mask
 from palimpsest.inversion.trajectory import Trajectory
 
 SIGMAS = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
@@ -107,7 +106,7 @@ def test_strength():
 def test_blending_survives_values_that_are_not_numbers():
     kept, free = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), float("nan"))
     weight = torch.tensor([[[[0.0, 1.0]]]])
-    assert blend(kept, free, weight)[0, 0, 0, 0] == 1 and blend(free, kept, weight)[0, 0, 0, 1] == 1
+    assert mix_by_weight(kept, free, weight)[0, 0, 0, 0] == 1 and mix_by_weight(free, kept, weight)[0, 0, 0, 1] == 1
 
 
 def test_a_cell_is_kept_exactly_only_if_all_of_it_is():
@@ -128,7 +127,7 @@ def test_rows_as_written():
 
 
 @pytest.mark.parametrize(
-    ("shape", "top", "anchor", "words"),
+    ("shape", "top", "anchor", "message"),
     [
         ((1, 4, 8, 9), 1.0, {}, "4 x 8 x 8"),
         ((1, 16, 8, 8), 1.0, {}, "4 x 8 x 8"),
@@ -137,13 +136,13 @@ def test_rows_as_written():
         ((2, 4, 8, 8), 1.0, {"rows": (2,)}, "Row 2"),
     ],
 )
-def test_what_does_not_fit_gets_a_sentence(shape, top, anchor, words):
+def test_what_does_not_fit_gets_a_sentence(shape, top, anchor, message):
     _, _, trajectory = straight()
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         Anchor(trajectory, **anchor).check(torch.zeros(shape), top)
 
 
-def test_pictures_that_cannot_be_told_apart_get_a_sentence():
+def test_ambiguous_pictures_get_a_sentence():
     _, _, trajectory = straight(rows=2)
     with pytest.raises(ValueError, match="holds 2 pictures"):
         Anchor(trajectory).check(torch.zeros(4, 4, 8, 8), 1.0)

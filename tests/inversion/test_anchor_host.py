@@ -6,7 +6,6 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.host.inversion.anchor import anchored, noise_for_start
 from palimpsest.inversion.trajectory import Trajectory
@@ -20,7 +19,7 @@ STEPS = 4
 FAMILIES = {"eps": "sd1", "v": "sd2", "flow": "sd3"}
 KINDS = tuple(FAMILIES)
 ANCESTRAL = ("dpmpp_2s_ancestral", "euler_ancestral", "dpmpp_sde")
-MANY_CALLS = ("euler", "heun", "dpm_2", "dpmpp_2m", "uni_pc", "lms", *ANCESTRAL)
+SAMPLERS = ("euler", "heun", "dpm_2", "dpmpp_2m", "uni_pc", "lms", *ANCESTRAL)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +52,19 @@ def run(model, latent, *, sampler="euler", sigmas=None, cfg=3.0, seed=1, noise_m
     family = {"SD3": "sd3"}.get(type(model.model).__name__, "sd2" if model.model.model_type.name[0] == "V" else "sd1")
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, chosen, sigmas, tiny_cond(family, prompts, seed=1), tiny_cond(family, seed=2), latent,
-            noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=seed,
-        )  # fmt: skip
+            model,
+            noise,
+            cfg,
+            chosen,
+            sigmas,
+            tiny_cond(family, prompts, seed=1),
+            tiny_cond(family, seed=2),
+            latent,
+            noise_mask=noise_mask,
+            callback=callback,
+            disable_pbar=True,
+            seed=seed,
+        )
 
 
 def left_half():
@@ -66,7 +75,7 @@ def left_half():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sampler", MANY_CALLS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_anchored_everywhere_gives_the_source_to_the_last_bit(models, kind, sampler):
     raw, trajectory = made(models[kind], kind)
     assert torch.equal(run(anchored(models[kind], Anchor(trajectory)), raw, sampler=sampler), raw)
@@ -147,8 +156,8 @@ def test_starting_from_the_source(models, kind):
     model = models[kind]
     raw, trajectory = made(model, kind)
     for sigmas in (schedule(model), schedule(model)[1:]):
-        held = anchored(model, Anchor(trajectory, left_half()), start_from_source=True)
-        first, second = (run(held, raw, sigmas=sigmas, seed=seed) for seed in (1, 2))
+        anchored_model = anchored(model, Anchor(trajectory, left_half()), start_from_source=True)
+        first, second = (run(anchored_model, raw, sigmas=sigmas, seed=seed) for seed in (1, 2))
         torch.testing.assert_close(first, second, atol=2e-4, rtol=0)
         assert not torch.allclose(first, run(anchored(model, Anchor(trajectory, left_half())), raw, sigmas=sigmas))
 
@@ -228,9 +237,9 @@ def test_other_patches_stay_and_the_model_itself_is_untouched(models):
     model.set_model_sampler_post_cfg_function(lambda args: calls.append(1) or args["denoised"])
     raw, trajectory = made(model, "eps")
     plain = run(model, raw)
-    held = anchored(model, Anchor(trajectory))
+    anchored_model = anchored(model, Anchor(trajectory))
     calls.clear()
-    assert torch.equal(run(held, raw), raw) and len(calls) == STEPS
+    assert torch.equal(run(anchored_model, raw), raw) and len(calls) == STEPS
     assert torch.equal(run(model, raw), plain)
     assert not model.wrappers
 
@@ -239,25 +248,25 @@ def test_two_anchors_keep_both_parts(models):
     model = models["eps"]
     raw, first = made(model, "eps")
     other, second = made(model, "eps", seed=9)
-    held = anchored(anchored(model, Anchor(first, left_half())), Anchor(second, 1 - left_half()))
-    out = run(held, raw, sampler="dpmpp_2m")
+    anchored_model = anchored(anchored(model, Anchor(first, left_half())), Anchor(second, 1 - left_half()))
+    out = run(anchored_model, raw, sampler="dpmpp_2m")
     assert torch.equal(out[..., SIZE // 2 :], raw[..., SIZE // 2 :])
     torch.testing.assert_close(out[..., : SIZE // 2], other[..., : SIZE // 2], atol=0, rtol=2e-7)
 
 
 def test_repeated_runs_are_alike(models):
     raw, trajectory = made(models["eps"], "eps")
-    held = anchored(models["eps"], Anchor(trajectory, left_half()))
-    assert torch.equal(run(held, raw, sampler="dpmpp_sde"), run(held, raw, sampler="dpmpp_sde"))
+    anchored_model = anchored(models["eps"], Anchor(trajectory, left_half()))
+    assert torch.equal(run(anchored_model, raw, sampler="dpmpp_sde"), run(anchored_model, raw, sampler="dpmpp_sde"))
 
 
 def test_what_does_not_fit_is_said_before_anything_is_computed(models):
     raw, trajectory = made(models["eps"], "eps")
-    held = anchored(models["eps"], Anchor(trajectory))
+    anchored_model = anchored(models["eps"], Anchor(trajectory))
     calls = []
-    held.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "spy", lambda executor, *a, **k: calls.append(1))
+    anchored_model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "spy", lambda executor, *a, **k: calls.append(1))
     with pytest.raises(ValueError, match="4 x 8 x 8"):
-        run(held, torch.zeros(1, 4, 16, 8))
+        run(anchored_model, torch.zeros(1, 4, 16, 8))
     shallow = Trajectory(trajectory.sigmas[:3], trajectory.latents[:3], "", 1.0, "", "eps", "SD15")
     with pytest.raises(ValueError, match="noisiest level"):
         run(anchored(models["eps"], Anchor(shallow)), raw)

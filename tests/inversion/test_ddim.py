@@ -3,7 +3,7 @@
 import pytest
 import torch
 from palimpsest.inversion.ddim import PAIRINGS, invert, replay
-from palimpsest.inversion.sigmas import ladder
+from palimpsest.inversion.sigmas import rising_sigmas
 
 from .analytic import SIGMA_MAX, SIGMA_MIN, Gaussian, falling
 
@@ -12,8 +12,8 @@ SHAPE = (3, 4, 6, 5)
 
 def levels(steps: int, flow: bool = False) -> torch.Tensor:
     if flow:
-        return ladder(torch.linspace(1, 0, steps + 1), sigma_min=1e-3, sigma_max=1.0, flow=True)
-    return ladder(falling(steps), sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+        return rising_sigmas(torch.linspace(1, 0, steps + 1), sigma_min=1e-3, sigma_max=1.0, flow=True)
+    return rising_sigmas(falling(steps), sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
 
 
 def picture(seed: int = 0) -> torch.Tensor:

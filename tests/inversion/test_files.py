@@ -76,10 +76,10 @@ def test_a_file_cut_short_is_refused(saved):
         read_trajectory(saved)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95" + bytes(40), b"PK\x03\x04" + bytes(40)])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x80\x04\x95" + bytes(40), b"PK\x03\x04" + bytes(40)])
+def test_other_files_are_refused(tmp_path, data):
     path = tmp_path / "other.safetensors"
-    path.write_bytes(content)
+    path.write_bytes(data)
     with pytest.raises(NotATrajectory, match="'other.safetensors'"):
         read_trajectory(path)
 
@@ -91,7 +91,7 @@ def test_a_lora_is_no_trajectory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"version": 2}, "newer"),
         ({"version": "x"}, "damaged"),
@@ -101,9 +101,9 @@ def test_a_lora_is_no_trajectory(tmp_path):
         ({"prediction": "x0"}, "damaged"),
     ],
 )
-def test_a_changed_description_is_refused(saved, change, words):
+def test_a_changed_description_is_refused(saved, change, message):
     rewrite(saved, {**header_of(saved), **change})
-    with pytest.raises(NotATrajectory, match=words):
+    with pytest.raises(NotATrajectory, match=message):
         read_trajectory(saved)
 
 
@@ -172,7 +172,7 @@ def test_a_linked_folder_leads_nothing_out(base):
         folders.new_file(KIND, "out/kite", ".safetensors")
 
 
-def test_a_folder_that_is_itself_a_link_is_the_artists_choice(base):
+def test_a_folder_that_is_itself_a_link_is_followed(base):
     (base / "disk").mkdir()
     (base / "disk" / "kite.safetensors").write_bytes(b"x")
     (base / "models").mkdir()

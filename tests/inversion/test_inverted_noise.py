@@ -134,7 +134,7 @@ def _plain_call(noise):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "change", "words"),
+    ("sampler", "change", "message"),
     [
         ("euler", None, ""),
         ("ddim", None, ""),
@@ -143,13 +143,13 @@ def _plain_call(noise):
         ("euler", "first half", ""),
     ],
 )
-def test_what_can_only_come_close_is_named(models, caplog, sampler, change, words):
+def test_what_can_only_come_close_is_named(models, caplog, sampler, change, message):
     model, sigmas = models["sd1"], schedule(models["sd1"], 6)
     noise = InvertedNoise(trajectory_of(model, sigmas), model)
     run = {"other steps": schedule(model, 9), "first half": sigmas[:4]}.get(change, sigmas)
     start_of(model, "sd1", noise, run, tiny_latent("sd1"), sampler)
     ours = [record.message for record in caplog.records if "palimpsest" in record.name]
-    assert (words in " ".join(ours)) if words else not ours
+    assert (message in " ".join(ours)) if message else not ours
 
 
 def _two_seeds_agree(model, name) -> bool:

@@ -14,7 +14,7 @@ def noise(*shape, seed=0):
 
 def test_white_noise_measures_as_white_noise():
     found = gaussianity(noise(2, 4, 96, 96))
-    assert found.mean.abs().max() < 0.02 and (found.deviation - 1).abs().max() < 0.02
+    assert found.mean.abs().max() < 0.02 and (found.std - 1).abs().max() < 0.02
     assert found.correlation.abs().max() < 0.02
     assert (found.log_likelihood - IDEAL_LOG_LIKELIHOOD).abs().max() < 0.02
 
@@ -40,8 +40,8 @@ def test_a_flat_latent_has_no_correlation():
 def test_rows_are_measured_alone():
     x = torch.cat([noise(1, 4, 32, 32), 3 * noise(1, 4, 32, 32, seed=1)])
     found = gaussianity(x)
-    assert float(found.deviation[0]) == pytest.approx(1.0, abs=0.05)
-    assert float(found.deviation[1]) == pytest.approx(3.0, abs=0.15)
+    assert float(found.std[0]) == pytest.approx(1.0, abs=0.05)
+    assert float(found.std[1]) == pytest.approx(3.0, abs=0.15)
 
 
 @pytest.mark.parametrize("flow", [False, True])

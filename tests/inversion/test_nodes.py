@@ -140,7 +140,7 @@ NAN = torch.full((1, 4, 8, 8), float("nan"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "empty"),
         ({"latent": {"samples": NAN}}, "NaN"),
@@ -154,8 +154,8 @@ NAN = torch.full((1, 4, 8, 8), float("nan"))
         ({"sigmas": torch.tensor([0.0, 1.0, 14.0])}, "Flip Sigmas"),
     ],
 )
-def test_bad_input_gets_a_sentence(models, changes, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_input_gets_a_sentence(models, changes, message):
+    with pytest.raises(ValueError, match=message):
         call(models, **changes)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.inversion.null_text import Recipe, optimise
+from palimpsest.inversion.null_text import NullTextRecipe, optimise
 
 from .null_text_reference import null_text_reference
 from .null_text_toy import Toy, inverted, official_levels, picture
@@ -26,7 +26,7 @@ def case():
 
 
 def ours(toy, levels, path, **settings):
-    return optimise(toy, levels, path, toy.empty, Recipe(mode="faithful", **settings))
+    return optimise(toy, levels, path, toy.empty, NullTextRecipe(mode="faithful", **settings))
 
 
 def compare(result, kept, passed, losses):
@@ -52,9 +52,13 @@ def test_parity_with_diffusers_scheduler(case):
     diffusers = pytest.importorskip("diffusers")
     toy, levels, path, alphas, epsilon_of = case
     scheduler = diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
         steps_offset=1,
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(STEPS)
     assert torch.allclose(scheduler.alphas_cumprod[scheduler.timesteps.flip(0)].double(), alphas[1:], rtol=1e-5)
 

@@ -6,12 +6,12 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from palimpsest.host.session import with_denoiser
 from palimpsest.host.family import latent_format_name
 from palimpsest.host.fingerprint import fingerprint
 from palimpsest.host.inversion.null_text import fit_null_text, level_bounds
+from palimpsest.host.session import with_denoiser
 from palimpsest.inversion.ddim import invert
-from palimpsest.inversion.null_text import Recipe
+from palimpsest.inversion.null_text import NullTextRecipe
 from palimpsest.inversion.trajectory import Trajectory
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
@@ -36,14 +36,22 @@ def stock(model, family: str, trajectory: Trajectory, negative: list, positive: 
     start = model.model.process_latent_out(trajectory.latents[-1])
     with torch.inference_mode():
         out = comfy.sample.sample_custom(
-            model, torch.zeros_like(start), CFG, comfy.samplers.sampler_object("euler"), trajectory.sigmas.flip(0),
-            positive or tiny_cond(family), negative, start, disable_pbar=True, seed=0,
-        )  # fmt: skip
+            model,
+            torch.zeros_like(start),
+            CFG,
+            comfy.samplers.sampler_object("euler"),
+            trajectory.sigmas.flip(0),
+            positive or tiny_cond(family),
+            negative,
+            start,
+            disable_pbar=True,
+            seed=0,
+        )
     return model.model.process_latent_in(out)
 
 
 def fit(model, family, trajectory, mode, *, inner_steps=2, **settings):
-    recipe = Recipe(cfg=CFG, mode=mode, inner_steps=inner_steps, enough=1e-9)
+    recipe = NullTextRecipe(cfg=CFG, mode=mode, inner_steps=inner_steps, enough=1e-9)
     with torch.inference_mode():
         return fit_null_text(model, trajectory, tiny_cond(family), tiny_cond(family, seed=3), recipe, **settings)
 
@@ -75,22 +83,26 @@ def test_pictures_of_a_batch_keep_to_themselves(mode):
     together = fit(model, "sd1", trajectory, mode)[1]
     for row in range(2):
         one = Trajectory(
-            trajectory.sigmas, trajectory.latents[:, row : row + 1].contiguous(), "", 1.0, trajectory.fingerprint,
+            trajectory.sigmas,
+            trajectory.latents[:, row : row + 1].contiguous(),
+            "",
+            1.0,
+            trajectory.fingerprint,
             "eps",
             trajectory.latent_format,
-        )  # fmt: skip
+        )
         alone = fit(model, "sd1", one, mode)[1]
         assert torch.allclose(together.embeddings[:, row], alone.embeddings[:, 0], atol=1e-3)
 
 
 def test_size_of_the_batches_of_levels_does_not_matter():
     model, _, trajectory = prepared("sd1")
-    one, many = (fit(model, "sd1", trajectory, "fast", levels_at_once=n, inner_steps=12)[1] for n in (2, 4))
-    assert torch.allclose(one.latents, many.latents, atol=2e-2)
+    one, four = (fit(model, "sd1", trajectory, "fast", levels_at_once=n, inner_steps=12)[1] for n in (2, 4))
+    assert torch.allclose(one.latents, four.latents, atol=2e-2)
 
 
 @pytest.mark.parametrize(("cfg", "said"), [(1.0, False), (3.0, True)])
-def test_an_inversion_under_guidance_is_told(caplog, cfg, said):
+def test_an_inversion_under_guidance_warns(caplog, cfg, said):
     model, _, trajectory = prepared("sd1")
     fit(model, "sd1", replace(trajectory, cfg=cfg), "fast")
     assert ("inverted at CFG 3" in caplog.text) == said
@@ -105,9 +117,9 @@ def half(kind: torch.dtype):
     return model
 
 
-@pytest.mark.parametrize(("kind", "close"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
-def test_half_precision_finds_what_full_precision_does(mode, kind, close):
+def test_half_precision_finds_what_full_precision_does(mode, kind, tolerance):
     """Small losses and all: what the fit gains is the same, and the stock sampler of the half model comes nearer."""
     model, _, trajectory = prepared("sd1")
     halved = half(kind)
@@ -117,7 +129,7 @@ def test_half_precision_finds_what_full_precision_does(mode, kind, close):
     before = {level: loss for level, loss in reversed(full.history)}
     for level in range(1, STEPS + 1):
         gained, wanted = (before[level] - float(one.losses[level - 1, 0]) for one in (found, full))
-        assert gained == pytest.approx(wanted, abs=close * before[level]), f"level {level}"
+        assert gained == pytest.approx(wanted, abs=tolerance * before[level]), f"level {level}"
     error, lost = (
         (stock(halved, "sd1", trajectory, negative) - trajectory.latents[0]).square().mean()
         for negative in (conditioning, tiny_cond("sd1", seed=3))
@@ -155,7 +167,7 @@ def test_ranges_cover_every_level_once():
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         (lambda m, t: (m, tiny_cond("sd1") * 2, None), "2 parts"),
         (lambda m, t: (m, [[tiny_cond("sd1")[0][0], {"start_percent": 0.2}]], None), "part of the run"),
@@ -164,9 +176,9 @@ def test_ranges_cover_every_level_once():
         (lambda m, t: (tiny_model("flux"), tiny_cond("sd1"), None), "distilled to work without"),
     ],
 )
-def test_bad_input_is_a_sentence(change, words):
+def test_bad_input_is_a_sentence(change, message):
     model, _, trajectory = prepared("sd1")
     with torch.inference_mode():
         model, positive, _ = change(model, trajectory)
-        with pytest.raises(ValueError, match=words):
-            fit_null_text(model, trajectory, positive, None, Recipe())
+        with pytest.raises(ValueError, match=message):
+            fit_null_text(model, trajectory, positive, None, NullTextRecipe())

@@ -6,21 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from palimpsest.benchmarks.peak_memory import Held
+from palimpsest.benchmarks.peak_memory import PeakMemory
 from palimpsest.host.inversion import null_text
-from palimpsest.host.session import with_denoiser
 from palimpsest.host.inversion.backward_chunks import bytes_kept, rows_that_fit
 from palimpsest.host.inversion.null_text import Plan, Predictor, rows_apart
+from palimpsest.host.session import with_denoiser
 
 from ..tiny_models import tiny_cond
 from .test_null_text_host import fit, prepared
 
 
-def held_bytes(evaluate):
+def peak_bytes(evaluate):
     """The benchmarks' measure of the same."""
-    with Held(torch.nn.Linear(1, 1)) as held, torch.enable_grad():
+    with PeakMemory(torch.nn.Linear(1, 1)) as tracked, torch.enable_grad():
         evaluate()
-    return held.peak
+    return tracked.peak
 
 
 def test_bytes_kept_are_counted_once_and_without_weights():
@@ -34,7 +34,7 @@ def test_bytes_kept_are_counted_once_and_without_weights():
     assert bytes_kept(evaluate, [weight]) == 4 * (32 + 32)
 
 
-@pytest.mark.parametrize("count", [bytes_kept, held_bytes])
+@pytest.mark.parametrize("count", [bytes_kept, peak_bytes])
 def test_nothing_of_a_counted_graph_lives_on(count):
     """Of an operation that keeps its own result, too."""
     x, made = torch.randn(4, 8, requires_grad=True), []
@@ -102,16 +102,20 @@ def test_a_single_row_that_fits_nowhere_is_a_sentence(monkeypatch):
 @pytest.mark.parametrize(
     ("free", "batch", "levels", "plan"),
     [
-        (100.0, 1, 0, (10, 70)), (10.0, 1, 0, (7, 7)), (10.0, 2, 0, (3, 7)), (10.0, 2, 5, (5, 7)), (2.0, 4, 0, (1, 1)),
-        (1.0, 1, 0, (1, 0)), (100.0, 1, 1, (1, 70)), (1.0, 1, 1, (1, 0)),
+        (100.0, 1, 0, (10, 70)),
+        (10.0, 1, 0, (7, 7)),
+        (10.0, 2, 0, (3, 7)),
+        (10.0, 2, 5, (5, 7)),
+        (2.0, 4, 0, (1, 1)),
+        (1.0, 1, 0, (1, 0)),
+        (100.0, 1, 1, (1, 70)),
+        (1.0, 1, 1, (1, 0)),
     ],
-)  # fmt: skip
+)
 def test_levels_and_rows_that_are_planned(monkeypatch, free, batch, levels, plan):
     """free: in graphs of one row."""
     patcher = SimpleNamespace(get_free_memory=lambda device: free * 1e6)
-    accelerator = SimpleNamespace(
-        device=torch.device("meta"), conds=(), model=SimpleNamespace(current_patcher=patcher)
-    )
+    accelerator = SimpleNamespace(device=torch.device("meta"), conds=(), model=SimpleNamespace(current_patcher=patcher))
     monkeypatch.setattr(null_text, "row_bytes", lambda *_: 1e6)
     found = Plan.of(accelerator, None, torch.zeros(3, batch, 4, 2, 2), torch.zeros(1, 7, 3), levels)
     assert (found.levels, found.rows) == plan and found.cost == 1
@@ -151,7 +155,7 @@ def test_a_hint_for_each_picture_keeps_rows_together():
         def entries(self, cond):
             return [{"control": self.control}, {}]
 
-    one, many = Control(1), Control(2)
-    assert rows_apart(Session(None)) and rows_apart(Session(one)) and not rows_apart(Session(many))
-    one.previous_controlnet = many
+    one, two = Control(1), Control(2)
+    assert rows_apart(Session(None)) and rows_apart(Session(one)) and not rows_apart(Session(two))
+    one.previous_controlnet = two
     assert not rows_apart(Session(one))

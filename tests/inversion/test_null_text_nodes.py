@@ -26,7 +26,7 @@ def test_optimize_returns_a_negative_a_picture_and_numbers(sd1):
     assert torch.isfinite(stock(model, "sd1", trajectory, conditioning)).all()
 
 
-def test_every_entry_keeps_what_its_prompt_carried():
+def test_every_entry_keeps_what_its_prompt_had():
     model, _, trajectory = prepared("sdxl")
     with torch.inference_mode():
         positive = tiny_cond("sdxl")
@@ -117,9 +117,17 @@ def sample(model, latent, cfg=4.0, family="sd1"):
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas, tiny_cond(family),
-            tiny_cond(family, seed=2), latent, disable_pbar=True, seed=0,
-        )  # fmt: skip
+            model,
+            noise,
+            cfg,
+            comfy.samplers.sampler_object("euler"),
+            sigmas,
+            tiny_cond(family),
+            tiny_cond(family, seed=2),
+            latent,
+            disable_pbar=True,
+            seed=0,
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

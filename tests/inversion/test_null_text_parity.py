@@ -6,11 +6,11 @@ import torch
 from palimpsest.host.family import latent_format_name
 from palimpsest.host.fingerprint import fingerprint
 from palimpsest.host.inversion.null_text import fit_null_text
-from palimpsest.inversion.null_text import Recipe
+from palimpsest.inversion.null_text import NullTextRecipe
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.papercut.companion.model import register
 from palimpsest.papercut.export import export
-from palimpsest.papercut.reference import load_oracle
+from palimpsest.papercut.reference import load_reference
 
 from ..papercut.conftest import random_networks
 from .null_text_reference import null_text_reference
@@ -29,19 +29,19 @@ def parts(tmp_path_factory):
     register()
     with torch.inference_mode():
         model = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=False)[0]
-    return model, load_oracle(file)
+    return model, load_reference(file)
 
 
 class Official:
     """The published code's terms: latents z of unit size, alpha_bar, diffusers' own steps down."""
 
-    def __init__(self, oracle):
-        self.unet, self.scheduler = oracle.unet, oracle.scheduler
+    def __init__(self, reference):
+        self.unet, self.scheduler = reference.unet, reference.scheduler
         self.scheduler.set_timesteps(STEPS)
         self.steps = self.scheduler.timesteps
         self.alphas = torch.cat([torch.ones(1), self.scheduler.alphas_cumprod[self.steps.flip(0)]])
         with torch.no_grad():
-            self.source, self.empty = oracle.embed("a red heart on a mint plain ground"), oracle.embed("")
+            self.source, self.empty = reference.embed("a red heart on a mint plain ground"), reference.embed("")
 
     def epsilon(self, z, alpha, text):
         place = int((self.alphas - alpha).abs().argmin())
@@ -62,19 +62,25 @@ class Official:
 
 
 def test_the_hosts_fit_is_the_papers(parts):
-    model, oracle = parts
-    official = Official(oracle)
+    model, reference = parts
+    official = Official(reference)
     pivots = official.pivots()
     kept, passed, losses = null_text_reference(
-        official.epsilon, pivots, official.alphas, official.source, official.empty, cfg=CFG, inner_steps=INNER,
+        official.epsilon,
+        pivots,
+        official.alphas,
+        official.source,
+        official.empty,
+        cfg=CFG,
+        inner_steps=INNER,
         step=official.step,
-    )  # fmt: skip
+    )
     sigmas = ((1 - official.alphas) / official.alphas).sqrt()
     path = pivots * (1 + sigmas**2).sqrt().reshape(-1, 1, 1, 1, 1)
     trajectory = Trajectory(sigmas, path, "", 1.0, fingerprint(model), "eps", latent_format_name(model))
     with torch.inference_mode():
         _, found = fit_null_text(
-            model, trajectory, [[official.source, {}]], [[official.empty, {}]], Recipe(CFG, "faithful", INNER)
+            model, trajectory, [[official.source, {}]], [[official.empty, {}]], NullTextRecipe(CFG, "faithful", INNER)
         )
     assert max(len(level) for level in losses) == INNER > 1, "the case should need more than one update somewhere"
     # Adam's first update is a sign, which rounding may flip: early levels agree closely, late ones in what they do.

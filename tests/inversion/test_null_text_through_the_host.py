@@ -18,21 +18,30 @@ class Fitted(Inversion):
     def __init__(self, family="sd1", *, mode="fast", cfg=7.5, inner_steps=2, batch=1, **changes):
         super().__init__(family, batch=batch, refinement=1, **changes)
         self.fit = self.add(
-            "PalimpsestNullTextOptimize", model=self.model, trajectory=self.trajectory, positive=self.positive,
-            negative=self.negative, cfg=cfg, mode=mode, inner_steps=inner_steps, tolerance=1e-7,
-        )  # fmt: skip
+            "PalimpsestNullTextOptimize",
+            model=self.model,
+            trajectory=self.trajectory,
+            positive=self.positive,
+            negative=self.negative,
+            cfg=cfg,
+            mode=mode,
+            inner_steps=inner_steps,
+            tolerance=1e-7,
+        )
         self.null, self.cfg = [self.fit, 0], cfg
 
     def sampled(self, negative) -> str:
         """Stock guider and sampler at the CFG of the fit; the id of the node that saves the latent."""
-        guider = self.add(
-            "CFGGuider", model=self.model, positive=self.positive, negative=negative, cfg=self.cfg
-        )
+        guider = self.add("CFGGuider", model=self.model, positive=self.positive, negative=negative, cfg=self.cfg)
         chosen = self.add("KSamplerSelect", sampler_name="euler")
         node = self.add(
-            "SamplerCustomAdvanced", noise=self.noise, guider=[guider, 0], sampler=[chosen, 0], sigmas=self.sigmas,
+            "SamplerCustomAdvanced",
+            noise=self.noise,
+            guider=[guider, 0],
+            sampler=[chosen, 0],
+            sigmas=self.sigmas,
             latent_image=self.latent,
-        )  # fmt: skip
+        )
         return self.save([node, 0])
 
 
@@ -94,8 +103,14 @@ def test_bad_input_is_named(host_client):
 
 
 def test_every_node_has_a_page_and_every_input_a_tooltip(host_client):
-    names = ("NullTextOptimize", "NegativePromptInversion", "ProximalGuidance", "PromptToPrompt", "WordAttentionMask",
-             "EditReport")  # fmt: skip
+    names = (
+        "NullTextOptimize",
+        "NegativePromptInversion",
+        "ProximalGuidance",
+        "PromptToPrompt",
+        "WordAttentionMask",
+        "EditReport",
+    )
     for name in (f"Palimpsest{name}" for name in names):
         spec = host_client.object_info()[name]
         inputs = {**spec["input"].get("required", {}), **spec["input"].get("optional", {})}

@@ -8,7 +8,7 @@ diffusers = pytest.importorskip("diffusers")
 
 CONFIG = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, num_train_timesteps=1000
-)  # fmt: skip
+)
 SPACINGS = [
     dict(set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"),
     dict(set_alpha_to_one=True, steps_offset=0, timestep_spacing="trailing"),
@@ -20,10 +20,17 @@ SPACINGS = [
 def unet():
     torch.manual_seed(0)
     network = diffusers.UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=8,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
     return network.eval().requires_grad_(False)
 
 

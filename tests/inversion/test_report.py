@@ -2,29 +2,35 @@
 
 import pytest
 import torch
-from PIL import ImageFont
 from palimpsest.inversion.gaussianity import IDEAL_LOG_LIKELIHOOD
 from palimpsest.inversion.verdict import Check, lines
 from palimpsest.nodes._panel import BACKGROUND, _wrapped, error_map, panel
+from PIL import ImageFont
 
 
 def check(**changes) -> Check:
     values = dict(
-        psnr=33.0, ssim=0.95, bound=33.5, drift=38.0, mean=0.0, deviation=1.0, correlation=0.01,
+        psnr=33.0,
+        ssim=0.95,
+        bound=33.5,
+        drift=38.0,
+        mean=0.0,
+        std=1.0,
+        correlation=0.01,
         log_likelihood=IDEAL_LOG_LIKELIHOOD,
-    )  # fmt: skip
+    )
     return Check(**{**values, **changes})
 
 
-def words(made_at=1.0, sampled_at=1.0, **changes) -> str:
+def report_text(made_at=1.0, sampled_at=1.0, **changes) -> str:
     return "\n".join(lines(check(**changes), made_at=made_at, sampled_at=sampled_at))
 
 
 def test_numbers_stand_in_the_report():
-    text = words()
+    text = report_text()
     assert "PSNR 33.0 dB (the VAE alone 33.5 dB), SSIM 0.950" in text and "good to edit" in text
-    assert "the VAE alone" not in words(bound=None)
-    assert "PSNR equal" in words(psnr=100.0)
+    assert "the VAE alone" not in report_text(bound=None)
+    assert "PSNR equal" in report_text(psnr=100.0)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,7 @@ def test_numbers_stand_in_the_report():
     ],
 )
 def test_what_to_do_is_said(drift, made_at, sampled_at, said):
-    assert said in words(made_at, sampled_at, drift=drift)
+    assert said in report_text(made_at, sampled_at, drift=drift)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +51,12 @@ def test_what_to_do_is_said(drift, made_at, sampled_at, said):
     [
         ({}, "is white"),
         ({"correlation": -0.1}, "nearly white"),
-        ({"deviation": 0.7}, "still carries"),
+        ({"std": 0.7}, "still carries"),
         ({"mean": 0.3}, "still carries"),
     ],
 )
 def test_how_free_edits_are_is_said(changes, said):
-    assert said in words(**changes)
+    assert said in report_text(**changes)
 
 
 def test_the_error_map_is_black_for_equal_and_light_for_far():

@@ -33,9 +33,13 @@ class Inversion(Scene):
         guider = self.add("BasicGuider", model=self.model, conditioning=self.positive)
         chosen = self.add("KSamplerSelect", sampler_name=sampler)
         node = self.add(
-            "SamplerCustomAdvanced", noise=noise or self.noise, guider=[guider, 0], sampler=[chosen, 0],
-            sigmas=sigmas or self.sigmas, latent_image=start or self.latent,
-        )  # fmt: skip
+            "SamplerCustomAdvanced",
+            noise=noise or self.noise,
+            guider=[guider, 0],
+            sampler=[chosen, 0],
+            sigmas=sigmas or self.sigmas,
+            latent_image=start or self.latent,
+        )
         return self.save([node, 0])
 
 
@@ -86,9 +90,13 @@ def test_an_interrupted_inversion_leaves_no_trace(host_client):
 def test_the_check_shows_its_panel_and_a_file_keeps_the_trajectory(host_client, host):
     scene = Inversion(batch=1, levels=FINE)
     check = scene.add(
-        "PalimpsestInversionCheck", model=scene.model, vae=scene.vae, trajectory=scene.trajectory,
-        positive=scene.positive, cfg=1.0,
-    )  # fmt: skip
+        "PalimpsestInversionCheck",
+        model=scene.model,
+        vae=scene.vae,
+        trajectory=scene.trajectory,
+        positive=scene.positive,
+        cfg=1.0,
+    )
     save = scene.add("PalimpsestSaveTrajectory", trajectory=scene.trajectory, filename_prefix="host/kite")
     back = scene.replay()
     result = run(host_client, scene)
@@ -169,16 +177,16 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), BAD_INPUT, ids=[change.__name__ for change, _ in BAD_INPUT])
-def test_bad_input_is_named_before_any_heavy_work(host, host_client, change, words):
+@pytest.mark.parametrize(("change", "message"), BAD_INPUT, ids=[change.__name__ for change, _ in BAD_INPUT])
+def test_bad_input_is_named_before_any_heavy_work(host, host_client, change, message):
     scene = Inversion(batch=1, refinement=0)
     change(scene, host)
     scene.save(scene.inverted)
-    assert words in refusal(host_client, scene)
+    assert message in refusal(host_client, scene)
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"sampler": "dpmpp_2m_sde"}, "draws fresh noise"),
         ({"sigmas": "7.0, 3.0, 0.0"}, ""),
@@ -188,7 +196,7 @@ def test_bad_input_is_named_before_any_heavy_work(host, host_client, change, wor
     ],
     ids=["stochastic sampler", "later start", "other levels", "other size", "other batch"],
 )
-def test_a_run_that_does_not_match_is_named(host_client, host, options, words):
+def test_a_run_that_does_not_match_is_named(host_client, host, options, message):
     scene = Inversion(batch=2, refinement=0)
     options = dict(options)
     if "sigmas" in options:
@@ -197,8 +205,8 @@ def test_a_run_that_does_not_match_is_named(host_client, host, options, words):
         size, batch = options.pop("start", 8), options.pop("batch", 2)
         options["start"] = [scene.add("TestTinyLatent", family="sd1", seed=0, batch=batch, size=size), 0]
     scene.replay(**options)
-    if words:
-        assert words in refusal(host_client, scene)
+    if message:
+        assert message in refusal(host_client, scene)
     else:
         before = host.text().count("nearly")
         run(host_client, scene)

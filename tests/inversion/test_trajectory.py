@@ -11,9 +11,14 @@ def make(**changes) -> Trajectory:
     levels = torch.tensor([0.0, 0.5, 2.0, 14.6])
     latents = torch.randn(4, 2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     values = dict(
-        sigmas=levels, latents=latents, prompt="a red kite", cfg=1.0, fingerprint="f", prediction="eps",
+        sigmas=levels,
+        latents=latents,
+        prompt="a red kite",
+        cfg=1.0,
+        fingerprint="f",
+        prediction="eps",
         latent_format="SD15",
-    )  # fmt: skip
+    )
     return Trajectory(**{**values, **changes})
 
 
@@ -50,7 +55,7 @@ def test_outside_there_is_nothing(sigma):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"sigmas": torch.tensor([0.0, 2.0, 0.5, 14.6])}, "rise"),
         ({"sigmas": torch.tensor([0.0, 0.5, 0.5, 14.6])}, "rise"),
@@ -64,6 +69,6 @@ def test_outside_there_is_nothing(sigma):
         ({"cfg": float("nan")}, "CFG"),
     ],
 )
-def test_parts_that_do_not_agree_are_named(changes, words):
-    with pytest.raises(ValueError, match=words):
+def test_parts_that_do_not_agree_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
         make(**changes)

@@ -2,8 +2,8 @@
 
 import comfy.samplers
 import torch
-from palimpsest.host.session import with_denoiser
 from palimpsest.host.morphing.lora import lora_model
+from palimpsest.host.session import with_denoiser
 from palimpsest.morphing.lora import LowRank
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0])

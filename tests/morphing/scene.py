@@ -36,23 +36,32 @@ class Morph(Scene):
 
     def inverted(self, model, positive):
         node = self.add(
-            "PalimpsestDDIMInvert", model=model, latent=self.latent, sigmas=self.sigmas, cfg=1.0, refinement=0,
+            "PalimpsestDDIMInvert",
+            model=model,
+            latent=self.latent,
+            sigmas=self.sigmas,
+            cfg=1.0,
+            refinement=0,
             positive=positive,
-        )  # fmt: skip
+        )
         return [node, 0]
 
     def sampled(self, model, positive, starts):
         guider = self.add("BasicGuider", model=model, conditioning=positive)
         sampler = self.add("KSamplerSelect", sampler_name="euler")
         node = self.add(
-            "SamplerCustomAdvanced", noise=[starts, 0], guider=[guider, 0], sampler=[sampler, 0], sigmas=self.sigmas,
+            "SamplerCustomAdvanced",
+            noise=[starts, 0],
+            guider=[guider, 0],
+            sampler=[sampler, 0],
+            sigmas=self.sigmas,
             latent_image=[starts, 1],
-        )  # fmt: skip
+        )
         return [node, 0]
 
-    def started(self, model, ways, alphas):
+    def started(self, model, trajectories, alphas):
         """The node that gives the frames their noise, their latent and the key pictures."""
-        trajectories = self.numbered("trajectories", "trajectory", [ways])
+        trajectories = self.numbered("trajectories", "trajectory", [trajectories])
         return self.add("PalimpsestMorphLatents", model=model, alphas=alphas, adain=True, **trajectories)
 
     def prepared(self, schedule):
@@ -63,10 +72,10 @@ class Morph(Scene):
     def whole(self, frames=5, blend=True, **options):
         """The paper's graph; returns the frames' latent and their ALPHAS."""
         schedule = self.schedule(frames, **options)
-        loras, ways = self.prepared(schedule)
+        loras, trajectories = self.prepared(schedule)
         alphas = [schedule, 0]
         model = self.mixed(self.model, loras, alphas)
-        starts = self.started(model, ways, alphas)
+        starts = self.started(model, trajectories, alphas)
         if blend:
             blended = self.add(
                 "PalimpsestAttentionBlend", model=model, alphas=alphas, strength=1.0, until=0.6, keys=[starts, 2]
@@ -78,10 +87,10 @@ class Morph(Scene):
         """Key picture `key` by itself, from its own noise, with its own LoRA and its prompt as it came; its latent."""
         place = key * (frames - 1) // (self.pictures - 1)
         schedule = self.schedule(frames, start=place, count=1)
-        loras, ways = self.prepared(schedule)
+        loras, trajectories = self.prepared(schedule)
         fixed = {"mixture": "one for all frames", "fixed_alpha": float(key)}
         model = self.mixed(self.model, loras, [schedule, 0], **fixed)
-        return self.sampled(model, self.prompts[key], self.started(model, ways, [schedule, 0]))
+        return self.sampled(model, self.prompts[key], self.started(model, trajectories, [schedule, 0]))
 
 
 def refusal(client, scene):

@@ -18,7 +18,7 @@ from palimpsest.morphing.schedule import Alphas, schedule
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from .parts import SIGMAS, ask, random_lora, sample
 
-CLOSE = {"atol": 2e-3, "rtol": 1e-3}
+TOLERANCE = {"atol": 2e-3, "rtol": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_key_pictures_keep_their_own_result_with_their_own_lora(model, blend):
     for key, frame in enumerate((0, 2, 4)):
         one = Alphas((float(key),), 3)
         alone = sample(interpolated(model, loras, one), prompts(3, one), keys[key : key + 1] / SIGMAS[0])
-        assert torch.allclose(frames[frame : frame + 1], alone, **CLOSE)
+        assert torch.allclose(frames[frame : frame + 1], alone, **TOLERANCE)
     without = sample(interpolated(model, loras, alphas), prompts(3, alphas), x / SIGMAS[0])
     assert not torch.allclose(frames[1], without[1], atol=5e-2)
 
@@ -56,13 +56,13 @@ def test_trajectory_anchor_holds_the_key_pictures_of_a_morph(model, at_once):
     alphas = schedule(5, 3)
     x, keys = start(3, alphas)
     pictures = torch.cat([tiny_latent("sd1", seed=10 + seed) for seed in range(3)])
-    levels, ways = torch.tensor([0.0, float(SIGMAS[0])]), torch.stack([pictures, keys])
-    inverted = Trajectory(levels, ways, "", 1.0, "", "eps", "SD15")
+    levels, path = torch.tensor([0.0, float(SIGMAS[0])]), torch.stack([pictures, keys])
+    inverted = Trajectory(levels, path, "", 1.0, "", "eps", "SD15")
     patched = blended(model, alphas, rows_at_once=at_once)
     free = sample(patched, prompts(3, alphas), x / SIGMAS[0])
-    held = sample(anchored(patched, Anchor(inverted, rows=(0, 2, 4))), prompts(3, alphas), x / SIGMAS[0])
-    assert torch.equal(held[[0, 2, 4]], model.model.process_latent_out(pictures))
-    assert torch.isfinite(held).all() and not torch.allclose(held[[0, 2, 4]], free[[0, 2, 4]], atol=5e-2)
+    fixed = sample(anchored(patched, Anchor(inverted, rows=(0, 2, 4))), prompts(3, alphas), x / SIGMAS[0])
+    assert torch.equal(fixed[[0, 2, 4]], model.model.process_latent_out(pictures))
+    assert torch.isfinite(fixed).all() and not torch.allclose(fixed[[0, 2, 4]], free[[0, 2, 4]], atol=5e-2)
 
 
 @pytest.mark.parametrize("blend", BLENDS)
@@ -117,7 +117,7 @@ def test_chunks_change_nothing(model, blend, at_once):
     mixed = interpolated(model, loras, alphas)
     whole = ask(blended(mixed, alphas, blend=blend), cond, x, negative=negative, cfg=3.0)
     parts = ask(blended(mixed, alphas, blend=blend, rows_at_once=at_once), cond, x, negative=negative, cfg=3.0)
-    assert torch.allclose(whole, parts, **CLOSE)
+    assert torch.allclose(whole, parts, **TOLERANCE)
 
 
 def scarce(model, alphas, most):
@@ -140,7 +140,7 @@ def test_memory_that_runs_out_is_answered_by_smaller_chunks(model):
     x, _ = start(2, alphas)
     cond = prompts(2, alphas)
     patched, calls = scarce(model, alphas, 4)
-    assert torch.allclose(ask(patched, cond, x), ask(blended(model, alphas), cond, x), **CLOSE)
+    assert torch.allclose(ask(patched, cond, x), ask(blended(model, alphas), cond, x), **TOLERANCE)
     assert calls[0] == 6 and max(calls[1:]) <= 5
 
 
@@ -152,11 +152,11 @@ def test_a_run_finds_out_once_what_fits_and_the_next_run_anew(model):
     for _ in range(2):
         frames = sample(patched, prompts(2, alphas), x / SIGMAS[0])
         assert sum(rows > 4 for rows in calls) == 1 and calls[0] == 6
-        assert torch.allclose(frames, sample(blended(model, alphas), prompts(2, alphas), x / SIGMAS[0]), **CLOSE)
+        assert torch.allclose(frames, sample(blended(model, alphas), prompts(2, alphas), x / SIGMAS[0]), **TOLERANCE)
         calls.clear()
 
 
-def test_the_estimate_of_what_fits_counts_the_key_pictures_that_are_carried():
+def test_the_estimate_of_what_fits_counts_the_extra_key_pictures():
     """Nine frames that read two of them: memory for four rows of each group is for two frames and both key rows."""
     alphas = schedule(9, 2)
     needs = {row: {0, 8} for row in range(9)}
@@ -180,8 +180,8 @@ def morph_run(family, blend="input", pictures=3, frames=8, **options):
     keys = torch.cat([tiny_latent(family, seed=seed) for seed in range(pictures)]) * 4
     x = morph_latents(keys, whole)
     loras = [random_lora(model, seed) for seed in range(pictures)]
-    ways = torch.stack([torch.zeros_like(keys), keys])
-    inverted = Trajectory(torch.tensor([0.0, float(SIGMAS[0])]), ways, "", 1.0, "", "eps", "SD15")
+    path = torch.stack([torch.zeros_like(keys), keys])
+    inverted = Trajectory(torch.tensor([0.0, float(SIGMAS[0])]), path, "", 1.0, "", "eps", "SD15")
     texts = [tiny_cond(family, seed=seed) for seed in range(pictures)]
 
     def run(alphas, rows):
@@ -199,7 +199,7 @@ def test_parts_of_a_morph_join_to_the_whole(blend, part):
     whole, run = morph_run("sd1", blend)
     some = whole.part(*part)
     rows = slice(part[0], part[0] + len(some))
-    assert torch.allclose(run(some, rows), run(whole, slice(None))[rows], **CLOSE)
+    assert torch.allclose(run(some, rows), run(whole, slice(None))[rows], **TOLERANCE)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -210,7 +210,7 @@ def test_as_many_frames_are_as_many_single_runs(family, frames, pictures):
     together = run(whole, slice(None))
     for row in range(frames):
         alone = run(whole.part(row, 1), slice(row, row + 1))
-        assert torch.allclose(alone, together[row : row + 1], **CLOSE), row
+        assert torch.allclose(alone, together[row : row + 1], **TOLERANCE), row
 
 
 def test_until_ends_the_blend_and_0_is_the_plain_model(model):
@@ -250,7 +250,7 @@ def test_a_replacement_that_was_there_is_honoured(model):
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda m: blended(tiny_model("flux"), schedule(4)), "UNet"),
         (lambda m: blended(m, schedule(8, 3).part(1, 2)), "key picture 0 and 1"),
@@ -258,6 +258,6 @@ def test_a_replacement_that_was_there_is_honoured(model):
         (lambda m: sample(blended(m, schedule(4)), tiny_cond("sd1"), tiny_latent("sd1", batch=3)), "4 frames, but 3"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_remedy(model, make, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_does_not_fit_is_refused_with_a_remedy(model, make, message):
+    with pytest.raises(ValueError, match=message):
         make(model)

@@ -19,7 +19,7 @@ def features():
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_frames_read_their_share_of_the_key_rows(features, strength):
+def test_frames_read_their_fraction_of_the_key_rows(features, strength):
     x = features[0]
     got = mix_rows(x, ALPHAS.weights(), KEYS, strength, groups=2)
     for group in (0, 5):
@@ -30,7 +30,7 @@ def test_frames_read_their_share_of_the_key_rows(features, strength):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
-def test_outputs_are_the_share_of_attentions_to_each_key_row(features, strength):
+def test_outputs_are_weighted_attentions_to_each_key_row(features, strength):
     q, k, v = features
     weights = Alphas((0.0, 0.2, 1.0, 1.9, 2.0), 3).weights()
     got = mix_outputs(attend, q, k, v, weights, KEYS, strength, groups=2)
@@ -56,7 +56,7 @@ def test_mixing_by_one_key_alone_is_the_same_in_all_places(features):
 
 @pytest.mark.parametrize("steps", [1, 5, 50])
 @pytest.mark.parametrize("until", [0.0, 0.2, 0.6, 1.0])
-def test_the_blend_is_active_for_its_share_of_the_steps(steps, until):
+def test_the_blend_is_active_for_its_fraction_of_the_steps(steps, until):
     sigmas = torch.linspace(14.6, 0, steps + 1)
     limit = active_until(sigmas, until)
     assert sum(float(sigma) > limit for sigma in sigmas[:-1]) == round(until * steps)

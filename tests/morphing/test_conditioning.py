@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.host.morphing.extra_keys import Carried
 from palimpsest.host.morphing.conditioning import morphed
+from palimpsest.host.morphing.extra_keys import ExtraKeys
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.morphing.schedule import Alphas, schedule
 
@@ -52,11 +52,11 @@ def test_a_mask_of_another_kind_is_left_alone_where_it_still_fits():
     assert masks([prompt(strange), prompt(tokens=6)], schedule(3)) is None
 
 
-def test_carried_key_pictures_bring_their_masks():
+def test_extra_key_pictures_bring_their_masks():
     part = schedule(3).part(1, 1)
-    ways = torch.zeros(2, 2, 4, 8, 8)
-    carried = Carried(part, Trajectory(torch.tensor([0.0, 8.0]), ways, "", 1.0, "", "eps", "SD15"))
+    path = torch.zeros(2, 2, 4, 8, 8)
+    extra_keys = ExtraKeys(part, Trajectory(torch.tensor([0.0, 8.0]), path, "", 1.0, "", "eps", "SD15"))
     tokens, options = morphed([prompt([[1, 1, 0, 0]]), prompt([[1, 0, 1, 0]])], part)[0]
-    entry = carried._with_rows({"cross_attn": tokens, **options})
+    entry = extra_keys._with_rows({"cross_attn": tokens, **options})
     assert entry["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0]]
     assert entry["cross_attn"].shape[0] == 3

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from palimpsest.morphing.fit import Branches, Recipe, error_weight, fit, noised
+from palimpsest.morphing.fit import Branches, LoraRecipe, error_weight, fit, noised
 
 LEVELS = torch.linspace(0.03, 14.6, 1000)
-QUICK = Recipe(rank=4, steps=30, learning_rate=1e-2, check_every=10, checks=4)
+QUICK = LoraRecipe(rank=4, steps=30, learning_rate=1e-2, check_every=10, checks=4)
 
 
 class Net(torch.nn.Module):
@@ -57,14 +57,14 @@ def test_the_loss_is_that_of_what_the_network_predicts(prediction):
 @pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
 @pytest.mark.parametrize("samples", [1, 4])
 def test_the_loss_falls(latents, prediction, samples):
-    recipe = Recipe(rank=4, steps=60, learning_rate=2e-2, check_every=60, samples=samples)
+    recipe = LoraRecipe(rank=4, steps=60, learning_rate=2e-2, check_every=60, samples=samples)
     checks = fitted(latents, recipe, prediction).checks
     assert (checks[60] < 0.97 * checks[0]).all()
 
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_a_batch_of_pictures_is_as_many_single_fits(latents, samples):
-    recipe = Recipe(rank=4, steps=20, learning_rate=1e-2, check_every=5, samples=samples, patience=1, gain=0.05)
+    recipe = LoraRecipe(rank=4, steps=20, learning_rate=1e-2, check_every=5, samples=samples, patience=1, gain=0.05)
     together = fitted(latents, recipe)
     for place in range(3):
         alone = fitted(latents[place : place + 1], recipe)
@@ -75,19 +75,19 @@ def test_a_batch_of_pictures_is_as_many_single_fits(latents, samples):
 
 
 def test_all_start_from_one_draw_and_change_nothing_at_first(latents):
-    branches = Branches({"b": (4, 6), "a": (5, 4)}, 3, Recipe(rank=8), torch.device("cpu"))
+    branches = Branches({"b": (4, 6), "a": (5, 4)}, 3, LoraRecipe(rank=8), torch.device("cpu"))
     for down in branches.down.values():
         assert torch.equal(down[0], down[1]) and torch.equal(down[0], down[2])
     spread = torch.cat([down[0].detach().flatten() for down in branches.down.values()]).std()
     assert 0.5 / 8 < float(spread) < 2 / 8
     x, output = torch.randn(6, 7, 6), torch.randn(6, 7, 4)
     assert torch.equal(branches.add("b", x, output), output)
-    again = Branches({"a": (5, 4), "b": (4, 6)}, 1, Recipe(rank=8), torch.device("cpu"))
+    again = Branches({"a": (5, 4), "b": (4, 6)}, 1, LoraRecipe(rank=8), torch.device("cpu"))
     assert torch.equal(again.down["b"][0], branches.down["b"][0])
 
 
 def test_what_was_fitted_is_what_the_branch_did(latents):
-    recipe = Recipe(rank=4, steps=10, learning_rate=1e-2, check_every=0)
+    recipe = LoraRecipe(rank=4, steps=10, learning_rate=1e-2, check_every=0)
     branches = Branches({"layer": (4, 4)}, 3, recipe, torch.device("cpu"))
     result = fit(Net().bound(branches), latents, branches, LEVELS, "eps", recipe)
     x, output = torch.randn(3, 7, 4), torch.zeros(3, 7, 4)
@@ -99,20 +99,20 @@ def test_what_was_fitted_is_what_the_branch_did(latents):
 
 
 def test_the_seed_decides(latents):
-    ups = [fitted(latents, Recipe(rank=4, steps=5, seed=seed)).layers[0]["layer"].up for seed in (0, 0, 1)]
+    ups = [fitted(latents, LoraRecipe(rank=4, steps=5, seed=seed)).layers[0]["layer"].up for seed in (0, 0, 1)]
     assert torch.equal(ups[0], ups[1]) and not torch.equal(ups[0], ups[2])
 
 
 def test_pictures_that_learn_no_more_rest_at_their_best(latents):
     """At a learning rate that tears, the loss rises: what is kept is the start, and the fit ends early."""
-    recipe = Recipe(rank=4, steps=200, learning_rate=5.0, check_every=5, patience=2)
+    recipe = LoraRecipe(rank=4, steps=200, learning_rate=5.0, check_every=5, patience=2)
     result = fitted(latents, recipe)
     assert len(result.losses) < 200
     best = torch.stack(list(result.checks.values())).min(0).values
     branches = Branches({"layer": (4, 4)}, 3, recipe, torch.device("cpu"))
     for place, layers in enumerate(result.layers):
         branches.restore(place, [layers["layer"].down, layers["layer"].up])
-    kept = fit(Net().bound(branches), latents, branches, LEVELS, "eps", Recipe(rank=4, steps=1, check_every=1))
+    kept = fit(Net().bound(branches), latents, branches, LEVELS, "eps", LoraRecipe(rank=4, steps=1, check_every=1))
     assert torch.allclose(kept.checks[0], best, rtol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_a_falling_rate_takes_ever_smaller_steps(latents):
     """With next to no weight decay Adam's steps are about as long as the learning rate."""
     ends = {}
     for decay in (False, True):
-        recipe = Recipe(rank=4, steps=10, learning_rate=1e-2, weight_decay=0.0, check_every=0, decay=decay)
+        recipe = LoraRecipe(rank=4, steps=10, learning_rate=1e-2, weight_decay=0.0, check_every=0, decay=decay)
         branches = Branches({"layer": (4, 4)}, 3, recipe, torch.device("cpu"))
         seen = []
         keep = lambda *_: seen.append(branches.up["layer"].detach().clone())

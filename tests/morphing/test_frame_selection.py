@@ -4,8 +4,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from palimpsest.morphing.frame_selection import choose
 from palimpsest.morphing.frame_distance import plain_between, plain_steps, table
+from palimpsest.morphing.frame_selection import choose
 from palimpsest.morphing.reschedule import variation
 from palimpsest.morphing.schedule import Alphas, schedule
 
@@ -25,7 +25,7 @@ def evenness(frames, rows, cyclic=False):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("frames", [2, 4, 7])
-def test_no_other_choice_is_evener(seed, frames):
+def test_no_other_selection_is_evener(seed, frames):
     """Against all of them, to what lies between two of the means that are tried."""
     alphas, seen = scattered(8, seed=seed)
     rows = choose(alphas, table(seen, plain_between), frames)
@@ -39,10 +39,10 @@ def test_no_other_choice_is_evener(seed, frames):
 def test_key_pictures_that_were_seen_stay_unless_they_need_not(seed):
     alphas, seen = scattered(14, top=3, seed=seed)
     distances = table(seen, plain_between)
-    held = choose(alphas, distances, 8)
-    assert {0.0, 1.0, 2.0, 3.0} <= {alphas.values[row] for row in held}
+    with_keys = choose(alphas, distances, 8)
+    assert {0.0, 1.0, 2.0, 3.0} <= {alphas.values[row] for row in with_keys}
     free = choose(alphas, distances, 8, hold_keys=False)
-    assert evenness(seen, free) <= evenness(seen, held) + 1e-9
+    assert evenness(seen, free) <= evenness(seen, with_keys) + 1e-9
     assert len(choose(alphas, distances, 3)) == 3
 
 

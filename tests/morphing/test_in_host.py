@@ -101,7 +101,7 @@ def test_a_curve_comes_by_wire_and_is_no_widget(host_client):
     assert "0.25" in text
 
 
-def test_machines_that_share_a_morph_make_the_whole(host_client):
+def test_machines_that_split_a_morph_make_the_whole(host_client):
     pieces = []
     for options in ({}, {"start": 0, "count": 3}, {"start": 3, "count": 3}, {"start": 6, "count": 0}):
         scene = Morph(pictures=3)
@@ -111,22 +111,22 @@ def test_machines_that_share_a_morph_make_the_whole(host_client):
     assert torch.allclose(torch.cat(pieces[1:]), pieces[0], atol=5e-3)
 
 
-def test_a_probe_feeds_one_final_run_with_its_key_pictures_held(host_client):
+def test_a_probe_feeds_one_final_run_with_its_key_pictures_fixed(host_client):
     scene = Morph()
     made, alphas = scene.whole(frames=5, blend=False)
     rescheduled = scene.add(
         "PalimpsestReschedule", alphas=alphas, measure="latents", frames=7, hold_keys=True, latent=made
     )
     scene.add("SaveImage", images=[rescheduled, 1], filename_prefix="reschedule")
-    told = scene.add("PreviewAny", source=[rescheduled, 2])
+    expected = scene.add("PreviewAny", source=[rescheduled, 2])
     texts = scene.texts([rescheduled, 0])
     starts = next(key for key, node in scene.nodes.items() if node["class_type"] == "PalimpsestMorphLatents")
     again = {**scene.nodes[starts]["inputs"], "alphas": [rescheduled, 0]}
     fit = next(key for key, node in scene.nodes.items() if node["class_type"] == "PalimpsestLoRAFit")
     model = scene.mixed(scene.model, [[fit, 0]], [rescheduled, 0])
     starts = scene.add("PalimpsestMorphLatents", **again)
-    held = {"model": model, "trajectory": [starts, 2], "rows": "", "alphas": [rescheduled, 0]}
-    made = scene.sampled([scene.add("PalimpsestTrajectoryAnchor", **held), 0], texts, starts)
+    anchor = {"model": model, "trajectory": [starts, 2], "rows": "", "alphas": [rescheduled, 0]}
+    made = scene.sampled([scene.add("PalimpsestTrajectoryAnchor", **anchor), 0], texts, starts)
     saved, keys = scene.save(made), scene.save(scene.latent)
     remembered = scene.add(
         "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=5, hold_keys=True, latent=made
@@ -136,11 +136,11 @@ def test_a_probe_feeds_one_final_run_with_its_key_pictures_held(host_client):
     frames = latent(host_client, result, saved)
     assert frames.shape[0] == 7
     assert torch.allclose(frames[[0, -1]], latent(host_client, result, keys), atol=1e-5)
-    assert 0 < float(result.texts(evener)[0]) < float(result.texts(told)[0])
+    assert 0 < float(result.texts(evener)[0]) < float(result.texts(expected)[0])
     # Of all that was looked at, five frames: evener than the five of the first look, which were among them.
     evenest = latent(host_client, result, chosen)
     assert len(evenest) == 5 and torch.equal(evenest[[0, -1]], frames[[0, -1]])
-    assert variation(plain_steps(evenest)) < float(result.texts(told)[0])
+    assert variation(plain_steps(evenest)) < float(result.texts(expected)[0])
 
 
 def test_pictures_fitted_before_are_reused(host, host_client):
@@ -188,12 +188,29 @@ def test_the_hosts_own_trained_lora_serves_as_well(host, host_client):
     tiny_file("sd3", folder / "tiny-morph.safetensors")
     scene = Morph("sd3", file="tiny-morph.safetensors")
     trained = scene.add(
-        "TrainLoraNode", model=scene.model, latents=scene.latent, positive=scene.positive, batch_size=1,
-        grad_accumulation_steps=1, steps=2, learning_rate=0.01, rank=2, optimizer="AdamW", loss_function="MSE", seed=0,
-        training_dtype="none", lora_dtype="fp32", quantized_backward=False, algorithm="LoRA",
-        gradient_checkpointing=False, checkpoint_depth=1, offloading=False, existing_lora="[None]", bucket_mode=False,
+        "TrainLoraNode",
+        model=scene.model,
+        latents=scene.latent,
+        positive=scene.positive,
+        batch_size=1,
+        grad_accumulation_steps=1,
+        steps=2,
+        learning_rate=0.01,
+        rank=2,
+        optimizer="AdamW",
+        loss_function="MSE",
+        seed=0,
+        training_dtype="none",
+        lora_dtype="fp32",
+        quantized_backward=False,
+        algorithm="LoRA",
+        gradient_checkpointing=False,
+        checkpoint_depth=1,
+        offloading=False,
+        existing_lora="[None]",
+        bucket_mode=False,
         bypass_mode=False,
-    )  # fmt: skip
+    )
     plain, schedule = scene.model, scene.schedule(2)
     scene.model = [scene.add("LoraModelLoader", model=plain, lora=[trained, 0], strength_model=1.0, bypass=False), 0]
     stock = scene.stock(cfg=1.0)

@@ -38,9 +38,15 @@ def test_bad_input_gets_a_sentence_and_the_next_run_is_unaffected(host_client):
     schedule = scene.schedule(4)
     one = scene.numbered("prompts", "prompt", scene.prompts[:1])
     fit = scene.add(
-        "PalimpsestLoRAFit", model=scene.model, steps=2, rank=2, learning_rate=0.001, seed=0, **one,
+        "PalimpsestLoRAFit",
+        model=scene.model,
+        steps=2,
+        rank=2,
+        learning_rate=0.001,
+        seed=0,
+        **one,
         latent=[scene.add("TestTinyLatent", family="sd1", seed=0, batch=1, size=8), 0],
-    )  # fmt: skip
+    )
     scene.model = scene.mixed(scene.model, [[fit, 0]], [schedule, 0])
     scene.stock()
     assert "2 key pictures, but 1 LoRAs" in refusal(host_client, scene)
@@ -62,16 +68,16 @@ def test_bad_input_gets_a_sentence_and_the_next_run_is_unaffected(host_client):
 
 
 @pytest.mark.parametrize(
-    "measure, words",
+    "measure, message",
     [("lpips", "Python package lpips, which this ComfyUI"), ("clip vision", "connect a Load CLIP Vision")],
 )
-def test_a_measure_that_is_not_at_hand_says_so(host_client, measure, words):
+def test_a_measure_that_is_not_at_hand_says_so(host_client, measure, message):
     scene = Morph()
     pictures = [scene.add("EmptyImage", width=64, height=64, batch_size=3, color=0), 0]
     options = {"measure": measure, "frames": 0, "hold_keys": True}
     node = scene.add("PalimpsestReschedule", alphas=[scene.schedule(3), 0], images=pictures, **options)
     scene.add("PreviewAny", source=[node, 2])
-    assert words in refusal(host_client, scene)
+    assert message in refusal(host_client, scene)
 
 
 def test_pictures_of_any_size_become_one_batch_and_black_frames_are_rescheduled(host, host_client):
@@ -81,16 +87,21 @@ def test_pictures_of_any_size_become_one_batch_and_black_frames_are_rescheduled(
     links = scene.numbered("pictures", "picture", [wide, tall])
     batch = scene.add("PalimpsestKeyPictures", width=0, height=0, **links)
     size = scene.add("GetImageSize", image=[batch, 0])
-    told = [scene.add("PreviewAny", source=[size, place]) for place in range(3)]
+    previews = [scene.add("PreviewAny", source=[size, place]) for place in range(3)]
     counted = scene.add("PalimpsestMorphSchedule", frames=5, keyframes=[batch, 1], pace="uniform", cyclic=False)
     keys = scene.add("PreviewAny", source=[counted, 1])
     rescheduled = scene.add(
-        "PalimpsestReschedule", alphas=[scene.schedule(3), 0], measure="latents", frames=5, hold_keys=True,
-        images=[scene.add("EmptyImage", width=64, height=64, batch_size=3, color=0), 0], vae=scene.vae,
-    )  # fmt: skip
+        "PalimpsestReschedule",
+        alphas=[scene.schedule(3), 0],
+        measure="latents",
+        frames=5,
+        hold_keys=True,
+        images=[scene.add("EmptyImage", width=64, height=64, batch_size=3, color=0), 0],
+        vae=scene.vae,
+    )
     variation = scene.add("PreviewAny", source=[rescheduled, 2])
     result = run(host_client, scene)
-    assert [int(float(result.texts(node)[0])) for node in told] == [96, 64, 3]
+    assert [int(float(result.texts(node)[0])) for node in previews] == [96, 64, 3]
     assert "(0.0, 1.0, 2.0)" in result.texts(keys)[0]
     assert float(result.texts(variation)[0]) == 0.0
     assert "Picture 1 is 50 x 90: scaled to 96 x 64 in proportion, and 63 % of its height cut off." in host.text()

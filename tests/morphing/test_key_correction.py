@@ -4,8 +4,8 @@ import comfy.samplers
 import pytest
 import torch
 from palimpsest.guidance.anchor import Anchor
+from palimpsest.host.morphing.anchor import key_corrected
 from palimpsest.host.morphing.attention_blend import blended
-from palimpsest.host.morphing.anchor import held_morph
 from palimpsest.host.morphing.conditioning import morphed
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.morphing.key_correction import hold
@@ -16,7 +16,7 @@ from palimpsest.nodes.inversion_anchor import TrajectoryAnchor
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from .parts import SIGMAS, sample
 
-CLOSE = {"atol": 2e-3, "rtol": 1e-3}
+TOLERANCE = {"atol": 2e-3, "rtol": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def model():
 
 def inverted(pictures):
     """Trajectories that the model itself would never take: from some pictures to other noise."""
-    ways = [torch.cat([tiny_latent("sd1", seed=10 * end + seed) for seed in range(pictures)]) for end in (1, 0)]
+    ends = [torch.cat([tiny_latent("sd1", seed=10 * end + seed) for seed in range(pictures)]) for end in (1, 0)]
     levels = torch.tensor([0.0, float(SIGMAS[0])])
-    return Trajectory(levels, torch.stack([ways[0], 4 * ways[1]]), "", 1.0, "", "eps", "SD15")
+    return Trajectory(levels, torch.stack([ends[0], 4 * ends[1]]), "", 1.0, "", "eps", "SD15")
 
 
-def run(model, keys, alphas, *, strength=1.0, mask=None, held=True, blend=True, sampler="euler"):
+def run(model, keys, alphas, *, strength=1.0, mask=None, corrected=True, blend=True, sampler="euler"):
     patched = blended(model, alphas, keys=keys) if blend else model
-    patched = held_morph(patched, Anchor(keys, mask, strength=strength), alphas) if held else patched
+    patched = key_corrected(patched, Anchor(keys, mask, strength=strength), alphas) if corrected else patched
     texts = morphed([tiny_cond("sd1", seed=seed) for seed in range(keys.rows)], alphas)
     noise = morph_latents(keys.latents[-1], alphas) / SIGMAS[0]
     guider = comfy.samplers.CFGGuider(patched)
@@ -43,7 +43,7 @@ def run(model, keys, alphas, *, strength=1.0, mask=None, held=True, blend=True, 
     return guider.sample(noise, torch.zeros_like(noise), chosen, SIGMAS, disable_pbar=True, seed=0)
 
 
-def test_frames_are_moved_by_their_shares_of_the_errors():
+def test_frames_are_moved_by_their_fractions_of_the_errors():
     x, keys = torch.randn(4, 2, 3, 3), torch.randn(2, 2, 3, 3)
     weights = torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
     moved = hold(x, keys, weights, (0, 3), torch.ones(4, 1, 3, 3))
@@ -60,7 +60,7 @@ def test_key_pictures_are_exact_and_their_neighbours_next_to_them(model, sampler
     frames = run(model, keys, alphas, sampler=sampler)
     wanted = model.model.process_latent_out(keys.latents[0])
     assert torch.equal(frames[[0, 4, 6]], wanted)
-    free = run(model, keys, alphas, held=False, sampler=sampler)
+    free = run(model, keys, alphas, corrected=False, sampler=sampler)
     away = lambda x: float((x[[1, 3]] - wanted[[0, 1]]).abs().max())
     assert away(frames) < 0.05 * away(free)
 
@@ -75,21 +75,21 @@ def test_an_euler_run_is_corrected_step_by_step(model):
         stepped = sample(model, texts, x / here, sigmas=torch.stack([here, there]))
         x = model.model.process_latent_in(stepped)
         x = x + torch.einsum("nk,kchw->nchw", weights, keys.at(float(there)) - x[rows])
-    held = model.model.process_latent_in(run(model, keys, alphas, blend=False))
-    assert torch.allclose(held, x, **CLOSE)
+    corrected = model.model.process_latent_in(run(model, keys, alphas, blend=False))
+    assert torch.allclose(corrected, x, **TOLERANCE)
 
 
 @pytest.mark.parametrize("part", [(1, 2), (3, 0), (2, 4)])
-def test_parts_of_a_held_morph_join_to_the_whole(model, part):
+def test_parts_of_a_corrected_morph_join_to_the_whole(model, part):
     keys, whole = inverted(3), schedule(8, 3)
     some = whole.part(*part)
     frames = run(model, keys, whole)[part[0] : part[0] + len(some)]
-    assert torch.allclose(run(model, keys, some), frames, **CLOSE)
+    assert torch.allclose(run(model, keys, some), frames, **TOLERANCE)
 
 
 def test_strength_and_mask_say_how_firmly_and_where(model):
     keys, alphas = inverted(2), schedule(4)
-    free, whole = run(model, keys, alphas, held=False), run(model, keys, alphas)
+    free, whole = run(model, keys, alphas, corrected=False), run(model, keys, alphas)
     assert torch.equal(run(model, keys, alphas, strength=0.0), free)
     assert torch.equal(run(model, keys, alphas, mask=torch.ones(1, 8, 8)), free)
     assert torch.equal(run(model, keys, alphas, mask=torch.zeros(1, 8, 8)), whole)
@@ -103,15 +103,19 @@ def test_strength_and_mask_say_how_firmly_and_where(model):
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda m: run(m, inverted(2), schedule(5, 3), blend=False), "2 pictures, but the morph has 3"),
         (lambda m: run(m, inverted(3), schedule(8, 3).part(1, 2), blend=False), "leans? on key picture 0"),
-        (lambda m: sample(held_morph(m, Anchor(inverted(2)), schedule(4)), tiny_cond("sd1"), torch.ones(3, 4, 8, 8)),
-         "4 frames, but 3"),
+        (
+            lambda m: sample(
+                key_corrected(m, Anchor(inverted(2)), schedule(4)), tiny_cond("sd1"), torch.ones(3, 4, 8, 8)
+            ),
+            "4 frames, but 3",
+        ),
         (lambda m: TrajectoryAnchor.execute(m, inverted(2), rows="0", alphas=schedule(4)), "leave `rows` empty"),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused_with_a_remedy(model, make, words):
-    with pytest.raises(ValueError, match=words):
+)
+def test_what_does_not_fit_is_refused_with_a_remedy(model, make, message):
+    with pytest.raises(ValueError, match=message):
         make(model)

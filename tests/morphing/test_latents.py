@@ -20,10 +20,10 @@ def test_slerp_turns_at_an_even_angle_and_keeps_the_length(keys):
     a, b = keys[0].double(), keys[1].double()
     b = b * (a.norm() / b.norm())
     whole = angle(a, b)
-    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
-        mixed = slerp(a, b, share)
+    for fraction in (0.0, 0.2, 0.5, 0.9, 1.0):
+        mixed = slerp(a, b, fraction)
         assert torch.allclose(mixed.norm(), a.norm(), rtol=1e-12)
-        assert torch.allclose(angle(a, mixed), share * whole, atol=1e-7)
+        assert torch.allclose(angle(a, mixed), fraction * whole, atol=1e-7)
 
 
 def test_slerp_is_the_same_from_both_sides(keys):

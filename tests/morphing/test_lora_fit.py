@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from palimpsest.host.morphing import lora_fit
 from palimpsest.host import memory
+from palimpsest.host.morphing import lora_fit
 from palimpsest.host.morphing.lora_fit import fit_loras, target_layers
 from palimpsest.host.morphing.row_lora import interpolated
-from palimpsest.morphing.fit import Recipe
+from palimpsest.morphing.fit import LoraRecipe
 from palimpsest.morphing.schedule import Alphas
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model
 from .parts import ask
 
-QUICK = Recipe(rank=4, steps=12, learning_rate=5e-3, check_every=12)
+QUICK = LoraRecipe(rank=4, steps=12, learning_rate=5e-3, check_every=12)
 
 
 def pictures(family, count=2):
@@ -51,7 +51,7 @@ def test_the_layers_are_the_papers():
 @pytest.mark.parametrize("samples", [1, 2])
 def test_a_batch_of_pictures_is_as_many_single_fits(samples):
     model, (latents, conds) = tiny_model("sd1"), pictures("sd1", 3)
-    recipe = Recipe(rank=2, steps=4, learning_rate=5e-3, samples=samples)
+    recipe = LoraRecipe(rank=2, steps=4, learning_rate=5e-3, samples=samples)
     together = fit_loras(model, latents, conds, recipe)
     lora_fit._kept.clear()
     alone = fit_loras(model, latents, conds, recipe, pictures_at_once=1)
@@ -64,13 +64,13 @@ def test_a_batch_of_pictures_is_as_many_single_fits(samples):
 
 def test_nothing_is_fitted_twice():
     model, (latents, conds) = tiny_model("sd1"), pictures("sd1", 3)
-    recipe = Recipe(rank=2, steps=2)
+    recipe = LoraRecipe(rank=2, steps=2)
     first = fit_loras(model, latents[:2], conds[:2], recipe)
     again = fit_loras(model.clone(), latents.clone(), conds, recipe)
     assert [one.reused for one in first + again] == [False, False, True, True, False]
     assert again[0].lora is first[0].lora
     others = [
-        fit_loras(model, latents[:1], conds[:1], Recipe(rank=2, steps=3)),
+        fit_loras(model, latents[:1], conds[:1], LoraRecipe(rank=2, steps=3)),
         fit_loras(model, latents[:1], conds[1:2], recipe),
         fit_loras(model, latents[:1] + 1e-3, conds[:1], recipe),
         fit_loras(tiny_model("sd1", seed=1), latents[:1], conds[:1], recipe),
@@ -91,7 +91,7 @@ def test_memory_that_runs_out_is_answered_by_fewer_pictures_at_once(monkeypatch)
         return real(model, latents, *args)
 
     monkeypatch.setattr(lora_fit, "_fit_together", short)
-    assert len(fit_loras(model, latents, conds, Recipe(rank=2, steps=1))) == 3
+    assert len(fit_loras(model, latents, conds, LoraRecipe(rank=2, steps=1))) == 3
     assert counts == [3, 1, 1, 1]
 
 
@@ -99,8 +99,8 @@ def test_memory_that_runs_out_is_answered_by_fewer_pictures_at_once(monkeypatch)
 def test_a_single_picture_that_does_not_fit_is_fitted_in_less_memory(monkeypatch, family):
     """Each layer runs once more in backward; losses and weights are the same."""
     model, (latents, conds) = tiny_model(family), pictures(family)
-    recipe = Recipe(rank=2, steps=4, learning_rate=5e-3)
-    real, add, runs, told = lora_fit._fit_together, lora_fit.Branches.add, [], []
+    recipe = LoraRecipe(rank=2, steps=4, learning_rate=5e-3)
+    real, add, runs, warned = lora_fit._fit_together, lora_fit.Branches.add, [], []
 
     def counted(self, name, x, output):
         runs.append(torch.is_grad_enabled())
@@ -116,9 +116,9 @@ def test_a_single_picture_that_does_not_fit_is_fitted_in_less_memory(monkeypatch
     plain = sum(runs)
     lora_fit._kept.clear(), runs.clear()
     monkeypatch.setattr(lora_fit, "_fit_together", short)
-    monkeypatch.setattr(memory, "notice", told.append)
+    monkeypatch.setattr(memory, "notify", warned.append)
     spared = fit_loras(model, latents, conds, recipe)
-    assert sum(runs) == 2 * plain and len(told) == 1 and "less memory" in told[0]
+    assert sum(runs) == 2 * plain and len(warned) == 1 and "less memory" in warned[0]
     for one, other in zip(whole, spared):
         assert torch.allclose(torch.tensor(one.losses), torch.tensor(other.losses), rtol=1e-5)
         assert all((value - other.lora[key]).abs().mean() < 1e-5 for key, value in one.lora.items())
@@ -153,13 +153,13 @@ def test_an_interruption_leaves_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda m, x, c: fit_loras(m, x, c * 2, QUICK), "2 key pictures, but 4 prompts"),
         (lambda m, x, c: fit_loras(m, x[:, :3], c, QUICK), "3 channels"),
         (lambda m, x, c: fit_loras(m, x, [[]], QUICK), "CLIP Text Encode"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_remedy(make, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_does_not_fit_is_refused_with_a_remedy(make, message):
+    with pytest.raises(ValueError, match=message):
         make(tiny_model("sd1"), *pictures("sd1"))

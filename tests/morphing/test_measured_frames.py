@@ -4,7 +4,7 @@ import math
 
 import torch
 from palimpsest.morphing.frame_distance import plain_steps
-from palimpsest.morphing.measured_frames import Look, looks_of, remembering, together
+from palimpsest.morphing.measured_frames import MeasuredFrames, measured_for, remembering, together
 from palimpsest.morphing.reschedule import reschedule, variation
 from palimpsest.morphing.schedule import Alphas, schedule
 
@@ -16,10 +16,10 @@ def frames_at(alphas):
 
 
 def settled(rounds, remember):
-    alphas, looks = schedule(9), []
+    alphas, measured = schedule(9), []
     for _ in range(rounds):
-        looks = [*(looks if remember else ()), Look(alphas, frames_at(alphas))]
-        seen = together(looks)
+        measured = [*(measured if remember else ()), MeasuredFrames(alphas, frames_at(alphas))]
+        seen = together(measured)
         alphas = reschedule(seen.alphas, plain_steps(seen.latents), frames=9)
     return variation(plain_steps(frames_at(alphas)))
 
@@ -29,26 +29,26 @@ def test_what_is_remembered_evens_a_leaping_morph_sooner():
 
 
 def test_frames_stand_in_the_order_of_their_alphas_and_the_latest_counts():
-    first = Look(Alphas((0.0, 0.5, 1.0), 2), torch.zeros(3, 4, 2, 2))
-    second = Look(Alphas((0.0, 0.25, 0.5, 1.0), 2), torch.ones(4, 4, 2, 2))
+    first = MeasuredFrames(Alphas((0.0, 0.5, 1.0), 2), torch.zeros(3, 4, 2, 2))
+    second = MeasuredFrames(Alphas((0.0, 0.25, 0.5, 1.0), 2), torch.ones(4, 4, 2, 2))
     both = together([second, first])
     assert both.alphas.values == (0.0, 0.25, 0.5, 1.0) and both.images is None
     assert both.latents[:, 0, 0, 0].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
-def test_looks_at_another_morph_or_of_another_make_are_left_out():
-    last = Look(Alphas((0.0, 1.0), 2), torch.zeros(2, 4, 2, 2))
+def test_frames_of_another_morph_or_of_another_make_are_left_out():
+    last = MeasuredFrames(Alphas((0.0, 1.0), 2), torch.zeros(2, 4, 2, 2))
     others = [
-        Look(Alphas((0.0, 0.4, 2.0), 3), torch.ones(3, 4, 2, 2)),
-        Look(Alphas((0.0, 0.4, 1.0), 2), torch.ones(3, 4, 4, 4)),
-        Look(Alphas((0.0, 0.4), 2, True), torch.ones(2, 4, 2, 2)),
-        Look(Alphas((0.0, 0.4, 1.0), 2), images=torch.ones(3, 8, 8, 3)),
+        MeasuredFrames(Alphas((0.0, 0.4, 2.0), 3), torch.ones(3, 4, 2, 2)),
+        MeasuredFrames(Alphas((0.0, 0.4, 1.0), 2), torch.ones(3, 4, 4, 4)),
+        MeasuredFrames(Alphas((0.0, 0.4), 2, True), torch.ones(2, 4, 2, 2)),
+        MeasuredFrames(Alphas((0.0, 0.4, 1.0), 2), images=torch.ones(3, 8, 8, 3)),
     ]
     assert together([*others, last]).alphas.values == (0.0, 1.0)
 
 
 def test_alphas_carry_what_they_were_found_by_and_a_part_does_too():
-    look = Look(schedule(3), torch.zeros(3, 4, 2, 2))
-    alphas = remembering(schedule(5), [look])
-    assert looks_of(alphas) == looks_of(alphas.part(1, 2)) == (look,)
-    assert looks_of(schedule(5)) == () and alphas.values == schedule(5).values
+    frames = MeasuredFrames(schedule(3), torch.zeros(3, 4, 2, 2))
+    alphas = remembering(schedule(5), [frames])
+    assert measured_for(alphas) == measured_for(alphas.part(1, 2)) == (frames,)
+    assert measured_for(schedule(5)) == () and alphas.values == schedule(5).values

@@ -8,7 +8,7 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from palimpsest.host.morphing.perceptual import distance_table, frame_distances
 from palimpsest.morphing.frame_selection import choose
-from palimpsest.morphing.measured_frames import Look, remembering, together
+from palimpsest.morphing.measured_frames import MeasuredFrames, remembering, together
 from palimpsest.morphing.schedule import Alphas, schedule
 from palimpsest.nodes.morphing_reschedule import Reschedule
 
@@ -28,9 +28,17 @@ def images():
 def clip():
     """CLIP_VISION as its loader makes it, but tiny and random."""
     config = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, projection_dim=16,
-        image_size=56, patch_size=14, num_channels=3, hidden_act="quick_gelu", model_type="clip_vision_model",
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        projection_dim=16,
+        image_size=56,
+        patch_size=14,
+        num_channels=3,
+        hidden_act="quick_gelu",
+        model_type="clip_vision_model",
+    )
     made = ClipVisionModel(config)
     made.model.requires_grad_(False)
     with torch.no_grad():
@@ -57,10 +65,10 @@ def test_the_evenest_frames_are_chosen_by_the_measure_out_of_all_that_were_looke
     """Two looks of five, with three frames in common; five of the seven are taken, as by hand."""
     first, second = schedule(5), Alphas((0.0, 0.5, 0.6, 0.7, 1.0), 2)
     latents = lambda alphas: torch.tensor(alphas.values).reshape(-1, 1, 1, 1).expand(-1, 4, 2, 2)
-    looked = Look(first, latents(first), images)
+    looked = MeasuredFrames(first, latents(first), images)
     options = {"measure": "clip vision", "clip_vision": clip, "latent": {"samples": latents(second)}}
     made = Reschedule.execute(remembering(second, [looked]), images=images.flip(0), **options).args[3]["samples"]
-    seen = together([looked, Look(second, latents(second), images.flip(0))])
+    seen = together([looked, MeasuredFrames(second, latents(second), images.flip(0))])
     rows = choose(seen.alphas, distance_table("clip vision", images=seen.images, clip=clip), 5)
     assert torch.equal(made, seen.latents[rows]) and len(seen.alphas) == 7
     alone = Reschedule.execute(remembering(second, [looked]), images=images, remember=False, **options).args[3]
@@ -103,9 +111,9 @@ def test_lpips_without_its_package_says_so(monkeypatch, images):
 
 def test_lpips_without_its_weights_names_them_and_fetches_nothing(monkeypatch, images, cache):
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Packaged))
-    with pytest.raises(ValueError, match="nothing is downloaded for you: put https://.*/alexnet.*pth into") as told:
+    with pytest.raises(ValueError, match="nothing is downloaded for you: put https://.*/alexnet.*pth into") as raised:
         frame_distances("lpips", cyclic=False, images=images)
-    assert str(cache / "checkpoints") in str(told.value)
+    assert str(cache / "checkpoints") in str(raised.value)
     assert not list(cache.rglob("*"))
 
 
@@ -123,7 +131,7 @@ def test_lpips_that_is_at_hand_measures(monkeypatch, images, cache):
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    "options, message",
     [
         ({"measure": "clip vision"}, "connect a Load CLIP Vision node"),
         ({"measure": "clip vision", "images": None}, "connect the decoded frames"),
@@ -132,6 +140,6 @@ def test_lpips_that_is_at_hand_measures(monkeypatch, images, cache):
         ({"measure": "eyes"}, "latents, clip vision, lpips"),
     ],
 )
-def test_what_is_missing_is_named(images, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_is_missing_is_named(images, options, message):
+    with pytest.raises(ValueError, match=message):
         frame_distances(**{"images": images, "cyclic": False, **options})

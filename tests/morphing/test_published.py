@@ -12,7 +12,7 @@ from palimpsest.host.morphing.conditioning import morphed
 from palimpsest.host.morphing.row_lora import interpolated
 from palimpsest.morphing.latents import morph_latents
 from palimpsest.morphing.schedule import schedule
-from palimpsest.papercut.classifier import load_recogniser
+from palimpsest.papercut.classifier import load_classifier
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from .parts import SIGMAS, random_lora, sample
@@ -24,8 +24,8 @@ def test_one_batch_is_the_published_loop_with_its_store(monkeypatch):
     model, alphas = tiny_model("sd1"), schedule(5)
     latents = torch.cat([tiny_latent("sd1", seed=seed) for seed in range(2)])
     prompts, loras = [tiny_cond("sd1", seed=seed) for seed in range(2)], [random_lora(model, seed) for seed in range(2)]
-    world = SimpleNamespace(sigmas=lambda steps: SIGMAS)
-    keys = SimpleNamespace(model=model, latents=latents, prompts=prompts, world=world)
+    fixtures = SimpleNamespace(sigmas=lambda steps: SIGMAS)
+    keys = SimpleNamespace(model=model, latents=latents, prompts=prompts, fixtures=fixtures)
     store, starts = published.Store(), morph_latents(latents * SIGMAS[0], alphas)
     one = lambda row: published.sampled(keys, loras, starts[row : row + 1], alphas.values[row], store)
     made = {row: one(row) for row in (0, 4, 1, 2, 3)}
@@ -61,12 +61,12 @@ def test_things_are_counted_and_ghosts_as_well():
     assert things_in(replace(scene, objects=(scrap,)).render()) == 0
 
 
-def test_what_looks_alike_is_near_and_the_same_is_nothing():
+def test_similar_frames_are_near_and_equal_ones_at_nothing():
     first, second = (scene.render().movedim(0, -1) for scene in chains(1)[0][:2])
-    pictures, recogniser = torch.stack([first, first, torch.lerp(first, second, 0.2), second]), load_recogniser()
-    steps = perceived(pictures, recogniser)
+    pictures, classifier = torch.stack([first, first, torch.lerp(first, second, 0.2), second]), load_classifier()
+    steps = perceived(pictures, classifier)
     assert steps[0] == 0 and 0 < steps[1] < steps[2]
-    assert torch.allclose(perceived_table(pictures, recogniser).diagonal(1), steps, atol=1e-6)
+    assert torch.allclose(perceived_table(pictures, classifier).diagonal(1), steps, atol=1e-6)
     assert psnr(first[None], first[None]) > 100
 
 

@@ -121,7 +121,7 @@ def test_the_prediction_is_even_where_the_reschedule_is_free():
 
 
 @pytest.mark.parametrize(
-    "alphas, distances, words",
+    "alphas, distances, message",
     [
         (schedule(9).part(2, 3), torch.ones(2), "whole morph"),
         (Alphas((0.0, 0.6, 0.4, 1.0), 2), torch.ones(3), "without turning back"),
@@ -129,6 +129,6 @@ def test_the_prediction_is_even_where_the_reschedule_is_free():
         (schedule(3), torch.tensor([1.0, float("nan")]), "not a number"),
     ],
 )
-def test_bad_measurements_are_refused(alphas, distances, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_measurements_are_refused(alphas, distances, message):
+    with pytest.raises(ValueError, match=message):
         reschedule(alphas, distances)

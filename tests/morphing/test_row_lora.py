@@ -11,7 +11,7 @@ from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model
 from .parts import ask, random_lora
 
 # Batched and single matrix products round differently; everything here is float32.
-CLOSE = {"atol": 2e-4, "rtol": 1e-4}
+TOLERANCE = {"atol": 2e-4, "rtol": 1e-4}
 
 
 COND = tiny_cond("sd1")
@@ -37,7 +37,7 @@ def test_key_pictures_are_what_each_lora_alone_gives(family, mixing):
     plain = ask(model, cond, x, sigma)
     for row, lora in enumerate(loras):
         alone = ask(merged(model, lora), cond, x[row : row + 1], sigma)
-        assert torch.allclose(rows[row : row + 1], alone, **CLOSE)
+        assert torch.allclose(rows[row : row + 1], alone, **TOLERANCE)
         assert not torch.allclose(plain[row : row + 1], alone, atol=1e-2)
 
 
@@ -51,7 +51,7 @@ def test_a_row_between_is_the_merged_mixture_of_products():
         mixed = model
         for lora, weight in zip(loras, weights.tolist()):
             mixed = merged(mixed, lora, weight) if weight else mixed
-        assert torch.allclose(rows[row : row + 1], ask(mixed, cond, x[row : row + 1]), **CLOSE)
+        assert torch.allclose(rows[row : row + 1], ask(mixed, cond, x[row : row + 1]), **TOLERANCE)
 
 
 def test_factor_mixing_is_the_merged_lora_of_mixed_factors():
@@ -60,7 +60,7 @@ def test_factor_mixing_is_the_merged_lora_of_mixed_factors():
     mixed = {key: (one[key] if key.endswith("alpha") else 0.7 * one[key] + 0.3 * two[key]) for key in one}
     cond, x = tiny_cond("sd1"), tiny_latent("sd1")
     row = ask(interpolated(model, [one, two], Alphas((0.3,), 2), mixing="factor"), cond, x)
-    assert torch.allclose(row, ask(merged(model, mixed), cond, x), **CLOSE)
+    assert torch.allclose(row, ask(merged(model, mixed), cond, x), **TOLERANCE)
 
 
 @pytest.mark.parametrize("mixing", ["product", "factor"])
@@ -72,7 +72,7 @@ def test_a_batch_is_as_many_single_runs_also_with_cfg(mixing):
     for row in range(5):
         one = interpolated(model, loras, alphas.part(row, 1), mixing=mixing)
         alone = ask(one, cond, x[row : row + 1], negative=negative, cfg=4.0)
-        assert torch.allclose(together[row : row + 1], alone, **CLOSE)
+        assert torch.allclose(together[row : row + 1], alone, **TOLERANCE)
 
 
 def test_a_fixed_alpha_serves_any_number_of_rows():
@@ -81,14 +81,14 @@ def test_a_fixed_alpha_serves_any_number_of_rows():
     cond, x = tiny_cond("sd1"), tiny_latent("sd1", batch=3)
     fixed = ask(interpolated(model, loras, schedule(16), fixed=0.5), cond, x)
     same = ask(interpolated(model, loras, Alphas((0.5,) * 3, 2)), cond, x)
-    assert torch.allclose(fixed, same, **CLOSE)
+    assert torch.allclose(fixed, same, **TOLERANCE)
 
 
 def test_strength_scales_the_change_and_0_is_the_plain_model():
     model, cond, x = tiny_model("sd1"), tiny_cond("sd1"), tiny_latent("sd1")
     loras = [random_lora(model, seed) for seed in range(2)]
     half = ask(interpolated(model, loras, Alphas((1.0,), 2), strength=0.5), cond, x)
-    assert torch.allclose(half, ask(merged(model, loras[1], 0.5), cond, x), **CLOSE)
+    assert torch.allclose(half, ask(merged(model, loras[1], 0.5), cond, x), **TOLERANCE)
     assert torch.equal(ask(interpolated(model, loras, schedule(1), strength=0.0), cond, x), ask(model, cond, x))
 
 
@@ -97,7 +97,7 @@ def test_two_interpolators_and_a_merged_lora_add_up():
     a, b, c = (random_lora(model, seed) for seed in range(3))
     alphas = Alphas((0.0,), 2)
     ours = interpolated(interpolated(merged(model, c), [a, b], alphas), [b, a], alphas)
-    assert torch.allclose(ask(ours, cond, x), ask(merged(merged(merged(model, a), b), c), cond, x), **CLOSE)
+    assert torch.allclose(ask(ours, cond, x), ask(merged(merged(merged(model, a), b), c), cond, x), **TOLERANCE)
 
 
 def test_nothing_stays_behind_even_after_an_interruption():
@@ -143,7 +143,7 @@ def test_gains_biases_and_convolutions_of_a_lora_are_honoured():
         if module.bias is not None:
             lora[f"{stem}.diff_b"] = draw(*module.bias.shape)
     ours = ask(interpolated(model, [lora, lora], Alphas((0.4,), 2)), cond, x)
-    assert torch.allclose(ours, ask(merged(model, lora), cond, x), **CLOSE)
+    assert torch.allclose(ours, ask(merged(model, lora), cond, x), **TOLERANCE)
 
 
 def test_other_namings_and_other_kinds_are_read_as_the_host_reads_them():
@@ -168,13 +168,13 @@ def test_other_namings_and_other_kinds_are_read_as_the_host_reads_them():
                 loha[f"{stem}.hada_{name}_b"] = 0.1 * torch.randn(2, module.in_features, generator=generator)
             loha[key] = torch.tensor(2.0)
     ours = ask(interpolated(model, [loha, lora], Alphas((0.0,), 2)), cond, x)
-    assert torch.allclose(ours, ask(merged(model, loha), cond, x), **CLOSE)
+    assert torch.allclose(ours, ask(merged(model, loha), cond, x), **TOLERANCE)
     with pytest.raises(ValueError, match="`product`"):
         interpolated(model, [loha, lora], schedule(2), mixing="factor")
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda m, l: interpolated(m, [l], schedule(2)), "2 key pictures, but 1 LoRAs"),
         (lambda m, l: interpolated(m, [l, {}], schedule(2)), "LoRA 1 is empty"),
@@ -186,27 +186,27 @@ def test_other_namings_and_other_kinds_are_read_as_the_host_reads_them():
         (lambda m, l: ask(interpolated(m, [l, l], schedule(4)), COND, tiny_latent("sd1")), "4 frames, but 1"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_remedy(make, words):
+def test_what_does_not_fit_is_refused_with_a_remedy(make, message):
     model = tiny_model("sd1")
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         make(model, random_lora(model))
 
 
 def test_weights_without_a_layer_are_counted_and_too_many_of_them_refused(monkeypatch):
     """Up to half may be missing, as where a family of models has some layers more; a text encoder's do not count."""
-    told = []
-    monkeypatch.setattr("palimpsest.host.morphing.lora.notice", told.append)
+    warned = []
+    monkeypatch.setattr("palimpsest.host.morphing.lora.notify", warned.append)
     model = tiny_model("sd1")
     lora = random_lora(model)
     interpolated(model, [lora, lora], schedule(2))
-    assert not told
+    assert not warned
     text = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(2, 2)}
     strange = {f"diffusion_model.more.{place}.lora_up.weight": torch.ones(2, 2) for place in range(5)}
     interpolated(model, [lora, lora | text | strange], schedule(2))
-    assert told == [f"LoRA 1: 5 of its {len(lora) + 5} weights have no layer in this model and are left out."]
-    many = {f"diffusion_model.more.{place}.lora_up.weight": torch.ones(2, 2) for place in range(len(lora) + 1)}
+    assert warned == [f"LoRA 1: 5 of its {len(lora) + 5} weights have no layer in this model and are left out."]
+    strange = {f"diffusion_model.more.{place}.lora_up.weight": torch.ones(2, 2) for place in range(len(lora) + 1)}
     with pytest.raises(ValueError, match="another model"):
-        interpolated(model, [lora, lora | many], schedule(2))
+        interpolated(model, [lora, lora | strange], schedule(2))
 
 
 HALF = torch.bfloat16
@@ -272,4 +272,4 @@ def test_a_batch_that_some_loop_cuts_into_rows_keeps_each_rows_mixture():
         return session.guided(x[rows], 2.0)
 
     parts = by_rows(mixed, {"positive": COND}, x, torch.tensor([2.0, 0.0]), body)
-    assert len(tried) == 4 and torch.allclose(torch.cat(parts), whole, **CLOSE)
+    assert len(tried) == 4 and torch.allclose(torch.cat(parts), whole, **TOLERANCE)

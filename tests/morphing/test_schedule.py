@@ -21,7 +21,7 @@ def test_uniform_is_even_and_a_cycle_never_repeats_its_first_frame():
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
-def test_weights_are_shares_of_the_two_key_pictures_around_a_frame(cyclic):
+def test_weights_are_fractions_of_the_two_key_pictures_around_a_frame(cyclic):
     alphas = schedule(11, 4, cyclic=cyclic)
     weights = alphas.weights()
     assert torch.equal(weights.sum(1), torch.ones(11, dtype=torch.float64))
@@ -85,7 +85,7 @@ def test_plain_numbers_of_other_nodes_are_alphas_too():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
         (lambda: Alphas((0.0, 1.2), 2), "outside 0 to 1"),
         (lambda: Alphas((float("nan"),), 2), "outside"),
@@ -99,6 +99,6 @@ def test_plain_numbers_of_other_nodes_are_alphas_too():
         (lambda: as_alphas([float("inf")]), "outside"),
     ],
 )
-def test_bad_alphas_are_refused_with_a_remedy(make, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_alphas_are_refused_with_a_remedy(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -7,9 +7,9 @@ import comfy.model_management
 import pytest
 import torch
 from palimpsest.benchmarks.context import Context
+from palimpsest.benchmarks.motion import cost as motion_cost, fixtures
 from palimpsest.benchmarks.motion.cases import COUNTS, Case, attempt, cases
 from palimpsest.benchmarks.motion.judge import NOTHING, Asked, reliable_judge
-from palimpsest.benchmarks.motion import cost as motion_cost, fixtures
 from palimpsest.guidance.flow.warp import land
 from palimpsest.host.motion import optical_flow
 from palimpsest.tools.common import ROOT
@@ -87,8 +87,8 @@ def test_the_flow_error_loads_the_network_again_and_goes_where_it_is(judge, monk
     monkeypatch.setattr(optical_flow, "require_optical_flow", lambda one: one.model)
     monkeypatch.setattr(optical_flow, "estimate_flow", estimate)
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **_: loaded.extend(models))
-    world, item = SimpleNamespace(optical_flow=network), SimpleNamespace(judge=judge, asked=given)
-    assert motion_cost.flow_error(world, item, judge.truth) == pytest.approx(5.0)
+    fixtures, item = SimpleNamespace(optical_flow=network), SimpleNamespace(judge=judge, asked=given)
+    assert motion_cost.flow_error(fixtures, item, judge.truth) == pytest.approx(5.0)
     assert loaded == [network] and places == [("meta", "meta")]
 
 
@@ -97,8 +97,10 @@ def test_what_is_saved_is_judged_with_the_flow_network_on_both_sides():
     costs = {"faithful": (100.0, 2.0), "fast": (4.0, 1.0), "fast, flow network": (10.0, 3.0)}
     record = SimpleNamespace(model_calls=80)
     cost = {mode: motion_cost.Cost(record, value, value, None, flow) for mode, (value, flow) in costs.items()}
-    rows = {(row.measure, row.mode): row for row in
-            motion_cost.beside_faithful(Context(), "a", lambda mode, get: get(cost[mode]))}
+    rows = {
+        (row.measure, row.mode): row
+        for row in motion_cost.beside_faithful(Context(), "a", lambda mode, get: get(cost[mode]))
+    }
     saved, error = "arithmetic saved beside 80 faithful evaluations", "flow error beside 80 faithful evaluations"
     assert rows[saved, "fast"].value == 25 and rows[saved, "fast"].target == ""
     assert rows[saved, "fast, flow network"].value == 10 and rows[saved, "fast, flow network"].met is False

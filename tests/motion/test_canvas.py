@@ -78,12 +78,12 @@ def assert_ghost_and_arrows(before, during, mask, move, thing):
 
 
 class Drawn(NamedTuple):
-    """scene: what the canvas shows; pixels: (256, 256, 3) uint8. told: what the page said; stages: its canvas texts,
+    """scene: what the canvas shows; pixels: (256, 256, 3) uint8. report: what the page said; stages: its canvas texts,
     read, by what had just been done. client: of the host that ran the workflow."""
 
     scene: Scene
     pixels: torch.Tensor
-    told: dict
+    report: dict
     stages: dict
     client: object
 
@@ -113,10 +113,10 @@ def drawn(request, host, tmp_path_factory):
     script = Path(__file__).with_name("canvas_browser.mjs")
     run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
     assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
-    assert told["errors"] == []
+    report = json.loads(run.stdout)
+    assert report["errors"] == []
     names = "picked moved turned scaled stretched pivoted undone redone painted nudged two more still".split()
-    return Drawn(scene, pixels, told, {key: parse_canvas(told[key]) for key in names}, host.client)
+    return Drawn(scene, pixels, report, {key: parse_canvas(report[key]) for key in names}, host.client)
 
 
 def test_a_thing_is_picked_moved_turned_and_scaled(drawn):
@@ -131,8 +131,8 @@ def test_a_thing_is_picked_moved_turned_and_scaled(drawn):
 
 
 def test_a_drag_shows_where_the_thing_goes(drawn):
-    told, thing = drawn.told, drawn.scene.objects[0]
-    assert_ghost_and_arrows(told["still_there"], told["dragged"], drawn.found, (40, 12), thing)
+    report, thing = drawn.report, drawn.scene.objects[0]
+    assert_ghost_and_arrows(report["still_there"], report["dragged"], drawn.found, (40, 12), thing)
 
 
 def test_the_pivot_goes_elsewhere_and_the_thing_does_not(drawn):
@@ -144,35 +144,35 @@ def test_the_pivot_goes_elsewhere_and_the_thing_does_not(drawn):
 
 
 def test_what_was_done_is_undone_done_again_and_deleted(drawn):
-    told = drawn.told
-    assert told["undone"] == told["clicked"] == told["turned"]
-    assert told["redone"] == told["scaled"] and told["deleted"] == ""
+    report = drawn.report
+    assert report["undone"] == report["clicked"] == report["turned"]
+    assert report["redone"] == report["scaled"] and report["deleted"] == ""
 
 
-def test_regions_are_painted_nudged_and_held_still(drawn):
+def test_regions_are_painted_nudged_and_kept_still(drawn):
     stages, painted, more = drawn.stages, drawn.covered("painted"), drawn.covered("more")
     assert len(painted) == 2 and painted[0, 200, 190] == painted[0, 214, 190] == 1 and painted[0, 230, 190] == 0
     assert stages["nudged"].regions[0].move == (1, 10) and stages["painted"].regions[0].move == (0, 0)
     assert len(stages["two"].regions) == 2 and stages["still"].regions[0].still and not stages["two"].regions[0].still
     assert len(more) == 2 and more[0, 20, 20] == more[0, 20, 70] == 1 and more[0, 20, 50] == 0
-    chips = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in drawn.told["chips"]]
+    chips = [[int(value) / 255 for value in re.findall(r"\d+", chip)[:3]] for chip in drawn.report["chips"]]
     hues = [360 * colorsys.rgb_to_hls(*colour)[0] for colour in chips]
     assert hues == pytest.approx([28, 205], abs=2)
 
 
 def test_the_drawing_is_kept_with_the_workflow(drawn):
-    assert drawn.told["loaded"] == drawn.told["still"] == drawn.told["kept"]
+    assert drawn.report["loaded"] == drawn.report["still"] == drawn.report["kept"]
 
 
 def test_the_backdrop_is_the_picture_of_the_last_run(drawn):
     """Nothing of a picture is known before a run: the dark backdrop; after it the negative."""
-    told = drawn.told
-    assert max(told["unknown"]) < 60 and told["rerun"][0] == "execution_success"
-    assert told["inverted"] == pytest.approx([255 - value for value in told["given"]], abs=2)
+    report = drawn.report
+    assert max(report["unknown"]) < 60 and report["rerun"][0] == "execution_success"
+    assert report["inverted"] == pytest.approx([255 - value for value in report["given"]], abs=2)
 
 
 def test_what_runs_is_what_was_drawn(drawn):
-    kind, detail = drawn.told["run"]
+    kind, detail = drawn.report["run"]
     assert kind == "execution_success", detail
     history = drawn.client.json(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
     file = history["outputs"]["4"]["images"][0]

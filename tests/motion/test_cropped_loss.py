@@ -6,11 +6,12 @@ import pytest
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
 from palimpsest.guidance.flow.warp import land
-from palimpsest.guidance.motion.guided_ddim import Guide, Recipe, Record, guided_ddim
-from palimpsest.guidance.motion.cropped_loss import close_up, cut
+from palimpsest.guidance.motion.cropped_loss import cropped_loss, cut
+from palimpsest.guidance.motion.guided_ddim import Guide, guided_ddim
 from palimpsest.guidance.motion.loss import objective
+from palimpsest.guidance.motion.recipe import MotionRecipe, Record
 
-from .test_motion import World, decode, flow_net
+from .test_motion import ToySetting, decode, flow_net
 
 
 def goal(moves=((9, 4),), size=32):
@@ -23,24 +24,24 @@ def goal(moves=((9, 4),), size=32):
 
 def test_the_window_holds_all_that_arrives_and_gives_the_same_loss_and_gradient():
     latent, whole = goal(((9, 4), (20, 15)))
-    close = close_up(whole, 1)
-    assert close.size == (12, 12) and close.share == pytest.approx(144 / 1024)
-    assert torch.equal(close.counted.sum((1, 2)), whole.counted.sum((1, 2)))
+    cropped = cropped_loss(whole, 1)
+    assert cropped.size == (12, 12) and cropped.fraction == pytest.approx(144 / 1024)
+    assert torch.equal(cropped.counted.sum((1, 2)), whole.counted.sum((1, 2)))
     point = (latent + 0.3).requires_grad_()
-    losses = whole.by_target(decode(point), None).colour, close.colour(point, decode)
+    losses = whole.by_target(decode(point), None).colour, cropped.colour(point, decode)
     assert torch.allclose(*losses, rtol=1e-12)
-    slopes = [torch.autograd.grad(loss.sum(), point, retain_graph=True)[0] for loss in losses]
-    assert torch.allclose(*slopes, rtol=1e-9, atol=1e-15)
+    gradients = [torch.autograd.grad(loss.sum(), point, retain_graph=True)[0] for loss in losses]
+    assert torch.allclose(*gradients, rtol=1e-9, atol=1e-15)
 
 
 def test_a_window_at_the_rim_stays_inside_and_one_that_saves_little_is_not_used():
     _, near = goal(((23, 22),))
-    close = close_up(near, 1)
-    assert all(0 <= corner <= 32 - side for corner, side in zip(close.corners[0], close.size))
-    assert int(close.counted.sum()) == int(near.counted.sum()) > 0
-    assert close_up(near, 1, margin=30) is None
+    cropped = cropped_loss(near, 1)
+    assert all(0 <= corner <= 32 - side for corner, side in zip(cropped.corners[0], cropped.size))
+    assert int(cropped.counted.sum()) == int(near.counted.sum()) > 0
+    assert cropped_loss(near, 1, margin=30) is None
     _, gone = goal(((0, 0),))
-    assert close_up(gone, 1) is None
+    assert cropped_loss(gone, 1) is None
 
 
 def test_what_stays_beside_the_goal_counts_and_what_was_left_does_not():
@@ -59,11 +60,11 @@ def test_a_run_through_the_window_is_the_run_through_the_whole_picture():
     latent, whole = goal()
     guide = Guide(whole, decode, None, whole.landing.edit_mask(1)[:, None].double())
     results = []
-    for close in (None, close_up(whole, 1)):
-        world = World(latent)
-        x = world.noised(latent, world.noise(7, latent), 2.0)
+    for cropped in (None, cropped_loss(whole, 1)):
+        setting = ToySetting(latent)
+        x = setting.noised(latent, setting.noise(7, latent), 2.0)
         sigmas = torch.tensor([2.0, 0.8, 0.0], dtype=torch.float64)
-        results.append(guided_ddim(x, sigmas, world, replace(guide, close=close), Recipe(), Record()))
+        results.append(guided_ddim(x, sigmas, setting, replace(guide, cropped_loss=cropped), MotionRecipe(), Record()))
     assert torch.allclose(*results, atol=1e-9)
 
 

@@ -60,8 +60,16 @@ def test_a_picture_of_another_size_scales_the_drawing():
 def test_empty_and_damaged_drawings():
     assert parse_canvas("") is None and parse_canvas('{"width": 4, "height": 4, "regions": []}') is None
     good = SQUARE
-    bad = [{"area": {"runs": [1, 2], "size": [60, 40]}}, {"area": {"polygon": [[1, 2]]}}, {"area": {}}, {},
-           good | {"scale": [0, 1]}, good | {"move": [1]}, good | {"turn": "x"}, good | {"move": [float("inf"), 0]}]
+    bad = [
+        {"area": {"runs": [1, 2], "size": [60, 40]}},
+        {"area": {"polygon": [[1, 2]]}},
+        {"area": {}},
+        {},
+        good | {"scale": [0, 1]},
+        good | {"move": [1]},
+        good | {"turn": "x"},
+        good | {"move": [float("inf"), 0]},
+    ]
     for region in bad:
         with pytest.raises(ValueError, match="reset the canvas"):
             drawing(region)
@@ -77,22 +85,22 @@ def test_the_editors_own_modules_write_what_python_reads(tmp_path):
     (tmp_path / "package.json").write_text('{"type": "module"}')
     run = subprocess.run(["node", "canvas_model.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
-    canvas = parse_canvas(told["text"])
+    report = json.loads(run.stdout)
+    canvas = parse_canvas(report["text"])
     assert canvas.regions[0].turn == 90 and canvas.regions[0].scale == (1.5, 1.5)
     flow, _, areas = canvas_flow(canvas, 160, 200)
-    for (x, y), goal in told["goals"]:
+    for (x, y), goal in report["goals"]:
         assert areas[0, y, x] == 1
         assert (torch.tensor([x, y]) + flow[0, y, x]).tolist() == pytest.approx(goal, abs=1e-3)
-    assert told["back"] == pytest.approx([33, 44])
-    assert told["pivotKept"][1] == pytest.approx(told["pivotKept"][0], abs=0.02)
-    assert told["knobs"] == [[50, 30], [50, 70]]  # the second would lie above the picture
-    assert told["counts"] == [2, 1, 2]
-    assert told["brush"][0] == [94, 94, 136, 106]
-    assert told["picked"] == 9  # the ring and its hole
+    assert report["back"] == pytest.approx([33, 44])
+    assert report["pivotKept"][1] == pytest.approx(report["pivotKept"][0], abs=0.02)
+    assert report["knobs"] == [[50, 30], [50, 70]]  # the second would lie above the picture
+    assert report["counts"] == [2, 1, 2]
+    assert report["brush"][0] == [94, 94, 136, 106]
+    assert report["picked"] == 9  # the ring and its hole
     # Undo and redo outlive a picture of another size.
-    larger = parse_canvas(told["larger"])
-    assert (larger.width, larger.height) == (400, 320) and told["removedAgain"] == 0
+    larger = parse_canvas(report["larger"])
+    assert (larger.width, larger.height) == (400, 320) and report["removedAgain"] == 0
     assert larger.regions[0].move == pytest.approx([2 * v for v in canvas.regions[0].move])
-    assert told["backAgain"] == pytest.approx(list(canvas.regions[0].move))
-    assert told["runs"] == [3, 2, 1] and told["reread"] and told["emptied"] == 0
+    assert report["backAgain"] == pytest.approx(list(canvas.regions[0].move))
+    assert report["runs"] == [3, 2, 1] and report["reread"] and report["emptied"] == 0

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from palimpsest.guidance.flow.fields import (
     Transform,
     check_flow,

@@ -6,9 +6,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-
-from palimpsest.guidance.flow.files import load_flow, save_flow
 from palimpsest.guidance.flow.colour_wheel import colour_wheel
+from palimpsest.guidance.flow.files import load_flow, save_flow
 from palimpsest.nodes._arrows import arrows
 
 
@@ -69,7 +68,7 @@ def test_harmful_or_damaged_files_are_refused(tmp_path, flow):
             load_flow(tmp_path / name)
 
 
-def test_the_wheel_is_white_at_rest_and_opposite_ways_differ():
+def test_the_wheel_is_white_at_rest_and_opposite_directions_differ():
     flow = torch.zeros(1, 8, 9, 2)
     assert torch.equal(colour_wheel(flow), torch.ones(1, 8, 9, 3))
     flow[0, 2, 2, 0], flow[0, 5, 5, 0] = 4, -4

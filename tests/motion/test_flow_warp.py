@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from palimpsest.guidance.flow.fields import Transform, pixel_grid, transform_flow
-from palimpsest.guidance.flow.warp import backward_warp, dilate, fill_holes, forward_warp, land, sample
+from palimpsest.guidance.flow.warp import backward_warp, dilate, fill_smoothly, forward_warp, land, sample
 from palimpsest.papercut.scenes import SPLITS, rearranged, sample_scene
 
 
@@ -44,10 +43,16 @@ def test_a_fractional_move_reads_the_source_at_exactly_the_shifted_points():
     assert error < 1e-4
 
 
-@pytest.mark.parametrize("change", [
-    Transform(turn=33.0), Transform(scale=2.6), Transform(scale=0.4), Transform(stretch=1.9, stretch_angle=30.0),
-    Transform(move=(4, 2), turn=-70.0, scale=1.4, stretch=0.6, stretch_angle=10.0),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        Transform(turn=33.0),
+        Transform(scale=2.6),
+        Transform(scale=0.4),
+        Transform(stretch=1.9, stretch_angle=30.0),
+        Transform(move=(4, 2), turn=-70.0, scale=1.4, stretch=0.6, stretch_angle=10.0),
+    ],
+)
 def test_affine_motions_are_inverted_exactly_and_leave_no_holes(change):
     mask = square(64, 22, 41)
     pivot = torch.tensor([30.3, 31.6])
@@ -122,9 +127,9 @@ def test_holes_take_the_colour_around_them():
     holes = torch.zeros(1, 20, 31, dtype=torch.bool)
     holes[:, 5:14, 7:20] = True
     image[holes[:, None].expand_as(image)] = 0.9
-    assert torch.allclose(fill_holes(image, holes), torch.full_like(image, 0.25), atol=1e-5)
+    assert torch.allclose(fill_smoothly(image, holes), torch.full_like(image, 0.25), atol=1e-5)
     known = ~holes[:, None].expand_as(image)
-    assert torch.equal(fill_holes(image, holes)[known], image[known])
+    assert torch.equal(fill_smoothly(image, holes)[known], image[known])
 
 
 def test_a_thing_does_not_run_into_the_place_that_it_left():

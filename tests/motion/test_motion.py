@@ -4,22 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from palimpsest.guidance.flow.fields import Transform, transform_flow
 from palimpsest.guidance.flow.warp import land
-from palimpsest.guidance.motion.guided_ddim import (
-    DRAFT,
-    FAITHFUL,
-    Guide,
-    Recipe,
-    Record,
-    _through_model,
-    ddim_step,
-    guided_ddim,
-    step_up,
-)
-from palimpsest.guidance.motion.step_size import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
+from palimpsest.guidance.motion.guided_ddim import Guide, _through_model, ddim_step, guided_ddim, step_up
 from palimpsest.guidance.motion.loss import objective
+from palimpsest.guidance.motion.recipe import DRAFT, FAITHFUL, MotionRecipe, Record
+from palimpsest.guidance.motion.step_size import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
 
 torch.manual_seed(0)
 MIX = 0.4 * torch.randn(3, 4, 1, 1, dtype=torch.float64)
@@ -35,7 +25,7 @@ def flow_net(picture):
     return torch.stack((picture[:, 0] - picture[:, 1], picture[:, 2] * picture[:, 0]), dim=-1)
 
 
-class World:
+class ToySetting:
     """A Gaussian world: x0 ~ N(mean, 1), so x0_hat = (x + sigma^2 mean) / (1 + sigma^2)."""
 
     def __init__(self, source):
@@ -67,51 +57,54 @@ def scene(size=12, move=(3, 0), dtype=torch.float64, batch=1):
     flow = transform_flow(mask, Transform(move=move)).to(dtype)
     landing = land(flow)
     goal = objective(decode(latent), flow, landing, colour=100.0, motion=3.0, grow=1)
-    return World(latent), Guide(goal, decode, flow_net, landing.edit_mask(1)[:, None].to(dtype))
+    return ToySetting(latent), Guide(goal, decode, flow_net, landing.edit_mask(1)[:, None].to(dtype))
 
 
-def run(world, guide, recipe, sigmas=(4.0, 2.0, 1.0, 0.5, 0.2, 0.0), seed=7):
+def run(setting, guide, recipe, sigmas=(4.0, 2.0, 1.0, 0.5, 0.2, 0.0), seed=7):
     sigmas = torch.tensor(sigmas, dtype=torch.float64)
     record = Record()
-    x = world.noised(world.source, world.noise(seed, world.source), float(sigmas[0]))
-    return guided_ddim(x, sigmas, world, guide.counted_by(record), recipe, record), record
+    x = setting.noised(setting.source, setting.noise(seed, setting.source), float(sigmas[0]))
+    return guided_ddim(x, sigmas, setting, guide.counted_by(record), recipe, record), record
 
 
 def test_the_gradient_through_model_decoder_and_flow_agrees_with_finite_differences():
-    world, guide = scene()
+    setting, guide = scene()
     x, sigma = torch.randn(1, 4, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1.3
     recipe = replace(FAITHFUL, clip=0.0)
-    _, _, change = _through_model(x, sigma, 1.0, world, guide, recipe, Damper(), Record())
-    loss = lambda x: guide.objective.total(guide.objective.by_estimate(decode(world.denoise(x, sigma)), flow_net)).sum()
-    way = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    _, _, change = _through_model(x, sigma, 1.0, setting, guide, recipe, Damper(), Record())
+    loss = lambda x: guide.objective.total(
+        guide.objective.by_estimate(decode(setting.denoise(x, sigma)), flow_net)
+    ).sum()
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     step = 1e-6
-    slope = (loss(x + step * way) - loss(x - step * way)) / (2 * step)
-    expected = scaled_weight(recipe.guidance, 12, 12) * sigma * slope
-    assert float((change * way).sum()) == pytest.approx(float(expected), rel=1e-5)
+    finite_difference = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    expected = scaled_weight(recipe.guidance, 12, 12) * sigma * finite_difference
+    assert float((change * direction).sum()) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_fast_losses_agree_with_finite_differences():
-    world, guide = scene()
+    setting, guide = scene()
     loss = lambda y: guide.objective.total(guide.objective.by_target(decode(y), flow_net)).sum()
     y = torch.randn(1, 4, 12, 12, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(4))
     (gradient,) = torch.autograd.grad(loss(y), y)
-    way = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    direction = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        slope = (loss(y + 1e-6 * way) - loss(y - 1e-6 * way)) / 2e-6
-    assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-5)
+        finite_difference = (loss(y + 1e-6 * direction) - loss(y - 1e-6 * direction)) / 2e-6
+    assert float((gradient * direction).sum()) == pytest.approx(float(finite_difference), rel=1e-5)
 
 
 def test_one_faithful_step_is_the_released_formula_in_the_variance_preserving_form():
-    world, guide = scene()
+    setting, guide = scene()
     guide = replace(guide, free=torch.ones_like(guide.free))
     sigma, lower = 1.5, 0.8
-    x = world.noised(world.source, world.noise(7, world.source), sigma)
-    result = guided_ddim(x, torch.tensor([sigma, lower], dtype=torch.float64), world, guide,
-                         replace(FAITHFUL, recursion=1), Record())
+    x = setting.noised(setting.source, setting.noise(7, setting.source), sigma)
+    result = guided_ddim(
+        x, torch.tensor([sigma, lower], dtype=torch.float64), setting, guide, replace(FAITHFUL, recursion=1), Record()
+    )
     a, a_next = 1 / (1 + sigma**2), 1 / (1 + lower**2)
     s = (1 - a) ** 0.5
     z = (a**0.5 * x).requires_grad_()
-    clean = world.denoise(z / a**0.5, sigma)
+    clean = setting.denoise(z / a**0.5, sigma)
     eps = (z - a**0.5 * clean) / s
     loss = guide.objective.total(guide.objective.by_estimate(decode((z - s * eps) / a**0.5), flow_net)).sum()
     pull = -scaled_weight(300.0, 12, 12) * torch.autograd.grad(loss, z)[0] * s
@@ -123,18 +116,18 @@ def test_one_faithful_step_is_the_released_formula_in_the_variance_preserving_fo
 
 
 def test_weight_and_clip_pull_one_element_alike_at_every_size():
-    world, guide = scene(move=(2, 1))
+    setting, guide = scene(move=(2, 1))
     tile = lambda v: v.repeat(1, 1, 2, 2)
-    large = World(tile(world.source))
+    large = ToySetting(tile(setting.source))
     flow = guide.objective.flow.repeat(1, 2, 2, 1)
     goal = objective(decode(large.source), flow, land(flow), colour=100.0, motion=3.0, grow=1)
     # Without a network: an estimated flow would read beyond the small picture's rim.
     guide = replace(guide, flow_net=None)
     guide_large = replace(guide, objective=goal, free=tile(guide.free))
-    x = world.source + 1.1 * world.noise(1, world.source)
+    x = setting.source + 1.1 * setting.noise(1, setting.source)
     for clip in (0.0, 0.05, 200.0):
         recipe = replace(FAITHFUL, clip=clip)
-        _, _, small = _through_model(x, 1.1, 1.0, world, guide, recipe, Damper(), Record())
+        _, _, small = _through_model(x, 1.1, 1.0, setting, guide, recipe, Damper(), Record())
         _, _, big = _through_model(tile(x), 1.1, 1.0, large, guide_large, recipe, Damper(), Record())
         assert torch.allclose(tile(small), big, rtol=1e-9, atol=1e-12)
         assert clip != 0.05 or float(small.norm()) == pytest.approx(scaled_clip(0.05, 4 * 144))
@@ -151,39 +144,39 @@ def test_the_clip_shortens_rows_apart_and_drops_what_is_not_finite():
 
 
 def test_zero_flow_gives_back_the_source_to_the_last_bit():
-    world, guide = scene(move=(0, 0))
-    for recipe in (Recipe(), FAITHFUL):
-        assert torch.equal(run(world, guide, recipe)[0], world.source)
+    setting, guide = scene(move=(0, 0))
+    for recipe in (MotionRecipe(), FAITHFUL):
+        assert torch.equal(run(setting, guide, recipe)[0], setting.source)
 
 
 def test_what_is_not_free_is_the_source_to_the_last_bit_and_follows_it_on_the_way():
-    world, guide = scene()
-    held = (guide.free == 0).expand_as(world.source)
-    for recipe in (Recipe(), replace(FAITHFUL, recursion=2)):
-        assert torch.equal(run(world, guide, recipe)[0][held], world.source[held])
-        middle, _ = run(world, guide, recipe, sigmas=(4.0, 2.0, 1.0))
-        assert torch.equal(middle[held], world.kept(1.0, world.source)[held])
+    setting, guide = scene()
+    fixed = (guide.free == 0).expand_as(setting.source)
+    for recipe in (MotionRecipe(), replace(FAITHFUL, recursion=2)):
+        assert torch.equal(run(setting, guide, recipe)[0][fixed], setting.source[fixed])
+        middle, _ = run(setting, guide, recipe, sigmas=(4.0, 2.0, 1.0))
+        assert torch.equal(middle[fixed], setting.kept(1.0, setting.source)[fixed])
 
 
 def test_no_strength_is_plain_ddim():
-    world, guide = scene()
+    setting, guide = scene()
     guide = replace(guide, free=torch.ones_like(guide.free))
     sigmas = (4.0, 2.0, 1.0, 0.0)
-    x = world.noised(world.source, world.noise(7, world.source), 4.0)
+    x = setting.noised(setting.source, setting.noise(7, setting.source), 4.0)
     for sigma, lower in zip(sigmas[:-1], sigmas[1:]):
-        x = ddim_step(x, world.denoise(x, sigma), sigma, lower)
-    for recipe in (Recipe(window=Window(curve=lambda t: 0.0)), replace(FAITHFUL, window=Window(0.9, 0.1))):
-        result, record = run(world, guide, recipe, sigmas)
+        x = ddim_step(x, setting.denoise(x, sigma), sigma, lower)
+    for recipe in (MotionRecipe(window=Window(curve=lambda t: 0.0)), replace(FAITHFUL, window=Window(0.9, 0.1))):
+        result, record = run(setting, guide, recipe, sigmas)
         assert torch.equal(result, x)
         assert record.model_calls == 3 and record.decoder_gradients == 0
 
 
 def test_fast_guidance_brings_the_object_to_its_goal():
-    world, guide = scene()
+    setting, guide = scene()
     guide = replace(guide, flow_net=None)
     arrived = guide.objective.landing.arrived
-    unguided, _ = run(world, guide, Recipe(window=Window(curve=lambda t: 0.0)))
-    guided, record = run(world, guide, Recipe(inner=8, pull_from=0.0))
+    unguided, _ = run(setting, guide, MotionRecipe(window=Window(curve=lambda t: 0.0)))
+    guided, record = run(setting, guide, MotionRecipe(inner=8, pull_from=0.0))
     error = lambda x: float((decode(x) - guide.objective.warped).abs().mean(dim=1)[arrived].mean())
     assert error(guided) < 0.25 * error(unguided)
     assert [s.flow for s in record.steps] == [None] * 5
@@ -191,12 +184,12 @@ def test_fast_guidance_brings_the_object_to_its_goal():
 
 
 def test_faithful_guidance_lowers_the_loss_and_counts_its_calls():
-    world, guide = scene()
+    setting, guide = scene()
     arrived = guide.objective.landing.arrived
     # So few levels need a stronger pull than the released 500 x 10 evaluations.
     recipe = replace(FAITHFUL, recursion=6, guidance=300.0 * 2e3)
-    unguided, _ = run(world, guide, replace(recipe, window=Window(curve=lambda t: 0.0)))
-    guided, record = run(world, guide, recipe)
+    unguided, _ = run(setting, guide, replace(recipe, window=Window(curve=lambda t: 0.0)))
+    guided, record = run(setting, guide, recipe)
     loss = lambda x: float(guide.objective.total(guide.objective.by_estimate(decode(x), flow_net)))
     assert loss(guided) < 0.8 * loss(unguided) and arrived.any()
     assert record.model_calls == record.model_gradients == record.decoder_gradients == record.flow_gradients == 30
@@ -204,47 +197,47 @@ def test_faithful_guidance_lowers_the_loss_and_counts_its_calls():
 
 
 def test_the_flow_network_is_asked_once_in_every_three_levels():
-    world, guide = scene()
-    _, record = run(world, guide, Recipe(pull_from=0.0, flow_every=3))
+    setting, guide = scene()
+    _, record = run(setting, guide, MotionRecipe(pull_from=0.0, flow_every=3))
     assert [s.flow is not None for s in record.steps] == [False, True, False, False, True]
     assert record.flow_gradients == record.flow_calls == 2
     # Beside the pulls, the last one is looked at again.
     assert record.decoder_gradients == 10 and record.decodes == 11
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), replace(FAITHFUL, recursion=2)])
+@pytest.mark.parametrize("recipe", [MotionRecipe(), replace(FAITHFUL, recursion=2)])
 @pytest.mark.parametrize("harm", [float("nan"), 1e4])
 def test_a_loss_that_diverges_is_damped_and_never_blackens_the_picture(recipe, harm):
-    world, guide = scene()
+    setting, guide = scene()
     calls = []
 
     def broken(latent):
         calls.append(1)
         return decode(latent) * (harm if len(calls) % 3 == 2 else 1.0)
 
-    result, record = run(world, replace(guide, decode=broken), recipe)
+    result, record = run(setting, replace(guide, decode=broken), recipe)
     assert torch.isfinite(result).all() and result.abs().max() < 30
     assert record.damped > 0
 
 
 def test_the_last_pull_of_all_is_dropped_where_it_worsens():
-    world, guide = scene()
+    setting, guide = scene()
     guide = replace(guide, flow_net=None)
-    unguided, _ = run(world, guide, Recipe(window=Window(curve=lambda t: 0.0)), (1.0, 0.0))
+    unguided, _ = run(setting, guide, MotionRecipe(window=Window(curve=lambda t: 0.0)), (1.0, 0.0))
     loss = lambda x: float(guide.objective.by_target(decode(x), None).colour)
-    wild, _ = run(world, guide, Recipe(inner=1, guidance=300.0 * 1e4, clip=0.0), (1.0, 0.0))
-    calm, _ = run(world, guide, Recipe(inner=1), (1.0, 0.0))
+    wild, _ = run(setting, guide, MotionRecipe(inner=1, guidance=300.0 * 1e4, clip=0.0), (1.0, 0.0))
+    calm, _ = run(setting, guide, MotionRecipe(inner=1), (1.0, 0.0))
     assert loss(wild) <= loss(unguided) and loss(calm) < loss(unguided)
 
 
 def test_what_is_not_pulled_is_not_decoded_but_for_the_result():
-    world, guide = scene()
-    for recipe, decodes, gradients in ((DRAFT, 1, 0), (Recipe(), 7, 6)):
-        _, record = run(world, replace(guide, flow_net=None), recipe)
+    setting, guide = scene()
+    for recipe, decodes, gradients in ((DRAFT, 1, 0), (MotionRecipe(), 7, 6)):
+        _, record = run(setting, replace(guide, flow_net=None), recipe)
         assert (record.decodes, record.decoder_gradients) == (decodes, gradients)
         looked = [step.colour is not None for step in record.steps]
         assert looked == [False, False] + 2 * [recipe is not DRAFT] + [True]
-    _, record = run(world, replace(guide, flow_net=None, cheap=False), DRAFT)
+    _, record = run(setting, replace(guide, flow_net=None, cheap=False), DRAFT)
     assert record.decodes == 0 and len(record.steps) == 5
 
 
@@ -258,10 +251,10 @@ def test_the_damper_halves_recovers_and_keeps_rows_apart():
 
 
 def test_polyaks_step_ends_a_linear_loss_at_its_floor():
-    y, slope = torch.tensor([[[[3.0, 1.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
-    loss = lambda y: (y * slope).flatten(1).sum(1)
-    step = polyak_step(loss(y), torch.tensor([1.5]), slope)
-    assert float(loss(y - step[:, None, None, None] * slope)) == pytest.approx(1.5)
+    y, finite_difference = torch.tensor([[[[3.0, 1.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+    loss = lambda y: (y * finite_difference).flatten(1).sum(1)
+    step = polyak_step(loss(y), torch.tensor([1.5]), finite_difference)
+    assert float(loss(y - step[:, None, None, None] * finite_difference)) == pytest.approx(1.5)
 
 
 def test_stepping_up_restores_the_marginal_of_the_noisier_level():
@@ -274,17 +267,21 @@ def test_stepping_up_restores_the_marginal_of_the_noisier_level():
 
 
 def test_rows_of_a_batch_do_not_meet():
-    world, guide = scene(batch=2)
-    single = World(world.source[1:])
-    single.noise = lambda index, like: world.noise(index, world.source)[1:]
+    setting, guide = scene(batch=2)
+    single = ToySetting(setting.source[1:])
+    single.noise = lambda index, like: setting.noise(index, setting.source)[1:]
     goal, whole = guide.objective, land(guide.objective.flow[1:])
-    alone = Guide(objective(goal.source[1:], goal.flow[1:], whole, colour=100.0, motion=3.0, grow=1), decode, flow_net,
-                  guide.free[1:])
-    for recipe in (Recipe(), replace(FAITHFUL, recursion=2)):
-        assert torch.allclose(run(world, guide, recipe)[0][1:], run(single, alone, recipe)[0], atol=1e-9)
+    alone = Guide(
+        objective(goal.source[1:], goal.flow[1:], whole, colour=100.0, motion=3.0, grow=1),
+        decode,
+        flow_net,
+        guide.free[1:],
+    )
+    for recipe in (MotionRecipe(), replace(FAITHFUL, recursion=2)):
+        assert torch.allclose(run(setting, guide, recipe)[0][1:], run(single, alone, recipe)[0], atol=1e-9)
 
 
 def test_runs_are_the_same_twice():
-    world, guide = scene()
-    for recipe in (Recipe(), FAITHFUL):
-        assert torch.equal(run(world, guide, recipe)[0], run(world, guide, recipe)[0])
+    setting, guide = scene()
+    for recipe in (MotionRecipe(), FAITHFUL):
+        assert torch.equal(run(setting, guide, recipe)[0], run(setting, guide, recipe)[0])

@@ -4,8 +4,8 @@ import comfy.samplers
 import pytest
 import torch
 from palimpsest.host.family import prediction
-from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.host.motion.networks import Tools
+from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.nodes.motion import FlowGuidanceReport
 
 from ..tiny_models import CHANNELS, tiny_cond, tiny_latent, tiny_model, tiny_vae

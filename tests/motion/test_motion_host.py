@@ -9,17 +9,18 @@ import comfy.taesd.taesd
 import pytest
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
-from palimpsest.guidance.motion.guided_ddim import FAITHFUL, Recipe
+from palimpsest.guidance.motion.recipe import FAITHFUL, MotionRecipe
 from palimpsest.host.family import latent_format_name, prediction
 from palimpsest.host.fingerprint import fingerprint
-from palimpsest.host.motion.sampler import FlowGuidanceSampler, as_pictures
+from palimpsest.host.images import as_pictures
 from palimpsest.host.motion.networks import Tools
+from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.motion import prepared, report, started
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 
-FAST = Recipe(pull_from=0.0)
+FAST = MotionRecipe(pull_from=0.0)
 SLOW = replace(FAITHFUL, recursion=2)
 
 
@@ -43,8 +44,16 @@ def sample(model, sampler, latent, sigmas=(5.0, 2.0, 0.7, 0.0), seed=1, noise_ma
     guider.set_conds(tiny_cond("sd1"), tiny_cond("sd1", seed=1))
     guider.set_cfg(3.0)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
-    return guider.sample(noise, latent, sampler, torch.tensor(sigmas), denoise_mask=noise_mask, seed=seed,
-                         callback=callback, disable_pbar=True)
+    return guider.sample(
+        noise,
+        latent,
+        sampler,
+        torch.tensor(sigmas),
+        denoise_mask=noise_mask,
+        seed=seed,
+        callback=callback,
+        disable_pbar=True,
+    )
 
 
 def scaled(model, latent):
@@ -78,8 +87,9 @@ def test_zero_flow_gives_the_latent_back(models):
     model, vae = models
     latent = tiny_latent("sd1")
     for recipe in (FAST, SLOW):
-        assert torch.equal(sample(model, FlowGuidanceSampler(motion((0, 0)), Tools(vae), recipe), latent),
-                           scaled(model, latent))
+        assert torch.equal(
+            sample(model, FlowGuidanceSampler(motion((0, 0)), Tools(vae), recipe), latent), scaled(model, latent)
+        )
 
 
 @torch.inference_mode()
@@ -117,11 +127,11 @@ def test_a_decoder_of_the_taesd_kind_sees_only_what_arrives_and_pulls_alike(mode
 
     model, small, latent = models[0], taesd(), tiny_latent("sd1", size=(16, 16))
     goal, seen, results = motion((24, 16), size=128, image=small.decode(latent)), [], []
-    closer = motion_sampler.close_up
+    closer = motion_sampler.cropped_loss
     for make in (lambda *given: seen.append(closer(*given)) or seen[-1], lambda *given: None):
-        monkeypatch.setattr(motion_sampler, "close_up", make)
+        monkeypatch.setattr(motion_sampler, "cropped_loss", make)
         results.append(sample(model, FlowGuidanceSampler(goal, Tools(small), FAST), latent))
-    assert len(seen) == 1 and seen[0].share < 0.5
+    assert len(seen) == 1 and seen[0].fraction < 0.5
     unguided = sample(model, FlowGuidanceSampler(goal, Tools(small), replace(FAST, inner=0)), latent)
     near, far = ((one - results[1]).norm() for one in (results[0], unguided))
     # Random weights read far beyond the margin.
@@ -142,8 +152,13 @@ def test_a_trajectory_keeps_what_stays_on_its_way(models):
     seen = []
     for recipe in (FAST, SLOW):
         sampler = FlowGuidanceSampler(moving, Tools(vae), recipe, trajectory=trajectory)
-        result = sample(model, sampler, torch.zeros_like(latent), sigmas=(5.0, 2.0, 0.7),
-                        callback=lambda i, x0, x, n: seen.append((i, n)))
+        result = sample(
+            model,
+            sampler,
+            torch.zeros_like(latent),
+            sigmas=(5.0, 2.0, 0.7),
+            callback=lambda i, x0, x, n: seen.append((i, n)),
+        )
         kept = model.model.process_latent_in(result)[~free]
         assert torch.equal(kept.round(decimals=3), path[1][~free].round(decimals=3))
     assert seen == [(0, 2), (1, 2)] * 2

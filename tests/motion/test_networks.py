@@ -8,11 +8,11 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from palimpsest.guidance.motion.guided_ddim import DRAFT
+from palimpsest.guidance.motion.recipe import DRAFT
 from palimpsest.host.motion import sampler as motion_sampler
 from palimpsest.host.motion.decode import DifferentiableVAE
-from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.host.motion.networks import Tools, preview_decoder
+from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.papercut.evaluate import FLOW_FILE
 from safetensors.torch import save_file
 

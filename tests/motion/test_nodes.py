@@ -13,8 +13,11 @@ def nodes():
     folders.register()
     from palimpsest.nodes import flow, flow_canvas, flow_files, motion
 
-    return {node.define_schema().node_id.removeprefix("Palimpsest"): node
-            for module in (flow, flow_files, flow_canvas, motion) for node in module.NODES}
+    return {
+        node.define_schema().node_id.removeprefix("Palimpsest"): node
+        for module in (flow, flow_files, flow_canvas, motion)
+        for node in module.NODES
+    }
 
 
 @pytest.fixture
@@ -65,8 +68,15 @@ def test_points_json_and_tracks_agree(nodes, mask):
     by_json = run(nodes["FlowFromPoints"], mask=mask, points=points, kind="rigid", pin_edge=False)[0]
     tracks = {"track_path": torch.tensor([[[15.0, 15.0]], [[20.0, 18.0]]])}
     by_tracks = run(nodes["FlowFromPoints"], mask=mask, points="[]", kind="rigid", pin_edge=False, tracks=tracks)[0]
-    twice = run(nodes["FlowFromPoints"], mask=mask, points=json.dumps([[{"x": 30, "y": 30}, {"x": 40, "y": 36}]]),
-                kind="rigid", pin_edge=False, canvas_width=128, canvas_height=96)[0]
+    twice = run(
+        nodes["FlowFromPoints"],
+        mask=mask,
+        points=json.dumps([[{"x": 30, "y": 30}, {"x": 40, "y": 36}]]),
+        kind="rigid",
+        pin_edge=False,
+        canvas_width=128,
+        canvas_height=96,
+    )[0]
     assert torch.equal(by_json, by_tracks) and torch.equal(by_json, twice)
     assert by_json[0, 12, 20].tolist() == [5.0, 3.0]
 
@@ -74,8 +84,10 @@ def test_points_json_and_tracks_agree(nodes, mask):
 def test_hidden_tracks_are_said_and_left_out(nodes, mask, caplog):
     path = torch.tensor([[[15.0, 15.0], [30.0, 20.0]], [[20.0, 18.0], [60.0, 40.0]]])
     seen = torch.tensor([[True, True], [True, False]])
-    flows = [run(nodes["FlowFromPoints"], mask=mask, points="[]", kind="move", pin_edge=False, tracks=tracks)[0]
-             for tracks in ({"track_path": path, "track_visibility": seen}, {"track_path": path[:, :1]})]
+    flows = [
+        run(nodes["FlowFromPoints"], mask=mask, points="[]", kind="move", pin_edge=False, tracks=tracks)[0]
+        for tracks in ({"track_path": path, "track_visibility": seen}, {"track_path": path[:, :1]})
+    ]
     assert torch.equal(*flows) and "1 tracked points are not seen" in caplog.text
 
 
@@ -100,23 +112,41 @@ def test_the_canvas_without_and_with_a_drawing(nodes, caplog):
     assert flow[0, 20, 30].tolist() == [5.0, 0.0] and layers[0, 20, 30] == 1 and regions.shape == (1, 48, 64)
 
 
-@pytest.mark.parametrize("node, inputs, words", [
-    ("FlowFromTransform", dict(mask=torch.zeros(1, 8, 8), move_x=0, move_y=0, turn=1, scale=1, stretch=1,
-                               stretch_angle=0), "empty"),
-    ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="[]", kind="rigid", pin_edge=False), "no point"),
-    ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="x", kind="rigid", pin_edge=False), "not JSON"),
-    ("FlowPreview", dict(flow=torch.full((1, 8, 8, 2), torch.nan)), "NaN"),
-    ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 3), image=torch.zeros(1, 8, 8, 3)), "not a flow"),
-    ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 2), image=torch.zeros(1, 8, 8, 3),
-                      layers=torch.full((1, 8, 8), torch.nan)), "'layers' holds values that are not numbers"),
-    ("FlowCompose", dict(flows={}), "No flow is connected"),
-    ("LoadFlow", dict(file="../../secret.flo"), "plain name"),
-    ("FlowFromImages", dict(optical_flow=None, first=torch.zeros(1, 8, 8, 3), second=torch.zeros(1, 8, 8, 3),
-                            strength=1.0, still_below=1.0), "Load Optical Flow Model"),
-    ("FlowGuidanceReport", dict(sampler=object(), latent={}), "no guided run"),
-])
-def test_bad_input_is_answered_by_a_sentence(nodes, node, inputs, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize(
+    "node, inputs, message",
+    [
+        (
+            "FlowFromTransform",
+            dict(mask=torch.zeros(1, 8, 8), move_x=0, move_y=0, turn=1, scale=1, stretch=1, stretch_angle=0),
+            "empty",
+        ),
+        ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="[]", kind="rigid", pin_edge=False), "no point"),
+        ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="x", kind="rigid", pin_edge=False), "not JSON"),
+        ("FlowPreview", dict(flow=torch.full((1, 8, 8, 2), torch.nan)), "NaN"),
+        ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 3), image=torch.zeros(1, 8, 8, 3)), "not a flow"),
+        (
+            "FlowWarp",
+            dict(flow=torch.zeros(1, 8, 8, 2), image=torch.zeros(1, 8, 8, 3), layers=torch.full((1, 8, 8), torch.nan)),
+            "'layers' holds values that are not numbers",
+        ),
+        ("FlowCompose", dict(flows={}), "No flow is connected"),
+        ("LoadFlow", dict(file="../../secret.flo"), "plain name"),
+        (
+            "FlowFromImages",
+            dict(
+                optical_flow=None,
+                first=torch.zeros(1, 8, 8, 3),
+                second=torch.zeros(1, 8, 8, 3),
+                strength=1.0,
+                still_below=1.0,
+            ),
+            "Load Optical Flow Model",
+        ),
+        ("FlowGuidanceReport", dict(sampler=object(), latent={}), "no guided run"),
+    ],
+)
+def test_bad_input_is_answered_by_a_sentence(nodes, node, inputs, message):
+    with pytest.raises(ValueError, match=message):
         run(nodes[node], **inputs)
 
 

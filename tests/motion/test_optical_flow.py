@@ -4,10 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torchvision.models.optical_flow import raft_large
-
-from palimpsest.host.motion import optical_flow
 from palimpsest.host.gradients import normalise
+from palimpsest.host.motion import optical_flow
 from palimpsest.host.motion.optical_flow import (
     LARGEST,
     SourceFlow,
@@ -17,6 +15,7 @@ from palimpsest.host.motion.optical_flow import (
     require_optical_flow,
     working_size,
 )
+from torchvision.models.optical_flow import raft_large
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,10 @@ def pictures(height=128, width=136, batch=1):
 
 def test_the_estimate_and_its_gradient_equal_the_librarys(network):
     source, picture = pictures()
-    for estimate in (lambda p: SourceFlow(network, source, updates=2)(p),
-                     lambda p: network(source * 2 - 1, p * 2 - 1, num_flow_updates=2)[-1].permute(0, 2, 3, 1)):
+    for estimate in (
+        lambda p: SourceFlow(network, source, updates=2)(p),
+        lambda p: network(source * 2 - 1, p * 2 - 1, num_flow_updates=2)[-1].permute(0, 2, 3, 1),
+    ):
         leaf = picture.clone().requires_grad_()
         flow = estimate(leaf)
         (gradient,) = torch.autograd.grad(flow.square().sum(), leaf)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
-from palimpsest.guidance.motion.guided_ddim import DRAFT, FAITHFUL, NORMAL
+from palimpsest.guidance.motion.recipe import DRAFT, FAITHFUL, NORMAL
 from palimpsest.nodes.motion import FlowGuidanceReport, FlowGuidanceSamplerNode, recipe_of
 from palimpsest.papercut.export import FILE
 
@@ -25,13 +25,32 @@ def made(vae, image=None, **inputs):
     mask[:, 12:36, 10:34] = 1
     if image is None:
         image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
-    given = dict(vae=vae, flow=transform_flow(mask, Transform(move=(16, 8))), image=image, preset="normal",
-                 strength=1.0, grow=4) | inputs  # fmt: skip
+    given = (
+        dict(
+            vae=vae,
+            flow=transform_flow(mask, Transform(move=(16, 8))),
+            image=image,
+            preset="normal",
+            strength=1.0,
+            grow=4,
+        )
+        | inputs
+    )
     return FlowGuidanceSamplerNode.execute(**given).args[0]
 
 
-def recipe(preset="normal", strength=1.0, start=0.0, end=1.0, curve=None, recursion=0, inner=0, flow_every=-1,
-           clip=200.0, follow=-1.0):  # fmt: skip
+def recipe(
+    preset="normal",
+    strength=1.0,
+    start=0.0,
+    end=1.0,
+    curve=None,
+    recursion=0,
+    inner=0,
+    flow_every=-1,
+    clip=200.0,
+    follow=-1.0,
+):
     return recipe_of(preset, strength, start, end, curve, recursion, inner, flow_every, clip, follow)
 
 
@@ -69,7 +88,7 @@ def test_the_edit_mask_takes_the_place_of_the_flows_own(models):
 def test_the_window_and_the_curve_decide_which_steps_are_pulled(models):
     model, vae = models
     asked = []
-    curve = SimpleNamespace(interp=lambda share: asked.append(share) or share)
+    curve = SimpleNamespace(interp=lambda fraction: asked.append(fraction) or fraction)
     sampler = made(vae, start=0.4, end=0.9, curve=curve)
     sample(model, sampler, tiny_latent("sd1"), sigmas=(5.0, 3.0, 1.5, 0.7, 0.3, 0.0))
     # Of five steps at 0, 1/4, 1/2, 3/4 and 1 of the run those between 0.4 and 0.9.
@@ -94,11 +113,11 @@ def test_the_gradient_vae_decodes_and_the_report_counts(models, monkeypatch):
     assert sampler.tools.vae is vae and sampler.tools.decoder is small
     monkeypatch.setattr(vae.first_stage_model, "decode", lambda *_: pytest.fail("the full VAE decodes"))
     sample(model, sampler, tiny_latent("sd1"))
-    picture, words = FlowGuidanceReport.execute(sampler=sampler, latent={}).args
+    picture, text = FlowGuidanceReport.execute(sampler=sampler, latent={}).args
     # Three steps, the last two of them pulled twice each; the floor and the last pull are looked at beside.
-    assert "3 evaluations of the model, 0 of them differentiated" in words
-    assert "6 calls of the decoder, 4 of them differentiated" in words
-    assert "0 calls of the flow network" in words and "Colour loss" in words and picture.shape[-1] == 3
+    assert "3 evaluations of the model, 0 of them differentiated" in text
+    assert "6 calls of the decoder, 4 of them differentiated" in text
+    assert "0 calls of the flow network" in text and "Colour loss" in text and picture.shape[-1] == 3
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from palimpsest.papercut.export import export, fit_preview_colours, new_text_encoder, new_unet, new_vae
 
 

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-
+from palimpsest.papercut.classifier import ANSWERS, FILE, Classifier, Reading, load_classifier, rates, truth
 from palimpsest.papercut.clip_score import clip_score
 from palimpsest.papercut.export import FILE as MODEL_FILE
-from palimpsest.papercut.classifier import ANSWERS, FILE, Reading, Recogniser, load_recogniser, rates, truth
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_classifier import Trainer, answers, publish, spoil
 
@@ -21,7 +20,7 @@ def scenes():
 def trained():
     if not FILE.exists():
         pytest.skip("the trained recogniser is not there")
-    return load_recogniser()
+    return load_classifier()
 
 
 def test_answers_are_counted_by_name(scenes):
@@ -42,7 +41,7 @@ def test_a_scene_without_a_single_cutout_has_only_a_ground():
 
 def test_each_picture_is_read_by_itself():
     torch.manual_seed(0)
-    model = Recogniser().eval()
+    model = Classifier().eval()
     pictures = torch.rand(3, 3, 256, 256)
     together = model(pictures)
     assert {name: scores.shape[1] for name, scores in together.items()} == {k: len(v) for k, v in ANSWERS.items()}
@@ -73,7 +72,7 @@ def test_training_goes_on_where_it_stopped(tmp_path):
     assert resumed.step == 2 and resumed.update(images[2], wanted, None, 0.1) == pytest.approx(last, abs=1e-5)
     publish(resumed.model, tmp_path / "weights.safetensors")
     assert (tmp_path / "weights.safetensors").stat().st_size < 1_000_000
-    load_recogniser(tmp_path / "weights.safetensors")
+    load_classifier(tmp_path / "weights.safetensors")
 
 
 def test_it_is_right_on_the_test_split(trained, scenes):
@@ -85,10 +84,10 @@ def test_it_is_right_on_the_test_split(trained, scenes):
 def test_it_is_right_through_the_autoencoder(trained, scenes):
     if not MODEL_FILE.exists():
         pytest.skip("the trained weights are not there")
-    from palimpsest.papercut.reference import load_oracle
+    from palimpsest.papercut.reference import load_reference
 
-    oracle, some = load_oracle(), scenes[:40]
-    pictures = [oracle.pictures(oracle.latents(scene.render()[None])) for scene in some]
+    reference, some = load_reference(), scenes[:40]
+    pictures = [reference.pictures(reference.latents(scene.render()[None])) for scene in some]
     found = rates([trained.read(picture)[0] for picture in pictures], some)
     assert found["shape and colour"] >= 0.97, found
 
@@ -96,9 +95,9 @@ def test_it_is_right_through_the_autoencoder(trained, scenes):
 def test_the_clip_score_prefers_the_right_caption(trained, scenes):
     if not MODEL_FILE.exists():
         pytest.skip("the trained weights are not there")
-    from palimpsest.papercut.reference import load_oracle
+    from palimpsest.papercut.reference import load_reference
 
-    encoder, won = load_oracle().text_encoder, 0
+    encoder, won = load_reference().text_encoder, 0
     for scene, other in zip(scenes[:40], scenes[40:80]):
         pair = scene.render()[None].expand(2, -1, -1, -1)
         mine, theirs = clip_score(trained, encoder, pair, [scene.caption, other.caption])

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from palimpsest.papercut.configs import LATENT_SCALE, PREVIEW_COLOURS, UNET
 from palimpsest.papercut.export import FILE, export, new_unet, new_vae, to_single_file
 from palimpsest.papercut.layout import inverse, rename, unet_prefixes
-from palimpsest.papercut.reference import load_oracle, new_scheduler
+from palimpsest.papercut.reference import load_reference, new_scheduler
 from palimpsest.papercut.text import encode
 
 PROMPT = "a red striped triangle on a lilac gradient ground"
@@ -28,29 +27,28 @@ def both(request):
         pytest.skip("the trained weights are not there")
     path = FILE if request.param == "shipped" else request.getfixturevalue("exported")
     import comfy.sd
-
     from palimpsest.papercut.companion.model import register
 
     register()
     register()  # a second time changes nothing
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
-    return SimpleNamespace(path=path, model=model, clip=clip, vae=vae, oracle=load_oracle(path))
+    return SimpleNamespace(path=path, model=model, clip=clip, vae=vae, reference=load_reference(path))
 
 
 def difference(a, b) -> float:
     return (a - b).abs().max().item()
 
 
-def diffusers_picture(oracle, scheduler, start, prompt=PROMPT, negative=NEGATIVE):
+def diffusers_picture(reference, scheduler, start, prompt=PROMPT, negative=NEGATIVE):
     """The textbook loop: diffusers' scheduler, classifier-free guidance. start: unit noise (1, 4, h, w), or the
     scheduler's own first sample. Returns the last latent."""
-    cond, uncond = oracle.embed([prompt]), oracle.embed([negative])
+    cond, uncond = reference.embed([prompt]), reference.embed([negative])
     latent = start
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(latent, t)
         with torch.no_grad():
-            with_prompt = oracle.unet(x, t, cond).sample
-            without = oracle.unet(x, t, uncond).sample
+            with_prompt = reference.unet(x, t, cond).sample
+            without = reference.unet(x, t, uncond).sample
         latent = scheduler.step(without + CFG * (with_prompt - without), t, latent).prev_sample
     return latent
 
@@ -94,9 +92,9 @@ def test_weights_that_do_not_fit_fp16_are_refused(networks, tmp_path):
 
 
 def test_the_file_returns_every_weight_rounded_to_half(networks, exported):
-    oracle = load_oracle(exported)
+    reference = load_reference(exported)
     before = to_single_file(*networks)
-    after = to_single_file(oracle.unet, oracle.text_encoder, oracle.vae)
+    after = to_single_file(reference.unet, reference.text_encoder, reference.vae)
     assert before.keys() == after.keys()
     for key in before:
         assert torch.equal(before[key].half().float(), after[key]), key
@@ -105,10 +103,10 @@ def test_the_file_returns_every_weight_rounded_to_half(networks, exported):
 def test_the_text_is_the_same(both):
     for text in (PROMPT, ""):
         ((theirs, extra),) = both.clip.encode_from_tokens_scheduled(both.clip.tokenize(text))
-        ours = both.oracle.embed(text)
+        ours = both.reference.embed(text)
         assert theirs.shape == (1, 77, 192)
         assert difference(theirs, ours) < LIMITS["text"]
-        pooled = both.oracle.text_encoder(encode(text)).pooler_output
+        pooled = both.reference.text_encoder(encode(text)).pooler_output
         assert difference(extra["pooled_output"], pooled) < LIMITS["text"]
 
 
@@ -125,10 +123,10 @@ def test_weighted_and_long_prompts_work_as_in_any_model(both):
 def test_the_noise_prediction_is_the_same(both, t):
     generator = torch.Generator().manual_seed(t)
     x = torch.randn(2, 4, SIDE, SIDE, generator=generator)
-    cond = both.oracle.embed([PROMPT, NEGATIVE])
+    cond = both.reference.embed([PROMPT, NEGATIVE])
     sigma = both.model.get_model_object("model_sampling").sigmas[t].expand(2)
     with torch.no_grad():
-        ours = both.oracle.unet(x, t, cond).sample
+        ours = both.reference.unet(x, t, cond).sample
         x_host = x * (1 + sigma[0] ** 2) ** 0.5
         x0 = both.model.model.apply_model(x_host, sigma, c_crossattn=cond)
     assert difference((x_host - x0) / sigma[0], ours) < LIMITS["epsilon"]
@@ -144,10 +142,10 @@ def test_pictures_decode_and_encode_the_same(both):
     generator = torch.Generator().manual_seed(1)
     latent = torch.randn(2, 4, SIDE, SIDE + 4, generator=generator) * 1.5
     with torch.no_grad():
-        ours = both.oracle.pictures(latent).movedim(1, -1)
+        ours = both.reference.pictures(latent).movedim(1, -1)
         theirs = both.vae.decode(latent / LATENT_SCALE)
         assert difference(theirs, ours) < LIMITS["decode"] and ours.std() > 0.01
-        back = both.oracle.latents(ours.movedim(-1, 1))
+        back = both.reference.latents(ours.movedim(-1, 1))
         assert difference(both.vae.encode(ours) * LATENT_SCALE, back) < LIMITS["encode"]
 
 
@@ -159,12 +157,12 @@ def test_ksampler_euler_is_diffusers_euler_and_ddim(both):
     ddim.set_timesteps(STEPS)
     euler = EulerDiscreteScheduler.from_config(ddim.config, timestep_spacing="trailing")
     euler.set_timesteps(STEPS)
-    pictures = both.oracle.pictures(theirs)
+    pictures = both.reference.pictures(theirs)
     assert pictures.std() > 0.01
     # The host takes the top level's noise as unit noise times sqrt(1 + sigma^2), which is DDIM's start exactly.
     start = noise * (1 + euler.sigmas[0] ** 2) ** 0.5
-    for ours in (diffusers_picture(both.oracle, ddim, noise), diffusers_picture(both.oracle, euler, start)):
-        assert difference(pictures, both.oracle.pictures(ours)) < LIMITS["picture"]
+    for ours in (diffusers_picture(both.reference, ddim, noise), diffusers_picture(both.reference, euler, start)):
+        assert difference(pictures, both.reference.pictures(ours)) < LIMITS["picture"]
 
 
 def test_ksampler_ddim_uniform_is_diffusers_leading_ddim(both):
@@ -173,8 +171,8 @@ def test_ksampler_ddim_uniform_is_diffusers_leading_ddim(both):
     ddim.set_timesteps(STEPS)
     # Below the top level the host starts from sigma * noise, DDIM from unit noise.
     first = ddim.alphas_cumprod[ddim.timesteps[0]]
-    ours = diffusers_picture(both.oracle, ddim, noise * (1 - first) ** 0.5)
-    assert difference(both.oracle.pictures(theirs), both.oracle.pictures(ours)) < LIMITS["picture"]
+    ours = diffusers_picture(both.reference, ddim, noise * (1 - first) ** 0.5)
+    assert difference(both.reference.pictures(theirs), both.reference.pictures(ours)) < LIMITS["picture"]
 
 
 def test_previews_have_the_files_own_colours(both):

@@ -6,12 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load
-
 from palimpsest.papercut.configs import LATENT_SCALE
 from palimpsest.papercut.export import FILE
-from palimpsest.papercut.reference import load_oracle, new_scheduler
+from palimpsest.papercut.reference import load_reference, new_scheduler
+from PIL import Image
+from safetensors.torch import load
 
 PROMPT, NEGATIVE = "a red striped triangle on a lilac gradient ground", ""
 STEPS, CFG, SEED, SIDE = 20, 5.0, 11, 128
@@ -53,14 +52,14 @@ def workflow(name, seed=SEED):
 
 
 @torch.no_grad()
-def diffusers_latent(oracle):
+def diffusers_latent(reference):
     """diffusers' DDIM from the host's own noise; its trailing time steps are those of the host's "simple" schedule."""
     scheduler = new_scheduler(timestep_spacing="trailing")
     scheduler.set_timesteps(STEPS)
-    cond, uncond = oracle.embed([PROMPT]), oracle.embed([NEGATIVE])
+    cond, uncond = reference.embed([PROMPT]), reference.embed([NEGATIVE])
     latent = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))
     for t in scheduler.timesteps:
-        a, b = oracle.unet(latent, t, cond).sample, oracle.unet(latent, t, uncond).sample
+        a, b = reference.unet(latent, t, cond).sample, reference.unet(latent, t, uncond).sample
         latent = scheduler.step(b + CFG * (a - b), t, latent).prev_sample
     return latent
 
@@ -74,18 +73,18 @@ def test_stock_nodes_draw_what_diffusers_draws(host_client, checkpoint):
     path, name = checkpoint
     result = host_client.run(workflow(name))
     assert result.status == "success", result.error
-    oracle = load_oracle(path)
-    ours = diffusers_latent(oracle)
+    reference = load_reference(path)
+    ours = diffusers_latent(reference)
     theirs = latent_of(host_client, result, "8")
-    pictures = oracle.pictures(ours)
+    pictures = reference.pictures(ours)
     assert pictures.std() > 0.01
-    assert (oracle.pictures(theirs) - pictures).abs().max() < 5e-4
+    assert (reference.pictures(theirs) - pictures).abs().max() < 5e-4
     (file,) = result.files("7")
     saved = np.asarray(Image.open(io.BytesIO(host_client.view(file))))
     wanted = (pictures[0].movedim(0, -1) * 255).byte().numpy()
     assert np.abs(saved.astype(int) - wanted.astype(int)).max() <= 1
     again = latent_of(host_client, result, "10")
-    assert (again - oracle.latents(pictures)).abs().max() < 5e-3  # pixels that differ by 1e-4, seen through the encoder
+    assert (again - reference.latents(pictures)).abs().max() < 5e-3  # 1e-4 of a pixel, seen through the encoder
 
 
 def test_the_companion_adds_no_node_and_the_log_is_clean(host, host_client, checkpoint):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-
 from palimpsest.papercut.scenes import SPLITS, CutOut, Ground, Scene, pixel_grid, rearranged, sample_scene
 from palimpsest.papercut.shapes import COLOURS, GROUNDS, PATTERNS, SHAPES, TONES
 
@@ -26,7 +25,7 @@ def one(shape="star", pattern="plain", **place):
     return Scene(GROUND, (CutOut(shape, "blue", pattern, **where),))
 
 
-def test_the_world_is_as_wide_as_it_is_said_to_be():
+def test_the_scenes_are_as_varied_as_they_are_said_to_be():
     assert len(SHAPES) >= 8 and len(COLOURS) >= 10 and len(PATTERNS) == 3 and len(GROUNDS) >= 4
     scenes = [sample_scene(seed) for seed in SPLITS["train"][:300]]
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
@@ -36,7 +35,7 @@ def test_the_world_is_as_wide_as_it_is_said_to_be():
     assert grounds == [set(GROUNDS), set(TONES)]
 
 
-def test_splits_share_no_seed_and_a_seed_is_a_picture():
+def test_splits_have_no_seed_in_common_and_a_seed_is_a_picture():
     names = sorted(SPLITS)
     assert all(not set(SPLITS[a]) & set(SPLITS[b]) for i, a in enumerate(names) for b in names[i + 1 :])
     assert torch.equal(sample_scene(7).render(), sample_scene(7).render())

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from palimpsest.papercut import make_tokenizer as made
 from palimpsest.papercut.scenes import sample_scene
 from palimpsest.papercut.shapes import COLOURS, GROUNDS, PATTERNS, SHAPES, TONES

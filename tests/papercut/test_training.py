@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from palimpsest.papercut import data, train_classifier, train_vae
 from palimpsest.papercut.classifier import SIDE
 from palimpsest.papercut.scenes import SPLITS
@@ -24,21 +23,21 @@ def test_what_is_kept_aside_is_of_the_training_split_and_far_from_what_is_learne
     assert len(aside) == 100 and set(aside) <= set(SPLITS["train"]) and min(aside) > 900_000
 
 
-def recogniser_step(trainer, seed):
+def classifier_step(trainer, seed):
     torch.manual_seed(seed)
     wanted = {name: torch.zeros(4, dtype=torch.long) for name in trainer.model.heads}
     trainer.update(torch.rand(4, 3, SIDE, SIDE), wanted, None, 0.1)
 
 
-def test_an_interrupted_recogniser_is_the_same_as_one_that_was_not(tmp_path):
+def test_an_interrupted_classifier_is_the_same_as_one_that_was_not(tmp_path):
     whole, part = (train_classifier.Trainer(1e-3, tmp_path / f"{name}.pt") for name in ("whole", "part"))
     for trainer in (whole, part):
-        recogniser_step(trainer, 1)
+        classifier_step(trainer, 1)
     part.save()
     again = train_classifier.Trainer(1e-3, tmp_path / "part.pt")
     again.resume()
     for trainer in (whole, again):
-        recogniser_step(trainer, 2)
+        classifier_step(trainer, 2)
     assert again.step == whole.step == 2
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
 

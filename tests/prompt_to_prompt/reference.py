@@ -80,9 +80,17 @@ class Processor:
 
 @torch.no_grad()
 def prompt_to_prompt_reference(
-    unet, scheduler, controller: Controller, z: Tensor, text: Tensor, empty: Tensor, *, cfg: float, cross: float,
+    unet,
+    scheduler,
+    controller: Controller,
+    z: Tensor,
+    text: Tensor,
+    empty: Tensor,
+    *,
+    cfg: float,
+    cross: float,
     own: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """z: (1, 4, h, w) at the noisiest step; text: (2, 77, D); empty: (1, 77, D) -> (2, 4, h, w), clean."""
     before = unet.attn_processors
     unet.set_attn_processor(Processor(controller))

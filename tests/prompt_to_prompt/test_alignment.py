@@ -58,7 +58,7 @@ def test_padding_never_takes_over_a_word():
     assert found.take[7, 3] == 1.0 and edit.tokens[3].kind == source.tokens[7].kind == "end"
 
 
-def test_words_of_several_pieces_share_what_they_take():
+def test_words_of_several_pieces_divide_what_they_take():
     source, edit = prompt("a cat"), prompt("a hippopotamus")
     found = align(source, edit)
     assert torch.equal(found.take[2, 2:5], torch.full((3,), 1 / 3))

@@ -10,8 +10,8 @@ from palimpsest.guidance.prompt_to_prompt.attention_control import (
     self_attention,
     step_of,
     word_maps,
-)  # fmt: skip
-from palimpsest.guidance.prompt_to_prompt.local_blend import blend, heat, map_factor, outline
+)
+from palimpsest.guidance.prompt_to_prompt.local_blend import heat, keep_source_outside, map_factor, outline
 from palimpsest.guidance.prompt_to_prompt.token_alignment import align
 
 from .texts import prompt
@@ -79,7 +79,7 @@ def test_an_unknown_length_is_a_sentence():
         cross_attention(q, k[:, :-1], v[:, :-1], Roles.of(3, 3), ALIGNMENTS, attend, attend)
 
 
-def test_self_attention_looks_where_the_source_looks():
+def test_self_attention_attends_where_the_source_does():
     q, k, v = inputs(3)
     roles = Roles.of(3, 3)
     ours = self_attention(q, k, v, roles, attend)
@@ -105,7 +105,7 @@ def test_word_maps_sum_to_one_and_are_edited_alike():
     assert torch.allclose(edited[1][2], maps[0][2]), "'blue' stands where 'red' stood"
 
 
-def test_shares_of_a_run_count_its_steps():
+def test_fractions_of_a_run_count_its_steps():
     schedule = [10.0, 8.0, 6.0, 4.0, 2.0, 0.0]
     for fraction, expected in ((0.0, 0), (0.4, 2), (0.5, 2), (1.0, 5)):
         assert sum(early(s, schedule, fraction) for s in schedule[:-1]) == expected
@@ -116,11 +116,15 @@ def test_shares_of_a_run_count_its_steps():
 @pytest.mark.parametrize(
     "factors, size, expected",
     [
-        ((1, 2, 4, 8), (64, 64), 4), ((2, 4), (128, 128), 4), ((2, 4), (32, 32), 2), ((1, 2, 4, 8), (96, 64), 4),
-        ((1, 2, 4, 8), (40, 64), 2), ((1, 2), (8, 8), 1),
+        ((1, 2, 4, 8), (64, 64), 4),
+        ((2, 4), (128, 128), 4),
+        ((2, 4), (32, 32), 2),
+        ((1, 2, 4, 8), (96, 64), 4),
+        ((1, 2, 4, 8), (40, 64), 2),
+        ((1, 2), (8, 8), 1),
     ],
-)  # fmt: skip
-def test_maps_are_read_at_the_official_share_of_any_size(factors, size, expected):
+)
+def test_maps_are_read_at_the_official_fraction_of_any_size(factors, size, expected):
     assert map_factor(factors, *size) == expected
 
 
@@ -138,8 +142,8 @@ def test_blend_is_exact_at_zero_and_one():
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(2, 5, 5)
     mask[0, :2] = 1.0
-    mixed = blend(x, mask, (1, 2), (0, 0))
+    mixed = keep_source_outside(x, mask, (1, 2), (0, 0))
     assert torch.equal(mixed[0], x[0]) and torch.equal(mixed[2], x[0])
     assert torch.equal(mixed[1, :, :2], x[1, :, :2]) and torch.equal(mixed[1, :, 2:], x[0, :, 2:])
-    assert torch.allclose(blend(x, mask + 0.5, (1, 2), (0, 0))[2], (x[0] + x[2]) / 2)
-    assert blend(x, mask[:0], (), ()) is x
+    assert torch.allclose(keep_source_outside(x, mask + 0.5, (1, 2), (0, 0))[2], (x[0] + x[2]) / 2)
+    assert keep_source_outside(x, mask[:0], (), ()) is x

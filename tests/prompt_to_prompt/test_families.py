@@ -38,9 +38,9 @@ def test_words_and_padding_are_the_familys(parts):
 def test_a_row_a_text_in_both_encoders(parts):
     family = parts[0]
     _, positive, report, negative = edited(parts)
-    (rows, options), = positive
-    told = report.splitlines()[1:]
-    assert told == ["row 1, replace: 'red' becomes 'blue'", "row 2, re-weight: 'heart' counts 2 times"]
+    ((rows, options),) = positive
+    lines = report.splitlines()[1:]
+    assert lines == ["row 1, replace: 'red' becomes 'blue'", "row 2, re-weight: 'heart' counts 2 times"]
     assert rows.shape == (3, 77, CONTEXT[family]) == negative[0][0].shape
     assert torch.equal(rows[2], rows[0]) and not torch.equal(rows[1], rows[0])
     if family == "sdxl":
@@ -53,9 +53,12 @@ def test_a_row_a_text_in_both_encoders(parts):
 def test_the_source_is_exact_and_its_edits_are_edits(parts, long):
     tail = ", a leaf on a stone" * 20 if long else ""
     model, positive, _, negative = edited(
-        parts, SOURCE + tail, "\n".join(line + tail for line in EDITS.splitlines()), blend_words="heart",
+        parts,
+        SOURCE + tail,
+        "\n".join(line + tail for line in EDITS.splitlines()),
+        blend_words="heart",
         blend_threshold=0.7,
-    )  # fmt: skip
+    )
     assert positive[0][0].shape[1] == 77 * (2 if long else 1)
     trajectory, counter = trajectory_for(parts[1]), Counter(model)
     out = run(anchored(counter.model, Anchor(trajectory, rows=(0,))), positive, 3, negative=negative)

@@ -8,8 +8,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.prompt_to_prompt.plan import Blend, plan_edits
-from palimpsest.host.inversion.anchor import anchored
 from palimpsest.host.attention import attention_blocks, wrap_attention
+from palimpsest.host.inversion.anchor import anchored
 from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt
 from palimpsest.inversion.trajectory import Trajectory
@@ -50,9 +50,17 @@ def run(model, positive, batch, *, cfg=4.0, sampler="euler", size=SIZE, noise=No
     noise = start(batch, size) if noise is None else noise
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object(sampler), schedule(model), positive,
-            negative or tiny_cond("sd1", seed=2), torch.zeros_like(noise), disable_pbar=True, seed=1,
-        )  # fmt: skip
+            model,
+            noise,
+            cfg,
+            comfy.samplers.sampler_object(sampler),
+            schedule(model),
+            positive,
+            negative or tiny_cond("sd1", seed=2),
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=1,
+        )
 
 
 def test_blocks_and_their_sizes(parts):
@@ -75,8 +83,12 @@ def test_wrapped_attention_is_the_hosts_to_the_last_bit(parts):
     model, clip = parts
     clone, seen = model.clone(), []
     for kind in ("attn1", "attn2"):
-        wrap_attention(clone, kind, list(attention_blocks(model.model.diffusion_model)),
-                       lambda attend, q, k, v, options: (seen.append(1), attend(q, k, v))[1])  # fmt: skip
+        wrap_attention(
+            clone,
+            kind,
+            list(attention_blocks(model.model.diffusion_model)),
+            lambda attend, q, k, v, options: (seen.append(1), attend(q, k, v))[1],
+        )
     positive = rows_of(clip)
     assert torch.equal(run(clone, positive, 3), run(model, positive, 3)) and seen
 
@@ -241,8 +253,8 @@ def test_anchored_source_needs_three_forwards_and_is_exact(parts, anchor_first):
     assert torch.allclose(model.model.process_latent_in(out[:1]), anchor.trajectory.latents[0], atol=1e-5)
     # The same edit with the source's unconditional pass left in.
     full = Counter(model)
-    held = Anchor(trajectory_for(model), rows=(0,), strength=1 - 1e-7)
-    slow = run(with_prompt_to_prompt(anchored(full.model, held), plan), rows_of(clip, texts), 2)
+    anchor = Anchor(trajectory_for(model), rows=(0,), strength=1 - 1e-7)
+    slow = run(with_prompt_to_prompt(anchored(full.model, anchor), plan), rows_of(clip, texts), 2)
     assert sum(full.rows) == 4 * STEPS
     assert torch.allclose(out[1], slow[1], atol=1e-2)
 
@@ -279,10 +291,10 @@ def test_a_word_that_is_kept_is_cut_out_of_what_may_change(parts):
     texts = TEXTS[:2]
     none, prompts = ((), ()), [read_prompt(clip, text)[0] for text in texts]
     columns = tuple(p.find(read_prompt(clip, "heart")[0]) for p in prompts)
-    held = anchored(model, Anchor(trajectory_for(model), rows=(0,)))
+    anchor = anchored(model, Anchor(trajectory_for(model), rows=(0,)))
     masks = []
     for blend in (Blend(none, 0.25, 0.9, columns), Blend(columns, 0.25, 0.9, columns)):
-        patched = with_prompt_to_prompt(held, plan_of(clip, texts, blend=blend))
+        patched = with_prompt_to_prompt(anchor, plan_of(clip, texts, blend=blend))
         out = run(patched, rows_of(clip, texts), 2)
         mask = recording(patched).last.mask[1]
         kept = (mask == 0).expand(4, -1, -1)
@@ -303,13 +315,13 @@ def test_record_of_a_run(parts):
 
 
 @pytest.mark.parametrize(
-    "batch, positive, words",
+    "batch, positive, message",
     [(2, None, "batch of 3"), (3, "one", "positive prompt is not the one"), (1, None, "Repeat Latent Batch")],
 )
-def test_bad_runs_are_sentences(parts, batch, positive, words):
+def test_bad_runs_are_sentences(parts, batch, positive, message):
     model, clip = parts
     patched = with_prompt_to_prompt(model, plan_of(clip))
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         run(patched, rows_of(clip, TEXTS[:1]) if positive else rows_of(clip), batch)
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from palimpsest.host.fingerprint import fingerprint
-from palimpsest.host.prompt_to_prompt.negative_rows import negative_rows
 from palimpsest.host.inversion.null_text import fit_null_text
+from palimpsest.host.prompt_to_prompt.negative_rows import negative_rows
 from palimpsest.host.prompt_to_prompt.tokens import encode_tokens
-from palimpsest.inversion.null_text import Recipe
+from palimpsest.inversion.null_text import NullTextRecipe
 from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
 
 from ..tiny_models import tiny_cond
@@ -34,7 +34,7 @@ def encoded(parts, text: str) -> list:
 
 def test_every_source_is_followed_by_its_edits():
     source = [[torch.tensor([1.0, 2.0])[:, None, None].expand(2, 77, 8), {"pooled_output": torch.ones(2, 4)}]]
-    (rows, options), = negative_rows(source, conditioning(0.0), 2)
+    ((rows, options),) = negative_rows(source, conditioning(0.0), 2)
     assert rows[:, 0, 0].tolist() == [1.0, 0.0, 0.0, 2.0, 0.0, 0.0]
     assert options["pooled_output"][:, 0].tolist() == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
 
@@ -47,7 +47,7 @@ def test_a_noise_level_s_entry_keeps_its_range():
 
 
 @pytest.mark.parametrize(
-    ("source", "edits", "words"),
+    ("source", "edits", "message"),
     [
         ([], conditioning(0.0), "source's negative prompt is empty"),
         (conditioning(1.0), [], "negative prompt is empty"),
@@ -56,8 +56,8 @@ def test_a_noise_level_s_entry_keeps_its_range():
         ([[None, {}]], conditioning(0.0), "no text embedding"),
     ],
 )
-def test_what_cannot_be_paired_is_a_sentence(source, edits, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_cannot_be_paired_is_a_sentence(source, edits, message):
+    with pytest.raises(ValueError, match=message):
         negative_rows(source, edits, 1)
 
 
@@ -84,7 +84,7 @@ def test_null_text_of_every_level_stands_in_the_source_s_row(parts):
     base = parts[0]
     trajectory = replace(trajectory_for(base), fingerprint=fingerprint(base))
     with torch.inference_mode():
-        found = fit_null_text(base, trajectory, encoded(parts, SOURCE), encoded(parts, ""), Recipe(4.0))[0]
+        found = fit_null_text(base, trajectory, encoded(parts, SOURCE), encoded(parts, ""), NullTextRecipe(4.0))[0]
     options = {"cross_steps": 0.0, "self_steps": 0.0}
     model, positive, _, negative = edited(parts, **options, source_negative=found)
     assert len(negative) == len(found) and all(one.shape[0] == 3 for one, _ in negative)

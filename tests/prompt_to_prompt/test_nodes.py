@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from palimpsest.guidance.prompt_to_prompt.local_blend import heat, outline
 from palimpsest.guidance.edit_measures import structure_distance
+from palimpsest.guidance.prompt_to_prompt.local_blend import heat, outline
 from palimpsest.host.edit_scores import projected
 from palimpsest.host.prompt_to_prompt.patch import recording
 from palimpsest.nodes.prompt_to_prompt import EditReport, PromptToPrompt, WordAttentionMask
+from safetensors.torch import save_file
 
 from ..tiny_models import tiny_latent
-from .tiny_clip import tiny_clip
 from .test_host import SIZE, parts, run, start, trajectory_for  # noqa: F401
+from .tiny_clip import tiny_clip
 
 
 def edited(parts, source, edits, **options):
@@ -35,10 +35,12 @@ def test_emphasis_of_an_edit_is_not_in_its_embedding(parts):
     assert (rows - plain)[:, 2].abs().amax(-1).min() > 1e-3 and torch.allclose(rows[:, 1], plain[:, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("cross", "edit", "told"), [(0.0, "a (red:3) heart", True), (0.1, "a (red:3) heart", False),
-                                                     (0.0, "a blue heart", False)])  # fmt: skip
-def test_weights_that_no_step_listens_to_are_told(parts, cross, edit, told):
-    assert ("at 0 they do nothing" in edited(parts, "a red heart", edit, cross_steps=cross)[2]) == told
+@pytest.mark.parametrize(
+    ("cross", "edit", "warned"),
+    [(0.0, "a (red:3) heart", True), (0.1, "a (red:3) heart", False), (0.0, "a blue heart", False)],
+)
+def test_weights_that_no_step_listens_to_are_reported(parts, cross, edit, warned):
+    assert ("at 0 they do nothing" in edited(parts, "a red heart", edit, cross_steps=cross)[2]) == warned
 
 
 def test_weight_of_a_word_changes_the_picture(parts):
@@ -83,9 +85,18 @@ def test_mask_of_a_trajectory_and_of_samples(parts):
 def test_rows_of_a_mask_do_not_depend_on_their_batch(parts):
     pair = tiny_latent("sd1", 2, SIZE)
     trajectory = trajectory_for(parts[0])
-    both = masked(parts, trajectory=type(trajectory)(
-        trajectory.sigmas, torch.cat([trajectory.latents, trajectory.latents.flip(-1)], 1), "", 1.0, "", "eps", "SD15"
-    ))[1]  # fmt: skip
+    both = masked(
+        parts,
+        trajectory=type(trajectory)(
+            trajectory.sigmas,
+            torch.cat([trajectory.latents, trajectory.latents.flip(-1)], 1),
+            "",
+            1.0,
+            "",
+            "eps",
+            "SD15",
+        ),
+    )[1]
     assert torch.allclose(both[:1], masked(parts, trajectory=trajectory)[1], atol=1e-4) and pair.shape[0] == 2
 
 
@@ -114,7 +125,7 @@ def test_without_words_the_mask_is_the_one_that_the_blend_used(parts, options):
     assert torch.equal(cells.amin(-1), used) and torch.equal(cells.amax(-1), used)
 
 
-def test_runs_of_one_model_are_told_apart_by_what_they_made(parts):
+def test_runs_of_one_model_are_identified_by_what_they_made(parts):
     model, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.8)
     made = [run(model, positive, 2, noise=start(2, seed=seed)) for seed in (3, 77)]
     seen = [masked(parts, model, text="", words="", samples={"samples": one})[0] for one in made]
@@ -137,7 +148,8 @@ def test_a_run_without_a_blend_has_no_mask_to_show(parts):
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"words": "", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "no words"), ({}, "no picture"),
+        ({"words": "", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "no words"),
+        ({}, "no picture"),
         ({"words": "moon", "samples": {"samples": torch.ones(1, 4, 8, 8)}}, "moon"),
     ],
 )
@@ -251,8 +263,12 @@ class Vision:
         patches = image.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2).flatten(2)
         extra = patches.mean(1, keepdim=True).repeat(1, self.extra, 1) * 3
         hidden = torch.cat([extra, patches], 1)
-        return {"penultimate_hidden_states": hidden, "last_hidden_state": hidden, "image_embeds": hidden[:, 0, :32],
-                "image_sizes": [(3, *image.shape[1:3])] * len(image)}  # fmt: skip
+        return {
+            "penultimate_hidden_states": hidden,
+            "last_hidden_state": hidden,
+            "image_embeds": hidden[:, 0, :32],
+            "image_sizes": [(3, *image.shape[1:3])] * len(image),
+        }
 
 
 @pytest.mark.parametrize("vision", [Vision(1), Vision(5), Vision(0), Vision(0, "siglip2_vision_model")])

@@ -10,7 +10,7 @@ from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_pro
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from palimpsest.papercut.companion.model import register
 from palimpsest.papercut.export import export
-from palimpsest.papercut.reference import load_oracle
+from palimpsest.papercut.reference import load_reference
 
 from ..papercut.conftest import random_networks
 from .reference import Controller, LocalBlend, prompt_to_prompt_reference
@@ -47,7 +47,7 @@ def parts(tmp_path_factory):
     register()
     with torch.inference_mode():
         model, clip, _, _ = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False)
-    return model, clip, load_oracle(file)
+    return model, clip, load_reference(file)
 
 
 def controller(words: list, long: int, weights: dict | None = None) -> Controller:
@@ -84,26 +84,32 @@ def by_nodes(model, clip, case, z, sigmas, blend=None):
     start = model.model.process_latent_out(z * (1 + sigmas[0] ** 2).sqrt()).expand(2, -1, -1, -1).contiguous()
     patched = with_prompt_to_prompt(model, plan)
     out = comfy.sample.sample_custom(
-        patched, torch.zeros_like(start), CFG, comfy.samplers.sampler_object("euler"), sigmas, positive, empty, start,
-        disable_pbar=True, seed=0,
-    )  # fmt: skip
+        patched,
+        torch.zeros_like(start),
+        CFG,
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        positive,
+        empty,
+        start,
+        disable_pbar=True,
+        seed=0,
+    )
     return model.model.process_latent_in(out), positive[0][0], empty[0][0], recording(patched).last
 
 
-def beginning(oracle, steps: int, side: int):
+def beginning(reference, steps: int, side: int):
     """The scheduler's levels as sigmas, and unit noise."""
-    oracle.scheduler.set_timesteps(steps)
-    bar = oracle.scheduler.alphas_cumprod[oracle.scheduler.timesteps]
+    reference.scheduler.set_timesteps(steps)
+    bar = reference.scheduler.alphas_cumprod[reference.scheduler.timesteps]
     sigmas = torch.cat((((1 - bar) / bar).sqrt(), torch.zeros(1)))
     return sigmas, torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize(
-    "case", [SWAP, ADD, WEIGH, LONGER, SHORTER], ids=["swap", "add", "weigh", "longer", "shorter"]
-)
+@pytest.mark.parametrize("case", [SWAP, ADD, WEIGH, LONGER, SHORTER], ids=["swap", "add", "weigh", "longer", "shorter"])
 def test_the_hosts_edit_is_the_papers(parts, case):
-    model, clip, oracle = parts
-    sigmas, z = beginning(oracle, STEPS, SIDE)
+    model, clip, reference = parts
+    sigmas, z = beginning(reference, STEPS, SIDE)
     ((chunk,),) = clip.tokenize(LONG).values()
     end = getattr(clip.tokenizer, clip.tokenizer.clip).end_token
     long = [token for token, *_ in chunk].index(end) - 1
@@ -111,9 +117,16 @@ def test_the_hosts_edit_is_the_papers(parts, case):
     with torch.inference_mode():
         ours, text, empty, _ = by_nodes(model, clip, case, z, sigmas)
         theirs = prompt_to_prompt_reference(
-            oracle.unet, oracle.scheduler, controller(case["words"], long, case.get("weights")), z, text.float(),
-            empty.float(), cfg=CFG, cross=CROSS, own=OWN,
-        )  # fmt: skip
+            reference.unet,
+            reference.scheduler,
+            controller(case["words"], long, case.get("weights")),
+            z,
+            text.float(),
+            empty.float(),
+            cfg=CFG,
+            cross=CROSS,
+            own=OWN,
+        )
     assert torch.allclose(ours, theirs, atol=5e-3)
     assert (theirs[1] - theirs[0]).abs().max() > 0.05
 
@@ -121,14 +134,14 @@ def test_the_hosts_edit_is_the_papers(parts, case):
 @pytest.mark.parametrize("columns", [((4,), (4,)), ((2, 4), (2,))], ids=["nouns", "several words"])
 def test_the_hosts_local_blend_is_the_papers(parts, columns):
     """columns: of words in the source and in the edit, by their places."""
-    model, clip, oracle = parts
-    sigmas, z = beginning(oracle, BLEND_STEPS, LARGE)
+    model, clip, reference = parts
+    sigmas, z = beginning(reference, BLEND_STEPS, LARGE)
     official = controller(SWAP["words"], 1)
     official.blend = LocalBlend(columns, START, THRESHOLD)
     with torch.inference_mode():
         ours, text, empty, record = by_nodes(model, clip, SWAP, z, sigmas, Blend(columns, START, THRESHOLD))
         theirs = prompt_to_prompt_reference(
-            oracle.unet, oracle.scheduler, official, z, text.float(), empty.float(), cfg=CFG, cross=CROSS, own=OWN
+            reference.unet, reference.scheduler, official, z, text.float(), empty.float(), cfg=CFG, cross=CROSS, own=OWN
         )
     free = record.mask[1] > 0
     assert torch.equal(free, official.blend.mask) and 0.1 < free.float().mean() < 0.9

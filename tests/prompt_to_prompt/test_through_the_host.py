@@ -15,7 +15,7 @@ SOURCE, EDIT = "a red striped heart on a cream checked ground", "a blue striped 
 SIDE, STEPS = 96, 4
 
 
-class Words(Graph):
+class EditGraph(Graph):
     """A picture (any latent will do), its inversion and Prompt-to-Prompt on it; sampled by stock nodes."""
 
     def __init__(self, edits=EDIT, *, source=SOURCE, rows=2, seed=0, steps=STEPS, cross=0.8, self_steps=0.4, blend=""):
@@ -25,19 +25,42 @@ class Words(Graph):
         self.source = [self.add("CLIPTextEncode", clip=self.clip, text=source), 0]
         self.empty = [self.add("CLIPTextEncode", clip=self.clip, text=""), 0]
         blank = self.add("EmptyLatentImage", width=SIDE, height=SIDE // 2 + 16, batch_size=1)
-        self.picture = [self.add(
-            "KSampler", model=self.model, positive=self.source, negative=self.empty, latent_image=[blank, 0], seed=seed,
-            steps=3, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-        ), 0]  # fmt: skip
+        self.picture = [
+            self.add(
+                "KSampler",
+                model=self.model,
+                positive=self.source,
+                negative=self.empty,
+                latent_image=[blank, 0],
+                seed=seed,
+                steps=3,
+                cfg=2.0,
+                sampler_name="euler",
+                scheduler="normal",
+                denoise=1.0,
+            ),
+            0,
+        ]
         self.sigmas = [self.add("BasicScheduler", model=self.model, scheduler="normal", steps=steps, denoise=1.0), 0]
         self.invert = self.add(
-            "PalimpsestDDIMInvert", model=self.model, latent=self.picture, sigmas=self.sigmas, cfg=1.0, refinement=1,
+            "PalimpsestDDIMInvert",
+            model=self.model,
+            latent=self.picture,
+            sigmas=self.sigmas,
+            cfg=1.0,
+            refinement=1,
             positive=self.source,
-        )  # fmt: skip
+        )
         self.p2p = self.add(
-            "PalimpsestPromptToPrompt", model=self.model, clip=self.clip, source=source, edits=edits, cross_steps=cross,
-            self_steps=self_steps, blend_words=blend,
-        )  # fmt: skip
+            "PalimpsestPromptToPrompt",
+            model=self.model,
+            clip=self.clip,
+            source=source,
+            edits=edits,
+            cross_steps=cross,
+            self_steps=self_steps,
+            blend_words=blend,
+        )
         self.batch = [self.add("RepeatLatentBatch", samples=self.picture, amount=rows), 0]
 
     def anchor(self, model) -> list:
@@ -49,10 +72,13 @@ class Words(Graph):
         )
         chosen = self.add("KSamplerSelect", sampler_name="euler")
         node = self.add(
-            "SamplerCustomAdvanced", noise=[self.invert, 2], guider=[guider, 0], sampler=[chosen, 0],
+            "SamplerCustomAdvanced",
+            noise=[self.invert, 2],
+            guider=[guider, 0],
+            sampler=[chosen, 0],
             sigmas=self.sigmas,
             latent_image=self.batch,
-        )  # fmt: skip
+        )
         return [node, 0]
 
     def save(self, samples) -> str:
@@ -60,7 +86,7 @@ class Words(Graph):
 
 
 def test_the_source_is_exact_and_the_edit_is_not(host_client):
-    graph = Words()
+    graph = EditGraph()
     picture, edited = graph.save(graph.picture), graph.save(graph.sampled(graph.anchor([graph.p2p, 0])))
     result = run(host_client, graph)
     want, found = (latent(host_client, result, node) for node in (picture, edited))
@@ -71,7 +97,7 @@ def test_the_source_is_exact_and_the_edit_is_not(host_client):
 def test_twice_in_a_row_is_the_same(host_client):
     results = []
     for _ in range(2):
-        graph = Words(blend="heart")
+        graph = EditGraph(blend="heart")
         node = graph.save(graph.sampled(graph.anchor([graph.p2p, 0])))
         results.append(latent(host_client, run(host_client, graph), node))
         host_client.free()
@@ -79,28 +105,28 @@ def test_twice_in_a_row_is_the_same(host_client):
 
 
 def test_without_strength_it_is_the_plain_host(host_client):
-    graph = Words(cross=0.0, self_steps=0.0)
+    graph = EditGraph(cross=0.0, self_steps=0.0)
     ours, plain = graph.save(graph.sampled()), graph.save(graph.sampled(graph.model))
     result = run(host_client, graph)
     assert torch.equal(latent(host_client, result, ours), latent(host_client, result, plain))
 
 
 def test_masks_of_a_trajectory_and_of_the_run(host_client):
-    graph = Words(blend="heart")
+    graph = EditGraph(blend="heart")
     samples = graph.sampled()
-    looks = []
+    previews = []
     for model, words, inputs in (
         (graph.model, "heart", {"trajectory": [graph.invert, 0], "text": SOURCE}),
         ([graph.p2p, 0], "heart", {"samples": samples, "text": ""}),
     ):
         node = graph.add("PalimpsestWordAttentionMask", model=model, clip=graph.clip, words=words, **inputs)
-        looks.append(graph.add("PreviewImage", images=[node, 1]))
+        previews.append(graph.add("PreviewImage", images=[node, 1]))
     result = run(host_client, graph)
-    assert [len(result.files(node)) for node in looks] == [1, 2]
+    assert [len(result.files(node)) for node in previews] == [1, 2]
 
 
 def test_report_of_an_edit(host_client):
-    graph = Words()
+    graph = EditGraph()
     pictures = graph.add("VAEDecode", samples=graph.sampled(graph.anchor([graph.p2p, 0])), vae=graph.vae)
     first, second = (graph.add("ImageFromBatch", image=[pictures, 0], batch_index=i, length=1) for i in range(2))
     report = graph.add("PalimpsestEditReport", source=[first, 0], edit=[second, 0])
@@ -110,10 +136,10 @@ def test_report_of_an_edit(host_client):
 
 
 def test_interrupted_it_leaves_no_trace(host_client):
-    graph = Words(seed=3)
+    graph = EditGraph(seed=3)
     node = graph.save(graph.sampled())
     before = latent(host_client, run(host_client, graph), node)
-    long = Words(seed=3, steps=120)
+    long = EditGraph(seed=3, steps=120)
     sampler = long.sampled()
     long.save(sampler)
     with host_client.listen() as socket:
@@ -126,7 +152,7 @@ def test_interrupted_it_leaves_no_trace(host_client):
         host_client.interrupt()
     assert host_client.wait(prompt, timeout=120).status == "interrupted"
     host_client.free()
-    graph = Words(seed=3)
+    graph = EditGraph(seed=3)
     node = graph.save(graph.sampled())
     assert torch.equal(latent(host_client, run(host_client, graph), node), before)
 
@@ -142,13 +168,13 @@ def test_interrupted_it_leaves_no_trace(host_client):
     ],
 )
 def test_bad_input_is_named(host_client, options, words):
-    graph = Words(**options)
+    graph = EditGraph(**options)
     graph.save(graph.sampled())
     assert words in refusal(host_client, graph)
 
 
 def test_another_prompt_is_named(host_client):
-    graph = Words()
+    graph = EditGraph()
     samples = graph.sampled()
     guider = graph.nodes[graph.nodes[samples[0]]["inputs"]["guider"][0]]
     guider["inputs"]["positive"] = graph.source

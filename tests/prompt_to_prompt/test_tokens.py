@@ -61,7 +61,7 @@ def test_rows_are_the_texts_alone(clip):
     long = "a heart " * 60
     with torch.inference_mode():
         alone = [encode_tokens(clip, read_prompt(clip, text)[1]) for text in ("a red heart", long)]
-        (rows, options), = as_rows(alone)
+        ((rows, options),) = as_rows(alone)
     length = alone[1][0][0].shape[1]
     assert rows.shape == (2, length, 32)
     assert torch.equal(rows[1:], alone[1][0][0])

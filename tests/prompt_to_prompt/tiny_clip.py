@@ -21,9 +21,12 @@ class TinyEncoder(SDClipModel):
             "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407,
         }  # fmt: skip
         super().__init__(
-            device=device, dtype=dtype, textmodel_json_config=config, return_projected_pooled=False,
+            device=device,
+            dtype=dtype,
+            textmodel_json_config=config,
+            return_projected_pooled=False,
             model_options=model_options,
-        )  # fmt: skip
+        )
 
 
 class TinyEncoders(SD1ClipModel):

@@ -7,8 +7,7 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from palimpsest.benchmarks import results as rows_module
-from palimpsest.benchmarks import run
+from palimpsest.benchmarks import results as rows_module, run
 from palimpsest.benchmarks.results import Row, load, meets, merge, number, save, summary, table
 
 FACTS = {"machine": "m", "date": "2026-01-01"}
@@ -21,11 +20,19 @@ def row(technique="a", measure="x", mode="fast", value=1.0, target="", **facts):
 @pytest.mark.parametrize(
     "value, target, met",
     [
-        (30, ">= 30", True), (29.9, ">= 30", False), (1.3, "<= 1.3", True), (1.31, "<= 1.3", False),
-        (0, "> 0", False), (4.9, "< 5", True), (0, "== 0", True), (1e-5, "<= 1e-4", True), (-3, ">= -2.5", False),
-        (None, ">= 30", None), (30, "", None),
+        (30, ">= 30", True),
+        (29.9, ">= 30", False),
+        (1.3, "<= 1.3", True),
+        (1.31, "<= 1.3", False),
+        (0, "> 0", False),
+        (4.9, "< 5", True),
+        (0, "== 0", True),
+        (1e-5, "<= 1e-4", True),
+        (-3, ">= -2.5", False),
+        (None, ">= 30", None),
+        (30, "", None),
     ],
-)  # fmt: skip
+)
 def test_a_target_is_met_or_not_or_unknown(value, target, met):
     assert meets(value, target) is met
 
@@ -81,9 +88,17 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path):
 
 @pytest.mark.parametrize(
     "value, text",
-    [(None, "-"), (0, "0"), (3.0, "3"), (24.4321, "24.43"), (1713.4, "1713"), (0.00123456, "0.001235"),
-     (3.2e-6, "3.2e-06"), (-0.5, "-0.5")],
-)  # fmt: skip
+    [
+        (None, "-"),
+        (0, "0"),
+        (3.0, "3"),
+        (24.4321, "24.43"),
+        (1713.4, "1713"),
+        (0.00123456, "0.001235"),
+        (3.2e-6, "3.2e-06"),
+        (-0.5, "-0.5"),
+    ],
+)
 def test_numbers_are_short(value, text):
     assert number(value) == text
 

@@ -13,15 +13,31 @@ from palimpsest.tools.common import Status
 from palimpsest.tools.demo import ProgressLine, progress_text, show
 from palimpsest.tools.gallery import Exhibit, Item, page_html, rows_html, write_gallery
 
-ROW = {"technique": "inversion", "measure": "PSNR", "mode": "fast", "value": 24.4321, "unit": "dB", "target": ">= 24",
-       "met": True, "machine": "two cores", "date": "2026-01-01"}  # fmt: skip
+ROW = {
+    "technique": "inversion",
+    "measure": "PSNR",
+    "mode": "fast",
+    "value": 24.4321,
+    "unit": "dB",
+    "target": ">= 24",
+    "met": True,
+    "machine": "two cores",
+    "date": "2026-01-01",
+}
 
 
 def node(identifier, kind, values, inputs=(), outputs=(), x=0, **more):
     slots = [{"name": name, "type": kind_, "link": link} for name, kind_, link in inputs]
     made = [{"name": kind_, "type": kind_, "links": []} for kind_ in outputs]
-    return {"id": identifier, "type": kind, "widgets_values": values, "inputs": slots, "outputs": made, "pos": [x, 0],
-            **more}  # fmt: skip
+    return {
+        "id": identifier,
+        "type": kind,
+        "widgets_values": values,
+        "inputs": slots,
+        "outputs": made,
+        "pos": [x, 0],
+        **more,
+    }
 
 
 def workflow(**facts):
@@ -128,9 +144,9 @@ def test_the_command_fails_when_a_workflow_does(monkeypatch, host, tmp_path, cap
     monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
     monkeypatch.setattr(demo.Host, "start", lambda *_: Running())
     assert demo.main() == 1
-    told = capsys.readouterr()
-    assert f"The gallery of 2 workflows (1 failed) is in {tmp_path / 'demo' / 'index.html'}." in told.out
-    assert "bad failed: Node 2 is a 'Nobody'" in told.err
+    printed = capsys.readouterr()
+    assert f"The gallery of 2 workflows (1 failed) is in {tmp_path / 'demo' / 'index.html'}." in printed.out
+    assert "bad failed: Node 2 is a 'Nobody'" in printed.err
     (tmp_path / "w" / "bad.json").unlink()
     assert demo.main() == 0
 
@@ -148,7 +164,7 @@ def test_the_page_is_one_file_in_light_and_dark_and_escapes_what_it_shows():
 def test_a_missed_target_and_a_missing_value_are_shown_as_such():
     rows = [{**ROW, "met": False}, {**ROW, "mode": "gpu", "value": None, "met": None}]
     table = rows_html(rows)
-    assert "missed" in table and "<td class=\"number\">- dB</td>" in table
+    assert "missed" in table and '<td class="number">- dB</td>' in table
     assert rows_html([]) == ""
 
 

@@ -25,9 +25,9 @@ def test_nodes_lie_apart_and_in_their_groups(host, vue):
     script = Path(__file__).with_name("layout_browser.mjs")
     run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
-    assert WORKFLOWS and set(told) == set(WORKFLOWS)
-    for name, seen in told.items():
+    report = json.loads(run.stdout)
+    assert WORKFLOWS and set(report) == set(WORKFLOWS)
+    for name, seen in report.items():
         assert seen["nodes"] == len(json.loads(WORKFLOWS[name].read_text(encoding="utf-8"))["nodes"]), name
         assert seen["covered"] == [] and seen["torn"] == [], name
 

@@ -67,7 +67,7 @@ def test_a_refused_prompt_names_the_node_and_the_input(host_client):
         host_client.run({"1": node("Nobody")})
 
 
-def test_an_error_while_running_is_told_with_its_node(host_client):
+def test_an_error_while_running_is_reported_with_its_node(host_client):
     prompt = {
         "1": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "2": node("SaveLatent", samples=["1", 0], filename_prefix="../../outside"),

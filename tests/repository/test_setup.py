@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from palimpsest.tools import common, comfyui, packages, pythons, server, setup
+from palimpsest.tools import comfyui, common, packages, pythons, server, setup
 from palimpsest.tools.client import HostError
 from palimpsest.tools.common import Problem
 
@@ -70,7 +70,7 @@ def test_too_little_space_is_refused_before_the_work():
 
 
 @pytest.mark.parametrize(
-    "words, remedy",
+    "message, remedy",
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("NewConnectionError(...): Failed to establish: [Errno -3] Temporary failure in name resolution", "network"),
@@ -82,8 +82,8 @@ def test_too_little_space_is_refused_before_the_work():
         ("", "no reason given"),
     ],
 )
-def test_every_failure_of_pip_is_a_sentence(words, remedy):
-    sentence = packages.explain(words, "setup.log")
+def test_every_failure_of_pip_is_a_sentence(message, remedy):
+    sentence = packages.explain(message, "setup.log")
     assert is_sentence(sentence) and remedy in sentence
 
 
@@ -306,9 +306,15 @@ def test_pins_are_exact_and_agree():
 
 def test_the_base_holds_links_to_weights_and_copies_of_pictures(tmp_path):
     root = tmp_path / "pack"
-    for name in ("weights/papercut.safetensors", "weights/papercut-flow.safetensors", "weights/vae/small.safetensors",
-                 "weights/loose.safetensors", "pictures/house.png", "pictures/README.md",
-                 "companion/__init__.py"):  # fmt: skip
+    for name in (
+        "weights/papercut.safetensors",
+        "weights/papercut-flow.safetensors",
+        "weights/vae/small.safetensors",
+        "weights/loose.safetensors",
+        "pictures/house.png",
+        "pictures/README.md",
+        "companion/__init__.py",
+    ):
         (root / "papercut" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "papercut" / name).write_text(name)
     base = setup.make_base(tmp_path / "base", root)

@@ -9,8 +9,15 @@ import pytest
 from palimpsest.tools.workflow import WorkflowError, node_types, read, to_prompt
 
 BLUEPRINTS = Path(__file__).resolve().parents[2] / ".host" / "ComfyUI" / "blueprints"
-SAMPLER = {"required": {"model": ["MODEL", {}], "seed": ["INT", {"default": 0}], "steps": ["INT", {"default": 20}],
-                        "name": [["euler", "ddim"], {}], "cfg": ["FLOAT", {"default": 8.0}]}}  # fmt: skip
+SAMPLER = {
+    "required": {
+        "model": ["MODEL", {}],
+        "seed": ["INT", {"default": 0}],
+        "steps": ["INT", {"default": 20}],
+        "name": [["euler", "ddim"], {}],
+        "cfg": ["FLOAT", {"default": 8.0}],
+    }
+}
 INFO = {
     "Load": {"input": {"required": {"file": [["a", "b"], {}]}}, "display_name": "Load It"},
     "Sample": {"input": SAMPLER},

@@ -3,8 +3,8 @@
 import torch
 from palimpsest.guidance.sketch.predictor import EdgePredictor, PredictorSpec, frozen, new_network
 from palimpsest.guidance.sketch.prepare import Strokes
-from palimpsest.host.sketch.layers import layout, sketch_layers
 from palimpsest.host.family import diffusion_model, latent_format_name, model_family
+from palimpsest.host.sketch.layers import layout, sketch_layers
 
 
 def channels_of(model) -> dict[str, int]:
@@ -24,9 +24,13 @@ def tiny_predictor(model, *, seed: int = 0, taps=None, **changes) -> EdgePredict
     taps = tuple(taps or layout(diffusion_model(model)))
     widths = channels_of(model)
     facts = dict(
-        family=model_family(model), latent_format=latent_format_name(model), taps=taps,
-        channels=tuple(widths[name] for name in taps), widths=(24, 16), sigma_high=15.0,
-    )  # fmt: skip
+        family=model_family(model),
+        latent_format=latent_format_name(model),
+        taps=taps,
+        channels=tuple(widths[name] for name in taps),
+        widths=(24, 16),
+        sigma_high=15.0,
+    )
     spec = PredictorSpec(**{**facts, **changes})
     return EdgePredictor(spec, frozen(new_network(spec, seed)))
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from palimpsest.guidance.best_seed import cheap_levels, flow_distance, ranking, sketch_distance
-from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.guidance.sketch.guidance import sketch_target
+from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.nodes.best_seed import BestSeed
 from palimpsest.tests.sketch.fixtures import drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
@@ -59,9 +59,19 @@ def test_seeds_are_judged_by_a_flow_of_the_source():
         flow = torch.zeros(1, 64, 64, 2)
         flow[..., 0] = 8
         out = BestSeed.execute(
-            model, tiny_cond("sd1"), {"samples": torch.zeros_like(tiny_latent("sd1"))}, SIGMAS, seed=3, candidates=4,
-            steps=2, cfg=2.0, negative=tiny_cond("sd1", seed=1), flow=flow, source=source, vae=vae,
-        )  # fmt: skip
+            model,
+            tiny_cond("sd1"),
+            {"samples": torch.zeros_like(tiny_latent("sd1"))},
+            SIGMAS,
+            seed=3,
+            candidates=4,
+            steps=2,
+            cfg=2.0,
+            negative=tiny_cond("sd1", seed=1),
+            flow=flow,
+            source=source,
+            vae=vae,
+        )
         with pytest.raises(ValueError, match="connect the source picture"):
             BestSeed.execute(model, tiny_cond("sd1"), {"samples": tiny_latent("sd1")}, SIGMAS, cfg=1.0, flow=flow)
     noise, best, drafts, report = out.args
@@ -78,8 +88,16 @@ def test_blank_paper_always_counts_a_little_when_seeds_are_compared():
 
         def report(unfinished):
             return BestSeed.execute(
-                model, tiny_cond("sd1"), {"samples": torch.zeros_like(tiny_latent("sd1"))}, SIGMAS, candidates=2,
-                steps=2, cfg=1.0, edge_predictor=tiny_predictor(model), sketch=sketch, unfinished=unfinished,
-            ).args[3]  # fmt: skip
+                model,
+                tiny_cond("sd1"),
+                {"samples": torch.zeros_like(tiny_latent("sd1"))},
+                SIGMAS,
+                candidates=2,
+                steps=2,
+                cfg=1.0,
+                edge_predictor=tiny_predictor(model),
+                sketch=sketch,
+                unfinished=unfinished,
+            ).args[3]
 
         assert report(1.0) == report(0.9) != report(0.5)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.host.sketch.examples import in_order, make_examples, require_plain_prompt, single_pictures, together
 from palimpsest.host.sketch.training import LevelRange, new_spec
@@ -72,14 +71,14 @@ def test_encoded_edges(model):
     assert examples(model, target="latent", detail=1)[0].target.shape == (4, 8, 8)
 
 
-def test_the_levels_run_from_pure_noise_to_the_share_asked_for(model):
+def test_the_levels_run_from_pure_noise_to_the_fraction_asked_for(model):
     sampling = model[0].get_model_object("model_sampling")
     levels = LevelRange(sampling, 0.0, 0.5)
     low, high = levels.bounds
     assert high == pytest.approx(float(sampling.sigma_max), rel=1e-4)
     assert low == pytest.approx(float(sampling.percent_to_sigma(0.5)), rel=1e-2)
-    shares = levels.sigmas(torch.linspace(0, 1, 5))
-    assert bool((shares[1:] < shares[:-1]).all())
+    fractions = levels.sigmas(torch.linspace(0, 1, 5))
+    assert bool((fractions[1:] < fractions[:-1]).all())
 
 
 def test_lists_and_batches_become_single_pictures_of_whole_latents():
@@ -107,15 +106,15 @@ def test_edges_in_another_order_are_noticed():
 
 
 @pytest.mark.parametrize(
-    "edges,words",
+    "edges,message",
     [
         ([torch.zeros(1, 64, 64, 3)] * 3, "Edge picture 1 is blank"),
         ([torch.rand(1, 64, 64, 3)] * 2, "3 pictures and 2 edge pictures"),
         ([torch.rand(1, 64, 72, 3)] * 3, "is 64 x 64 and its edge picture 72 x 64"),
     ],
 )
-def test_what_does_not_pair_is_a_sentence(model, edges, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_does_not_pair_is_a_sentence(model, edges, message):
+    with pytest.raises(ValueError, match=message):
         examples(model, edges=edges)
 
 
@@ -124,7 +123,7 @@ def test_the_number_of_prompts_is_checked(model):
         examples(model, prompts=2)
 
 
-def test_prompts_of_different_lengths_share_a_batch_as_in_the_host():
+def test_prompts_of_different_lengths_go_into_one_batch_as_in_the_host():
     short, long = tiny_cond("sdxl"), tiny_cond("sdxl", seed=3)
     long = [[torch.cat([long[0][0]] * 2, 1), long[0][1]]]
     rows = together([short, long, short])
@@ -135,13 +134,13 @@ def test_prompts_of_different_lengths_share_a_batch_as_in_the_host():
 
 
 @pytest.mark.parametrize(
-    "prompt,words",
+    "prompt,message",
     [
         ([*tiny_cond("sd1"), *tiny_cond("sd1", seed=1)], "of several parts"),
         ([[tiny_cond("sd1")[0][0], {"area": (8, 8, 0, 0)}]], "with area"),
         ([], "is empty"),
     ],
 )
-def test_only_plain_prompts_are_learned_from(prompt, words):
-    with pytest.raises(ValueError, match=words):
+def test_only_plain_prompts_are_learned_from(prompt, message):
+    with pytest.raises(ValueError, match=message):
         require_plain_prompt(prompt, "The conditioning")

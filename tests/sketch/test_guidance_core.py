@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.sketch.predictor import PredictorSpec
-from palimpsest.guidance.sketch.score import edge_score, grown
-from palimpsest.guidance.sketch.targets import blur, closeness, edge_target
 from palimpsest.guidance.sketch.guidance import (
     SketchRecipe,
     SketchTarget,
@@ -19,6 +16,9 @@ from palimpsest.guidance.sketch.guidance import (
     sketch_loss,
     sketch_target,
 )
+from palimpsest.guidance.sketch.predictor import PredictorSpec
+from palimpsest.guidance.sketch.score import edge_score, grown
+from palimpsest.guidance.sketch.targets import blur, closeness, edge_target
 
 SIGMA, NEXT = torch.tensor([9.0, 9.0, 9.0]), 4.0
 
@@ -61,7 +61,7 @@ def test_a_row_does_not_know_its_batch():
         assert torch.allclose(alone, together[one], rtol=1e-5)
 
 
-def test_no_slope_no_shift():
+def test_no_gradient_no_shift():
     x, x0 = draw(0, 2, 4, 8, 8) * 9, draw(1, 2, 4, 8, 8)
     gradient = torch.stack((torch.zeros(4, 8, 8), draw(2, 4, 8, 8)))
     shift = guided_shift(x, x0, gradient, SIGMA[:2], NEXT, 1.6)
@@ -73,15 +73,15 @@ def test_no_slope_no_shift():
     "steps,renew,anew",
     [(30, 0.045, "111010101010100"), (12, 0.045, "11111"), (50, 0.0, "11111"), (50, 0.045, "1111100100")],
 )
-def test_a_slope_serves_for_a_share_of_the_run(steps, renew, anew):
+def test_a_gradient_serves_for_a_fraction_of_the_run(steps, renew, anew):
     found = renewed([i / (steps - 1) for i in range(len(anew))], renew)
     assert "".join(str(int(one)) for one in found) == anew
 
 
-def test_a_row_goes_farther_along_a_slope_that_lasts_and_less_along_one_that_turns():
+def test_a_row_goes_farther_along_a_gradient_that_lasts_and_less_along_one_that_turns():
     before, gain = draw(2, 4, 4, 8, 8), torch.tensor([1.0, 1.0, 1.9, 0.21]).view(4, 1, 1, 1)
-    ways = torch.tensor([3.0, -0.1, 1.0, -1e5]).view(4, 1, 1, 1)
-    found = next_gain(gain, before * ways, before, 0.5).flatten()
+    factors = torch.tensor([3.0, -0.1, 1.0, -1e5]).view(4, 1, 1, 1)
+    found = next_gain(gain, before * factors, before, 0.5).flatten()
     assert found.tolist() == pytest.approx([math.exp(0.5), math.exp(-0.5), 2.0, 0.2])
     across = torch.cat((-before[:1, 1:2], before[:1, :1], torch.zeros(1, 2, 8, 8)), 1)
     assert float(next_gain(1.0, across, before[:1], 0.5)) == pytest.approx(1.0)
@@ -91,9 +91,9 @@ def test_a_row_goes_farther_along_a_slope_that_lasts_and_less_along_one_that_tur
     assert float(next_gain(1.0, before[:1] * (2 * left - 1), before[:1], 0.5, left)) == pytest.approx(math.exp(0.5))
 
 
-def test_without_adaption_and_without_a_slope_before_the_gain_stays():
-    slope = draw(2, 2, 4, 8, 8)
-    assert next_gain(1.0, slope, None, 0.5) == 1.0 and next_gain(1.0, slope, slope, 0.0) == 1.0
+def test_without_adaption_and_without_a_gradient_before_the_gain_stays():
+    gradient = draw(2, 2, 4, 8, 8)
+    assert next_gain(1.0, gradient, None, 0.5) == 1.0 and next_gain(1.0, gradient, gradient, 0.0) == 1.0
 
 
 def test_the_papers_law_is_one_word():
@@ -150,39 +150,39 @@ def target_of(kind: str, **changes) -> SketchTarget:
     return sketch_target(made, lines, lines.float(), (8, 8), latent=latent, **changes)
 
 
-@pytest.mark.parametrize("deviation", [0.4, 1.5, 9.0])
-def test_the_blur_is_a_gaussian_with_a_reflected_border(deviation):
+@pytest.mark.parametrize("std", [0.4, 1.5, 9.0])
+def test_the_blur_is_a_gaussian_with_a_reflected_border(std):
     map_ = draw(0, 2, 3, 20, 14)
-    reach = min(math.ceil(3 * deviation), 13)
+    reach = min(math.ceil(3 * std), 13)
     k = torch.arange(-reach, reach + 1.0)
-    weights = torch.exp(-k.square() / (2 * deviation**2))
+    weights = torch.exp(-k.square() / (2 * std**2))
     kernel = (weights[:, None] * weights / weights.sum() ** 2).expand(3, 1, -1, -1)
     padded = torch.nn.functional.pad(map_, (reach,) * 4, mode="reflect")
-    assert torch.allclose(blur(map_, deviation), torch.nn.functional.conv2d(padded, kernel, groups=3), atol=1e-5)
-    assert torch.allclose(blur(torch.ones(1, 1, 20, 14), deviation), torch.ones(1, 1, 20, 14), atol=1e-5)
+    assert torch.allclose(blur(map_, std), torch.nn.functional.conv2d(padded, kernel, groups=3), atol=1e-5)
+    assert torch.allclose(blur(torch.ones(1, 1, 20, 14), std), torch.ones(1, 1, 20, 14), atol=1e-5)
 
 
-@pytest.mark.parametrize("deviation", [0.0, 1.5])
+@pytest.mark.parametrize("std", [0.0, 1.5])
 @pytest.mark.parametrize("kind", ["edges", "latent"])
-def test_the_loss_has_its_minimum_at_the_target(kind, deviation):
+def test_the_loss_has_its_minimum_at_the_target(kind, std):
     target = target_of(kind)
     values = target.values if kind == "latent" else torch.logit(target.values, 1e-6)
-    at = sketch_loss(values, target, deviation=deviation)
-    away = sketch_loss(values + 0.5 * draw(1, *values.shape), target, deviation=deviation)
+    at = sketch_loss(values, target, std=std)
+    away = sketch_loss(values + 0.5 * draw(1, *values.shape), target, std=std)
     assert at.abs() < 1e-2 and away > at + 0.02
-    assert bool((sketch_loss(3 * draw(2, 5, *values.shape[1:]), target, deviation=deviation) >= 0).all())
+    assert bool((sketch_loss(3 * draw(2, 5, *values.shape[1:]), target, std=std) >= 0).all())
 
 
-@pytest.mark.parametrize("deviation", [0.0, 1.5])
+@pytest.mark.parametrize("std", [0.0, 1.5])
 @pytest.mark.parametrize("kind", ["edges", "latent"])
-def test_the_slope_of_the_loss_agrees_with_finite_differences(kind, deviation):
+def test_the_gradient_of_the_loss_agrees_with_finite_differences(kind, std):
     target = target_of(kind, one_sided=0.3)
     target = SketchTarget(target.kind, target.values.double(), target.weight.double(), target.detail)
-    x, way = (draw(seed, 1, *target.values.shape[1:]).double() for seed in (1, 2))
+    x, direction = (draw(seed, 1, *target.values.shape[1:]).double() for seed in (1, 2))
     leaf = x.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(sketch_loss(leaf, target, deviation=deviation).sum(), leaf)
-    above, below = (sketch_loss(x + step * way, target, deviation=deviation) for step in (1e-5, -1e-5))
-    assert float((slope * way).sum()) == pytest.approx(float((above - below) / 2e-5), rel=1e-5)
+    (gradient,) = torch.autograd.grad(sketch_loss(leaf, target, std=std).sum(), leaf)
+    above, below = (sketch_loss(x + step * direction, target, std=std) for step in (1e-5, -1e-5))
+    assert float((gradient * direction).sum()) == pytest.approx(float((above - below) / 2e-5), rel=1e-5)
 
 
 def test_one_sided_blank_paper_costs_nothing():
@@ -217,7 +217,7 @@ def test_only_the_region_counts():
 
 def test_the_blur_falls_to_nothing_at_the_end_of_the_window():
     recipe = SketchRecipe(start=0.2, end=0.6, blur=2.0)
-    assert [blur_at(recipe, share) for share in (0.0, 0.2, 0.4, 0.6, 0.9)] == pytest.approx([2, 2, 0.5, 0, 0])
+    assert [blur_at(recipe, fraction) for fraction in (0.0, 0.2, 0.4, 0.6, 0.9)] == pytest.approx([2, 2, 0.5, 0, 0])
 
 
 # The targets

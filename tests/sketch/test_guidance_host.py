@@ -5,15 +5,15 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.guidance.sketch.guidance import SketchRecipe, row_norm, sketch_loss
+from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.guidance.sketch.prepare import Strokes
-from palimpsest.host.sketch import edge_gradient
-from palimpsest.host.session import with_denoiser
-from palimpsest.host.sketch.layers import layout, require_predictor_of, sketch_layers
 from palimpsest.host.gradients import plain
+from palimpsest.host.session import with_denoiser
+from palimpsest.host.sketch import edge_gradient
+from palimpsest.host.sketch.edge_gradient import EdgeGradient, gradient_options
+from palimpsest.host.sketch.layers import layout, require_predictor_of, sketch_layers
 from palimpsest.host.sketch.patch import Sketch, latent_target, sketch_guided
-from palimpsest.host.sketch.edge_gradient import Slope, slope_taken
 from palimpsest.tests.sketch.fixtures import channels_of, drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 
@@ -33,18 +33,37 @@ def schedule(model, steps=STEPS):
 
 
 def run(
-    model, family, *, sampler="euler", rows=1, cfg=3.0, sigmas=None, noise_mask=None, positive=None, negative=None,
+    model,
+    family,
+    *,
+    sampler="euler",
+    rows=1,
+    cfg=3.0,
+    sigmas=None,
+    noise_mask=None,
+    positive=None,
+    negative=None,
     callback=None,
-):  # fmt: skip
+):
     latent = torch.zeros(rows, 4, 8, 8)
     noise = comfy.sample.prepare_noise(latent, 7)
     chosen = comfy.samplers.sampler_object(sampler)
     sigmas = schedule(model) if sigmas is None else sigmas
     with torch.inference_mode():
         return comfy.sample.sample_custom(
-            model, noise, cfg, chosen, sigmas, positive or tiny_cond(family), negative or tiny_cond(family, seed=1),
-            latent, noise_mask=noise_mask, callback=callback, disable_pbar=True, seed=7,
-        )  # fmt: skip
+            model,
+            noise,
+            cfg,
+            chosen,
+            sigmas,
+            positive or tiny_cond(family),
+            negative or tiny_cond(family, seed=1),
+            latent,
+            noise_mask=noise_mask,
+            callback=callback,
+            disable_pbar=True,
+            seed=7,
+        )
 
 
 def guided(model, *, predictor=None, strokes=None, region=None, on_loss=None, encode=None, **recipe):
@@ -104,21 +123,23 @@ def test_the_papers_step_length_holds_for_each_row_of_a_run(models):
 
 def test_the_adaption_changes_the_length_of_later_steps_row_by_row(models):
     """From the second guided step on; its length there is the paper's, times what the two slopes' agreement makes."""
-    model, slopes, seen = models["sd1"], [], {}
-    taken = edge_gradient.Slope.result
+    model, gradients, seen = models["sd1"], [], {}
+    taken = edge_gradient.EdgeGradient.result
     for adapt in (0.0, 0.5):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(edge_gradient.Slope, "result", lambda self: slopes.append(taken(self)) or slopes[-1])
+            patch.setattr(
+                edge_gradient.EdgeGradient, "result", lambda self: gradients.append(taken(self)) or gradients[-1]
+            )
             seen[adapt] = steps_of(guided(model, strength=0.7, blur=0.0, adapt=adapt), "sd1")[0]
     assert torch.equal(seen[0.0][1][0], seen[0.5][1][0])
-    assert len(slopes) == 4 and all(torch.equal(a, b) for a, b in zip(slopes[:2], slopes[2:]))
+    assert len(gradients) == 4 and all(torch.equal(a, b) for a, b in zip(gradients[:2], gradients[2:]))
     plain_x0 = steps_of(guided(model, strength=0.7, blur=0.0, end=0.2), "sd1")[0][1][1]
     steps = [row_norm(plain_x0 - seen[adapt][1][1]) for adapt in (0.0, 0.5)]
-    cosine = torch.nn.functional.cosine_similarity(slopes[0].flatten(1), slopes[1].flatten(1))
+    cosine = torch.nn.functional.cosine_similarity(gradients[0].flatten(1), gradients[1].flatten(1))
     assert torch.allclose((steps[1] / steps[0]).flatten(), torch.exp(0.5 * cosine).clamp(0.2, 2.0), rtol=2e-2)
 
 
-def test_a_step_of_the_paper_goes_down_the_slope(models):
+def test_a_step_of_the_paper_goes_down_the_gradient(models):
     """With a small step the loss at the next level is lower than without it."""
     model, losses = models["sd1"], {}
     for name, strength in (("bent", 0.3), ("hardly", 1e-6)):
@@ -129,7 +150,7 @@ def test_a_step_of_the_paper_goes_down_the_slope(models):
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_the_slope_agrees_with_finite_differences(models, family):
+def test_the_gradient_agrees_with_finite_differences(models, family):
     """Through the host's model call, with classifier-free guidance: only the conditional half has a slope."""
     model = models[family]
     predictor = tiny_predictor(model)
@@ -139,19 +160,19 @@ def test_the_slope_agrees_with_finite_differences(models, family):
     made = {}
 
     def body(session):
-        slope = Slope(session._guider, predictor, lambda out: sketch_loss(out, target))
-        options = slope_taken(slope, session._extra_args["model_options"])
+        gradient = EdgeGradient(session._guider, predictor, lambda out: sketch_loss(out, target))
+        options = gradient_options(gradient, session._extra_args["model_options"])
         session._guider(x, session.levels(x, 4.0), model_options=options, seed=0)
-        made.update(gradient=slope.result(), loss=slope.loss)
+        made.update(gradient=gradient.result(), loss=gradient.loss)
 
         def loss_at(moved):
-            probe = Slope(session._guider, predictor, lambda out: sketch_loss(out.double(), target))
-            taken = slope_taken(probe, session._extra_args["model_options"])
+            probe = EdgeGradient(session._guider, predictor, lambda out: sketch_loss(out.double(), target))
+            taken = gradient_options(probe, session._extra_args["model_options"])
             session._guider(moved, session.levels(x, 4.0), model_options=taken, seed=0)
             return probe.loss.double()
 
-        way = made["gradient"] / row_norm(made["gradient"])
-        made["difference"] = (loss_at(x + 0.05 * way) - loss_at(x - 0.05 * way)) / 0.1
+        difference = made["gradient"] / row_norm(made["gradient"])
+        made["difference"] = (loss_at(x + 0.05 * difference) - loss_at(x - 0.05 * difference)) / 0.1
         return None
 
     with torch.inference_mode():
@@ -159,11 +180,11 @@ def test_the_slope_agrees_with_finite_differences(models, family):
     assert torch.allclose(made["difference"].float(), row_norm(made["gradient"]).flatten(), rtol=1e-2)
 
 
-def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
+def test_recomputed_activations_give_the_same_gradient(models, monkeypatch):
     """Where memory runs out the run goes on, and ends in the same picture."""
     model = models["sd1"]
     wanted = run(guided(model), "sd1")
-    taken = Slope._forward
+    taken = EdgeGradient._forward
     failures = []
 
     def short(self, *args):
@@ -172,7 +193,7 @@ def test_recomputed_activations_give_the_same_slope(models, monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return taken(self, *args)
 
-    monkeypatch.setattr(edge_gradient.Slope, "_forward", short)
+    monkeypatch.setattr(edge_gradient.EdgeGradient, "_forward", short)
     again = run(guided(model), "sd1")
     assert (again - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert len(failures) == 1
@@ -209,7 +230,7 @@ def test_the_backward_pass_sees_the_conditional_half_alone(models):
     assert not any(ends)
 
 
-def test_what_the_negative_prompt_changes_can_serve_for_a_share_of_the_run(models):
+def test_what_the_negative_prompt_changes_can_serve_for_a_fraction_of_the_run(models):
     """The negative half is then not computed: it lies as far from the positive one as when it last was."""
     model, seen = models["sd1"].clone(), []
 
@@ -218,8 +239,8 @@ def test_what_the_negative_prompt_changes_can_serve_for_a_share_of_the_run(model
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(look)
-    held = guided(model, end=1.0, hold=1.0)
-    assert evaluations(held, rows=2) == [(2, False), *[(2, True)] * 4]
+    reusing = guided(model, end=1.0, hold=1.0)
+    assert evaluations(reusing, rows=2) == [(2, False), *[(2, True)] * 4]
     first = seen[0][0] - seen[0][1]
     assert all(torch.allclose(one - other, first, atol=1e-4 * float(one.abs().max())) for one, other in seen[1:])
     assert not torch.allclose(seen[0][0], seen[2][0], atol=1e-2)
@@ -229,13 +250,13 @@ def test_what_the_negative_prompt_changes_can_serve_for_a_share_of_the_run(model
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "euler_cfg_pp"])
-def test_stock_samplers_take_a_held_negative(models, sampler):
+def test_stock_samplers_take_a_reused_negative(models, sampler):
     model = models["sd1"]
     out = run(guided(model, end=1.0, hold=1.0), "sd1", sampler=sampler)
     assert torch.isfinite(out).all() and not torch.allclose(out, run(model, "sd1", sampler=sampler), atol=1e-3)
 
 
-def test_a_negative_that_changes_from_level_to_level_is_never_held(models):
+def test_a_negative_that_changes_from_level_to_level_is_never_reused(models):
     levels = [[tokens, {**more, "start_percent": 0.0, "end_percent": 1.0}] for tokens, more in tiny_cond("sd1", seed=1)]
     calls = evaluations(guided(models["sd1"], end=1.0, hold=1.0), negative=levels)
     assert calls == [(1, False), (1, True)] * 4
@@ -259,7 +280,7 @@ def test_every_other_step(models):
     assert steps == [0, 2]
 
 
-def test_steps_between_two_slopes_follow_the_last_one(models):
+def test_steps_between_two_gradients_follow_the_last_one(models):
     """The second step, guided by the first one's slope, goes the same way as the first one did."""
     model, steps, runs = models["sd1"], {}, {"plain": steps_of(models["sd1"], "sd1")[0]}
     for name, recipe in {"each": {}, "held": {"renew": 0.5}, "left out": {"every": 2}}.items():
@@ -267,8 +288,8 @@ def test_steps_between_two_slopes_follow_the_last_one(models):
         patched = guided(model, strength=0.7, end=1.0, on_loss=lambda step, _: found.append(step), **recipe)
         runs[name] = steps_of(patched, "sd1")[0]
     assert steps == {"each": [0, 1, 2, 3], "held": [0, 2], "left out": [0, 2]}
-    way = lambda one, other, step: (runs[one][step][0] - runs[other][step][0]).flatten(1)
-    first, second = way("held", "plain", 1), way("held", "left out", 2)
+    difference = lambda one, other, step: (runs[one][step][0] - runs[other][step][0]).flatten(1)
+    first, second = difference("held", "plain", 1), difference("held", "left out", 2)
     assert torch.nn.functional.cosine_similarity(first, second).min() > 0.999 and second.norm() > 0.1
 
 
@@ -352,7 +373,7 @@ def test_a_predictor_of_a_wider_model_is_a_sentence(models):
 
 
 @pytest.mark.parametrize(
-    "changes,words",
+    "changes,message",
     [
         ({"strokes": Strokes(torch.zeros(1, 64, 64, dtype=torch.bool), torch.zeros(1, 64, 64))}, "blank"),
         ({"strokes": Strokes(drawing(128).lines[:, :64], drawing(128).weight[:, :64])}, "other proportions"),
@@ -361,8 +382,8 @@ def test_a_predictor_of_a_wider_model_is_a_sentence(models):
     ],
     ids=["blank", "proportions", "batch", "empty mask"],
 )
-def test_a_sketch_that_does_not_fit_is_a_sentence(models, changes, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_sketch_that_does_not_fit_is_a_sentence(models, changes, message):
+    with pytest.raises(ValueError, match=message):
         run(guided(models["sd1"], **changes), "sd1", rows=2)
 
 

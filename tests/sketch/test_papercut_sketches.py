@@ -10,9 +10,9 @@ from palimpsest.benchmarks.results import Row
 from palimpsest.benchmarks.sketch import cost, plots, suite, suite_cost
 from palimpsest.benchmarks.sketch.fixtures import Judged, Tests, error_of_loss, legible, pooled
 from palimpsest.guidance.sketch.score import edge_score
+from palimpsest.papercut.classifier import load_classifier
 from palimpsest.papercut.edge_quality import lines
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
-from palimpsest.papercut.classifier import load_recogniser
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_edges import AUTOSAVE, draw_pairs, prompt, unfinished_training
 
@@ -39,9 +39,9 @@ def test_unsteady_hands_leave_what_they_should(scenes):
     assert torch.equal(drawn["outline"], edges)
     near = edge_score(drawn["wobbled"][None], edges[None], tolerance=10.0)
     assert float(near.f1) > 0.95 and float(edge_score(drawn["wobbled"][None], edges[None]).f1) < 0.95
-    for kind, share in (("broken", 0.7), ("partial", 0.5)):
+    for kind, fraction in (("broken", 0.7), ("partial", 0.5)):
         assert not (drawn[kind] & ~edges).any()
-        assert float(drawn[kind].sum() / edges.sum()) == pytest.approx(share, abs=0.08)
+        assert float(drawn[kind].sum() / edges.sum()) == pytest.approx(fraction, abs=0.08)
     assert all(torch.equal(make(edges, 3), drawn[kind]) for kind, make in SKETCHES.items())
 
 
@@ -89,12 +89,12 @@ def test_without_weights_the_suites_still_name_every_row_and_target():
     }  # fmt: skip
 
 
-def test_scenes_that_the_recogniser_misreads_as_they_are_take_no_part():
+def test_scenes_that_the_classifier_misreads_as_they_are_take_no_part():
     """By the judge's own answers on the scene as the VAE leaves it."""
     scenes = [sample_scene(seed, objects=1) for seed in SPLITS["validation"][:3]]
     t = Tests(scenes, [scene.caption for scene in scenes], torch.stack([scene.edges() for scene in scenes]), [1, 2, 3])
     same = SimpleNamespace(encode=lambda picture: picture, decode=lambda picture: picture)
-    judge = load_recogniser()
+    judge = load_classifier()
     wrong = {0: "shape", 2: "colour"}
 
     class Misled:
@@ -152,7 +152,7 @@ def test_an_outline_against_the_seed_lies_elsewhere(scenes):
     assert some.seeds == [7, 5] and torch.equal(some.edges, own[[2, 0]])
 
 
-def test_the_kinds_of_unsteady_sketches_share_few_scenes():
+def test_the_kinds_of_unsteady_sketches_have_few_scenes_in_common():
     parts = [suite.spread(suite.COUNT, number) for number in range(3)]
     assert [len(part) for part in parts] == [suite.FEW] * 3 and not set(parts[0]) & set(parts[2])
     assert set().union(*parts) == set(range(suite.COUNT)) and suite.spread(4, 2) == [0, 1, 2, 3]
@@ -176,7 +176,7 @@ def test_what_is_lost_has_the_error_of_scenes_and_not_of_sketches():
     assert error(3) == pytest.approx(error(1), rel=1e-5)
 
 
-def test_what_is_lost_is_told_of_the_same_sketches_only():
+def test_what_is_lost_is_reported_of_the_same_sketches_only():
     one, other = (Judged(0, 0, 0, 1.0, right=((scene, True),)) for scene in "ab")
     with pytest.raises(ValueError, match="same sketches"):
         error_of_loss(one, other)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.guidance.sketch.prepare import find_strokes, fit, fit_lines, ink, otsu, read_strokes
+from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.guidance.sketch.strokes import pieces, thickness, thin, without_specks
 
 SIDE = 160

@@ -45,9 +45,14 @@ class SketchScene(Scene):
         )
         settings = {"steps": 24, "batch_size": 2, "detail": "2", "learning_rate": 0.002, **more}
         node = self.add(
-            "PalimpsestEdgePredictorTrain", model=self.model, vae=self.vae, images=pictures, edges=edges,
-            conditioning=self.positive, **settings,
-        )  # fmt: skip
+            "PalimpsestEdgePredictorTrain",
+            model=self.model,
+            vae=self.vae,
+            images=pictures,
+            edges=edges,
+            conditioning=self.positive,
+            **settings,
+        )
         return [node, 0]
 
     def saved(self, predictor: list, name: str) -> str:
@@ -59,9 +64,12 @@ class SketchScene(Scene):
     def guided(self, predictor: list, sketch: str = "sketch.png", **more) -> None:
         picture = [self.add("LoadImage", image=sketch), 0]
         node = self.add(
-            "PalimpsestEdgePredictorGuidance", model=self.model, edge_predictor=predictor, sketch=picture,
+            "PalimpsestEdgePredictorGuidance",
+            model=self.model,
+            edge_predictor=predictor,
+            sketch=picture,
             **{"strength": 1.6, "end_percent": 0.5, **more},
-        )  # fmt: skip
+        )
         self.model = [node, 0]
 
 
@@ -146,9 +154,15 @@ def test_a_training_on_encoded_edges_a_style_and_a_preview(host_client, files):
     shown = []
     for predictor in (paper, scene.trained(continue_from=scene.loaded(files["sd1"]), adapt_style=True)):
         node = scene.add(
-            "PalimpsestEdgePredictorPreview", model=scene.model, vae=scene.vae, edge_predictor=predictor, image=picture,
-            percents="0.2, 0.6", conditioning=scene.positive, edges=picture,
-        )  # fmt: skip
+            "PalimpsestEdgePredictorPreview",
+            model=scene.model,
+            vae=scene.vae,
+            edge_predictor=predictor,
+            image=picture,
+            percents="0.2, 0.6",
+            conditioning=scene.positive,
+            edges=picture,
+        )
         shown.append(scene.add("PreviewImage", images=[node, 0]))
     scene.guided(paper, vae=scene.vae)
     saved = scene.stock()
@@ -195,8 +209,10 @@ def test_a_model_in_half_precision_is_learned_from_and_guided(host_client, files
     scene = SketchScene("sd1", state="half")
     scene.saved(scene.trained(), "tiny-half")
     run(host_client, scene)
-    losses = [read_predictor(folder / name).spec.facts["final_loss"] for name in
-              ("tiny-half_00001_.safetensors", files["sd1"])]  # fmt: skip
+    losses = [
+        read_predictor(folder / name).spec.facts["final_loss"]
+        for name in ("tiny-half_00001_.safetensors", files["sd1"])
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
@@ -218,23 +234,35 @@ def test_a_local_sketch_edit_keeps_the_rest_to_the_bit(host_client, files, sampl
     mask = [scene.add("SolidMask", value=0.0, width=SIDE, height=SIDE), 0]
     patch = [scene.add("SolidMask", value=1.0, width=SIDE // 2, height=SIDE // 2), 0]
     mask = [scene.add("MaskComposite", destination=mask, source=patch, x=0, y=0, operation="add"), 0]
-    trajectory = [scene.add("PalimpsestDDIMInvert", model=scene.model, latent=scene.latent, sigmas=scene.sigmas,
-                            positive=scene.positive, cfg=1.0, refinement=0), 0]  # fmt: skip
+    trajectory = [
+        scene.add(
+            "PalimpsestDDIMInvert",
+            model=scene.model,
+            latent=scene.latent,
+            sigmas=scene.sigmas,
+            positive=scene.positive,
+            cfg=1.0,
+            refinement=0,
+        ),
+        0,
+    ]
     source = scene.save(scene.latent)
 
     def anchor() -> None:
-        held = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=trajectory, mask=mask)
-        scene.model = [held, 0]
+        anchored = scene.add("PalimpsestTrajectoryAnchor", model=scene.model, trajectory=trajectory, mask=mask)
+        scene.model = [anchored, 0]
 
     for part in (anchor, lambda: scene.guided(scene.loaded(files["sd1"]), mask=mask))[:: 1 if anchored_first else -1]:
         part()
-    guider = scene.add(
-        "CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0
-    )  # fmt: skip
+    guider = scene.add("CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0)
     sampled = scene.add(
-        "SamplerCustomAdvanced", noise=[scene.add("RandomNoise", noise_seed=5), 0], guider=[guider, 0],
-        sampler=[scene.add("KSamplerSelect", sampler_name=sampler), 0], sigmas=scene.sigmas, latent_image=scene.latent,
-    )  # fmt: skip
+        "SamplerCustomAdvanced",
+        noise=[scene.add("RandomNoise", noise_seed=5), 0],
+        guider=[guider, 0],
+        sampler=[scene.add("KSamplerSelect", sampler_name=sampler), 0],
+        sigmas=scene.sigmas,
+        latent_image=scene.latent,
+    )
     saved = scene.save([sampled, 0])
     result = run(host_client, scene)
     before, after = latent(host_client, result, source), latent(host_client, result, saved)
@@ -249,20 +277,31 @@ def test_best_seed_returns_a_noise_of_the_hosts_own(host_client, files):
     predictor = scene.loaded(files["sd1"])
     scene.guided(predictor)
     best = scene.add(
-        "PalimpsestBestSeed", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0,
-        latent_image=scene.latent, sigmas=scene.sigmas, seed=40, candidates=3, steps=2, edge_predictor=predictor,
+        "PalimpsestBestSeed",
+        model=scene.model,
+        positive=scene.positive,
+        negative=scene.negative,
+        cfg=3.0,
+        latent_image=scene.latent,
+        sigmas=scene.sigmas,
+        seed=40,
+        candidates=3,
+        steps=2,
+        edge_predictor=predictor,
         sketch=[scene.add("LoadImage", image="sketch.png"), 0],
-    )  # fmt: skip
-    guider = scene.add(
-        "CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0
-    )  # fmt: skip
+    )
+    guider = scene.add("CFGGuider", model=scene.model, positive=scene.positive, negative=scene.negative, cfg=3.0)
     sampler = scene.add("KSamplerSelect", sampler_name="euler")
 
     def sampled(noise: list) -> str:
         node = scene.add(
-            "SamplerCustomAdvanced", noise=noise, guider=[guider, 0], sampler=[sampler, 0], sigmas=scene.sigmas,
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=[guider, 0],
+            sampler=[sampler, 0],
+            sigmas=scene.sigmas,
             latent_image=scene.latent,
-        )  # fmt: skip
+        )
         return scene.save([node, 0])
 
     by_noise = sampled([best, 0])
@@ -279,8 +318,16 @@ def test_best_seed_returns_a_noise_of_the_hosts_own(host_client, files):
 def test_sketch_prepare_shows_clean_strokes_in_the_size_asked_for(host_client, folder):
     graph = Graph()
     picture = graph.add("LoadImage", image="sketch.png")
-    node = graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=128, height=96, fit="pad", sensitivity=0.5,
-                     drop_specks=4, thin=True)  # fmt: skip
+    node = graph.add(
+        "PalimpsestSketchPrepare",
+        image=[picture, 0],
+        width=128,
+        height=96,
+        fit="pad",
+        sensitivity=0.5,
+        drop_specks=4,
+        thin=True,
+    )
     shown = graph.add("PreviewImage", images=[node, 0])
     pixels = np.asarray(Image.open(io.BytesIO(host_client.view(run(host_client, graph).files(shown)[0]))))
     assert pixels.shape[:2] == (96, 128) and 150 < (pixels[..., 0] > 128).sum() < 700
@@ -338,9 +385,15 @@ def test_pictures_and_edges_that_do_not_pair_are_a_sentence(host_client, folder)
     edges = [scene.add("LoadImage", image="sketch.png"), 0]
     pictures = [scene.add("LoadImageDataSetFromFolder", folder="sketch_pictures"), 0]
     node = scene.add(
-        "PalimpsestEdgePredictorTrain", model=scene.model, vae=scene.vae, images=pictures, edges=edges,
-        conditioning=scene.positive, steps=10, batch_size=2,
-    )  # fmt: skip
+        "PalimpsestEdgePredictorTrain",
+        model=scene.model,
+        vae=scene.vae,
+        images=pictures,
+        edges=edges,
+        conditioning=scene.positive,
+        steps=10,
+        batch_size=2,
+    )
     scene.saved([node, 0], "never")
     assert "5 pictures and 1 edge pictures" in error_of(host_client, scene)
 
@@ -367,7 +420,15 @@ def test_ink_on_a_transparent_layer_is_read_through_load_images_mask(host_client
 def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
     graph = Graph()
     picture = graph.add("LoadImage", image="blank.png")
-    graph.add("PalimpsestSketchPrepare", image=[picture, 0], width=0, height=0, fit="pad", sensitivity=0.5,
-              drop_specks=4, thin=True)  # fmt: skip
+    graph.add(
+        "PalimpsestSketchPrepare",
+        image=[picture, 0],
+        width=0,
+        height=0,
+        fit="pad",
+        sensitivity=0.5,
+        drop_specks=4,
+        thin=True,
+    )
     graph.add("PreviewImage", images=["2", 0])
     assert "No strokes are left" in error_of(host_client, graph)

@@ -74,8 +74,8 @@ def test_the_first_prediction_is_the_mean_target():
     with torch.no_grad():
         for weight in trainer.network.rest[-1].weight:
             weight.zero_()
-    share = float(examples.mean_target())
-    entropy = -(share * math.log(share) + (1 - share) * math.log(1 - share))
+    fraction = float(examples.mean_target())
+    entropy = -(fraction * math.log(fraction) + (1 - fraction) * math.log(1 - fraction))
     plan = examples.plan(0)
     sigma = sigmas(plan.level)
     losses = trainer.loss(plan, sigma, features_of(examples.noisy(plan, sigma)))
@@ -131,7 +131,7 @@ def test_a_single_picture_can_be_learned_and_nothing_is_held_out():
     recipe = TrainingRecipe(steps=12, batch=2)
     examples = made(recipe, pictures=1)
     trainer = train(examples)
-    assert not examples.held and not any(trainer.due(step) for step in range(12))
+    assert not examples.held_out and not any(trainer.due(step) for step in range(12))
     assert [step for step in range(12) if trainer.pauses(step)] == [9, 11], "nothing is kept of it on the way"
     assert trainer.predictor().spec.facts["held_out_loss"] is None
 
@@ -165,12 +165,12 @@ def test_a_batch_is_a_function_of_the_seed_and_the_step():
 
 def test_held_out_pictures_are_never_learned_from_in_any_orientation():
     examples = made(TrainingRecipe(held_out=0.25), mirrored=True)
-    held = {examples.all[i].picture for i in examples.held}
+    held_out = {examples.all[i].picture for i in examples.held_out}
     learned = {examples.all[i].picture for step in range(60) for i in examples.plan(step).examples}
-    assert len(held) == 2 and not held & learned and len(learned) == 6
+    assert len(held_out) == 2 and not held_out & learned and len(learned) == 6
 
 
-def test_pictures_of_different_sizes_never_share_a_batch():
+def test_pictures_of_different_sizes_are_never_in_one_batch():
     recipe = TrainingRecipe(batch=4, held_out=0.0)
     small = made(recipe).all
     large = [Example(torch.zeros(4, 8, 8), torch.zeros(1, 16, 16), 100 + i, 0) for i in range(3)]

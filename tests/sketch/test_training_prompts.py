@@ -33,11 +33,24 @@ def test_the_text_encoders_empty_prompt_takes_the_place_of_half_of_the_captions(
         known = {text: prompt[0][0] for text, prompt in zip(CAPTIONS, captions)} | {"": encoded(clip, "")[0][0]}
         pictures = [pair(place) for place in (0, 6, 12)]
         out = EdgePredictorTrain.execute(
-            [model], [vae], [p for p, _ in pictures], [e for _, e in pictures], steps=[16], batch_size=[8],
-            conditioning=captions, clip=[clip] if with_clip else None, held_out=[0.0], width=[64],
-        )  # fmt: skip
-    words = Counter(text for prompts in asked for prompt in prompts for text, tokens in known.items()
-                    if torch.equal(prompt[0][0], tokens))  # fmt: skip
+            [model],
+            [vae],
+            [p for p, _ in pictures],
+            [e for _, e in pictures],
+            steps=[16],
+            batch_size=[8],
+            conditioning=captions,
+            clip=[clip] if with_clip else None,
+            held_out=[0.0],
+            width=[64],
+        )
+    words = Counter(
+        text
+        for prompts in asked
+        for prompt in prompts
+        for text, tokens in known.items()
+        if torch.equal(prompt[0][0], tokens)
+    )
     # Sixteen batches to learn from, and four for the statistics of the features.
     assert sum(words.values()) == 20 * 8 and all(words[text] > 0 for text in CAPTIONS)
     dropped = words[""] / sum(words.values())

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..inversion.diffusion import append_dims
+
 Threshold = Literal["hard", "soft"]
 # torch.quantile refuses larger inputs.
 MOST_VALUES = 2**23
@@ -40,7 +42,7 @@ def row_quantile(values: Tensor, quantile: float) -> Tensor:
     flat = values.flatten(1).float()
     if flat.shape[1] > MOST_VALUES:
         flat = flat[:, :: -(-flat.shape[1] // MOST_VALUES)]
-    return torch.quantile(flat, min(quantile, 1.0), dim=1).to(values).reshape(-1, *[1] * (values.ndim - 1))
+    return append_dims(torch.quantile(flat, min(quantile, 1.0), dim=1).to(values), values.ndim)
 
 
 def changed(conditional: Tensor, unconditional: Tensor, quantile: float, grow: int = 1) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..guidance.best_seed import cheap_levels, flow_distance, sketch_distance
 from ..guidance.sketch.predictor import EdgePredictor
+from ..inversion.diffusion import noised
 from .gradients import plain
 from .memory import chunked
 from .progress import Progress
@@ -96,7 +97,7 @@ def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[in
 
     def score(session: Session, x0: Tensor) -> Tensor:
         noise = torch.randn(x0[:1].shape, generator=torch.Generator().manual_seed(0))
-        x = x0 + sigma * noise.to(x0)
+        x = noised(x0, noise.to(x0), sigma)
         taps = predictor.spec.taps
         features = read_features(network, taps, lambda: session.denoise(x, x.new_tensor(sigma)))
         known = {name: plain(feature).cpu() for name, feature in zip(taps, features)}

@@ -20,6 +20,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..inversion.diffusion import append_dims
 from .conds import Keyframes
 from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
 from .progress import LatentProgress, check_interrupt
@@ -138,7 +139,7 @@ class Session:
                 return outputs
             chosen = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
             chosen[rows] = True
-            chosen = chosen.view(-1, *[1] * (x.ndim - 1))
+            chosen = append_dims(chosen, x.ndim)
             results = outputs if not results else [torch.where(chosen, new, old) for new, old in zip(outputs, results)]
         return results
 

@@ -21,6 +21,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .diffusion import append_dims, to_d
+
 # The model contract with its cond bound: x (B, C, h, w), sigma (B,) float32 -> x0.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # Called after each step with its number (from 1), the number of steps, the latent and the prediction of the picture.
@@ -131,7 +133,7 @@ def _refine(
         answer = x + (t - s) * _derivative(denoise, end, t)[0]
         change = _size(answer - end)
         active = active & (change < last)  # a growing change runs away: strong guidance, or too wide a step
-        end = torch.where(_rows(active, end), answer, end)
+        end = torch.where(append_dims(active, end.ndim), answer, end)
         active = active & (change > enough)
         last = change
     return end
@@ -140,17 +142,12 @@ def _refine(
 def _derivative(denoise: Denoise, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """e = (x - x0) / sigma, and x0."""
     x0 = denoise(x, torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device))
-    return (x - x0) / sigma, x0
+    return to_d(x, sigma, x0), x0
 
 
 def _size(x: Tensor) -> Tensor:
     """(B,) root mean square of each row."""
     return x.flatten(1).square().mean(1).sqrt()
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) shaped to act on the rows of (B, C, h, w)."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _new_path(latent: Tensor, levels: int, at: int = 0) -> Tensor:

@@ -3,7 +3,7 @@
 
 A row is one picture at one noise level with an embedding of its own; rows share the forward pass and nothing else.
 The loss is the squared error of the *next latent*; it is written on the unconditional prediction through the closed
-form of `guided_step`, with which it agrees exactly: next - wanted = gain (D_u - D_u*).
+form of `diffusion.py`, with which it agrees exactly: next - wanted = gain (D_u - D_u*).
 
 Differs from the official code: only the embedding gets a gradient, never a weight; the pull-back is scaled by powers
 of two, so that a network in half precision loses nothing to underflow and full precision stays as it was.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .diffusion import as_rows
+from .diffusion import append_dims
 
 # x (R, C, h, w), sigma (R,), embedding (R, T, D), pictures (R,) int64: whose extra conditions count -> x0 (R, C, h, w).
 Unconditional = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -100,7 +100,8 @@ class Adam:
         mean = self.mean[rows] = self.mean[rows].lerp(gradient, 1 - first)
         square = self.square[rows] = second * self.square[rows] + (1 - second) * gradient.square()
         size = square.sqrt() / (1 - second**self.clock) ** 0.5 + EPSILON
-        value[rows] -= as_rows(rate, gradient) / (1 - first**self.clock) * mean / size
+        rate = append_dims(rate, gradient.ndim) if isinstance(rate, Tensor) else rate
+        value[rows] -= rate / (1 - first**self.clock) * mean / size
 
 
 def pull_back(prediction: Tensor, embedding: Tensor, prediction_gradient: Tensor) -> Tensor:
@@ -112,11 +113,11 @@ def pull_back(prediction: Tensor, embedding: Tensor, prediction_gradient: Tensor
     size = prediction_gradient.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
     scale = torch.exp2(-size.log2().round())
     for attempt in range(RETRIES):
-        sent = (prediction_gradient * as_rows(scale, prediction_gradient)).to(prediction.dtype)
+        sent = (prediction_gradient * append_dims(scale, prediction_gradient.ndim)).to(prediction.dtype)
         last = attempt == RETRIES - 1
         gradient = torch.autograd.grad(prediction, embedding, sent, retain_graph=not last)[0].to(embedding)
         if torch.isfinite(gradient).all():
-            return gradient / as_rows(scale, gradient)
+            return gradient / append_dims(scale, gradient.ndim)
         scale = scale * 2.0**-8
     raise ValueError(
         "The gradient of the embedding is not finite: run the model in fp32 or bf16 (for example with --force-fp32), "

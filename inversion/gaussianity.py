@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .diffusion import append_dims
+
 IDEAL_LOG_LIKELIHOOD = -0.5 * (1.0 + math.log(2 * math.pi))
 
 
@@ -41,7 +43,7 @@ def gaussianity(noise: Tensor) -> Gaussianity:
     """
     x = noise.float()
     rows = x.flatten(1)
-    centred = x - rows.mean(1).reshape(-1, *[1] * (x.ndim - 1))
+    centred = x - append_dims(rows.mean(1), x.ndim)
     return Gaussianity(
         mean=rows.mean(1),
         std=rows.std(1, unbiased=False),

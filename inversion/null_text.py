@@ -9,7 +9,7 @@ faithful: the official recipe. From the noisiest level down: up to ten Adam step
 global: one embedding for all levels (the paper's ablation), cycled over the levels of the trajectory.
 fast: the source prompt's own embedding is already almost right (Negative-prompt Inversion, arXiv 2305.16807), and
     guidance with it is no guidance at all, so that one evaluation gives both predictions. The needed prediction is
-    known in closed form (`guided_step`), the stop is tested before the backward pass, the number of updates decays as
+    known in closed form (`diffusion.py`), the stop is tested before the backward pass, the number of updates decays as
     ceil(10 exp(-0.1 k)) (StyleDiffusion, arXiv 2303.15649). Where memory allows, levels are first fitted many at a
     time at the trajectory's own latents (teacher forcing) and only corrected on the way down: `null_text_fast.py`.
 
@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from .diffusion import gain, guide, needed_unconditional, require_guidance, step
+from .diffusion import ddim_step, gain, guided, needed_unconditional, require_guidance
 from .embedding_fit import Adam, Cost, Fit, Task, fit_official, predict, predict_with_graph, pull_back
 from .null_text_fast import fast
 
@@ -145,7 +145,7 @@ class NullTextRun:
         wanted = self.latents[levels - 1, pictures]
         target = needed_unconditional(x, wanted, conditional, sigma, below, self.recipe.cfg)
         budget = self.budget(levels) if budget is None else budget
-        weight = gain(sigma, below, self.recipe.cfg, x, flow=self.flow)
+        weight = abs(self.recipe.cfg - 1) * gain(sigma, below, x, flow=self.flow)
         return Task(x, sigma, target, weight, pictures, x.new_tensor(self.enough(levels)), budget)
 
     def k(self, level: int) -> float:
@@ -163,8 +163,8 @@ class NullTextRun:
         return torch.tensor(most, device=self.latents.device)
 
     def down(self, x: Tensor, i: int, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        denoised = guide(conditional, unconditional, self.recipe.cfg)
-        return step(x, denoised, float(self.sigmas[i]), float(self.sigmas[i - 1]))
+        denoised = guided(conditional, unconditional, self.recipe.cfg)
+        return ddim_step(x, denoised, float(self.sigmas[i]), float(self.sigmas[i - 1]))
 
     def tick(self, i: int, shown: Tensor | None = None) -> Callable[[], None]:
         return lambda: self.on_step(self.steps - i, self.steps, shown)

@@ -20,6 +20,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
+from ..inversion.diffusion import error_weight, noised
 from .lora import LowRank
 
 # The model contract with its cond bound and the branches in place: x (K * m, C, h, w), sigma (K * m,) -> x0.
@@ -146,21 +147,6 @@ def fit(
     return Fitted(layers, torch.stack(history), resting.checks)
 
 
-def noised(latents: Tensor, noise: Tensor, sigma: Tensor, prediction: str) -> Tensor:
-    """x at noise level sigma (B,), in the host's form of each prediction."""
-    sigma = sigma.reshape(-1, *[1] * (latents.ndim - 1))
-    return torch.lerp(latents, noise, sigma) if prediction == "flow" else latents + sigma * noise
-
-
-def error_weight(sigma: Tensor, prediction: str) -> Tensor:
-    """What turns a squared error of x0 into that of the network's own prediction.
-
-    eps = (x - x0) / sigma; v = alpha eps - s x0 with alpha^2 = 1 / (1 + sigma^2), s = sigma alpha; a flow model's
-    velocity is (x - x0) / sigma.
-    """
-    return (1.0 + sigma**2) / sigma**2 if prediction == "v" else 1.0 / sigma**2
-
-
 def _draw(latents: Tensor, levels: Tensor, prediction: str, samples: int, generator: torch.Generator):
     """Noise and levels, the same for every picture; of several levels one from each stretch of the schedule."""
     place = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
@@ -174,7 +160,7 @@ def _rows(latents: Tensor, noise: Tensor, sigma: Tensor, prediction: str) -> tup
     count, samples = len(latents), len(noise)
     sigma = repeat(sigma, "m -> (k m)", k=count)
     noise = repeat(noise, "m ... -> (k m) ...", k=count)
-    x = noised(repeat(latents, "k ... -> (k m) ...", m=samples), noise, sigma, prediction)
+    x = noised(repeat(latents, "k ... -> (k m) ...", m=samples), noise, sigma, flow=prediction == "flow")
     return x, noise, sigma
 
 

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
+from ...inversion.diffusion import append_dims
+
 BETA_START, BETA_END = 0.00085, 0.012
 """Stable Diffusion's schedule, in which the paper's noise strength is meant."""
 
@@ -67,22 +69,12 @@ def item_noises(shape: Sequence[int], count: int, seed: int, items: Sequence[int
     return torch.stack(rows, 1)
 
 
-def noised(latent: Tensor, noise: Tensor, sigma: float, *, flow: bool = False) -> Tensor:
-    """x_sigma in the host's scaled form. latent: (B, C, h, w); noise: (n, B, C, h, w). Returns (n, B, C, h, w)."""
-    return (1 - sigma) * latent + sigma * noise if flow else latent + sigma * noise
-
-
 def flow_level(strength: float) -> float:
     """The level of a flow model (0 to 1) at which noise : picture is as in Stable Diffusion at `strength` (0 to 1)."""
     betas = torch.linspace(math.sqrt(BETA_START), math.sqrt(BETA_END), 1000, dtype=torch.float64) ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)[round(strength * 999)].item()
     ratio = math.sqrt((1 - alpha_bar) / alpha_bar)
     return ratio / (1 + ratio)
-
-
-def guided(positive: Tensor, negative: Tensor, cfg: float) -> Tensor:
-    """Classifier-free guidance (arXiv 2207.12598, equation 6) in predictions of any linear kind."""
-    return negative + cfg * (positive - negative)
 
 
 def differences(query: Tensor, reference: Tensor, sigma: float) -> Tensor:
@@ -118,8 +110,8 @@ def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
     """
     marked = rearrange(mask.to(changes), "b h w -> b 1 h w")
     ring = F.max_pool2d(marked, 9, 1, 4) - F.max_pool2d(marked, 3, 1, 1)
-    around = torch.where(ring.flatten(1).any(1)[:, None, None, None], ring, 1 - marked)
-    seen = (around.flatten(1).any(1) & mask.flatten(1).any(1))[:, None, None, None]
+    around = torch.where(append_dims(ring.flatten(1).any(1), 4), ring, 1 - marked)
+    seen = append_dims(around.flatten(1).any(1) & mask.flatten(1).any(1), 4)
     way = (_mean_over(latent.to(changes), around) - _mean_over(latent.to(changes), marked)) * seen
     way = way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(changes.dtype).tiny)
     towards = (changes * way).sum(1, keepdim=True).clamp_min(0)

@@ -23,11 +23,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...inversion.diffusion import append_dims, ddim_step, step_up
 from .cropped_loss import CroppedLoss
 from .ghost_removal import GhostRemoval
 from .loss import Decode, FlowNet, Objective, Terms
 from .recipe import MotionRecipe, Record, StepRecord
-from .step_size import Damper, clipped, per_row, polyak_step, scaled_clip, scaled_weight
+from .step_size import Damper, clipped, polyak_step, scaled_clip, scaled_weight
 
 
 class Setting(Protocol):
@@ -134,23 +135,10 @@ def guided_ddim(
             x = ddim_step(fixed, clean, sigma, lower)
             if k < rounds - 1:
                 drawn += 1
-                x = step_up(x, lower, sigma, setting.noise(drawn, x), flow_model=flow_model)
+                x = step_up(x, lower, sigma, setting.noise(drawn, x), flow=flow_model)
         record.damped = damper.caught
         setting.report(step, clean, x)
     return torch.where(guide.free > 0, x, setting.kept(levels[-1], x))
-
-
-def ddim_step(x: Tensor, x0: Tensor, sigma: float, lower: float) -> Tensor:
-    """Equation 12 of DDIM with eta 0, in either parametrisation; at `lower` 0 exactly x0."""
-    return x0 if lower == 0 else x0 + (lower / sigma) * (x - x0)
-
-
-def step_up(x: Tensor, lower: float, sigma: float, noise: Tensor, *, flow_model: bool) -> Tensor:
-    """Back to the noisier level, as forward diffusion would: the recursion of section 3.4."""
-    if not flow_model:
-        return x + max(sigma**2 - lower**2, 0.0) ** 0.5 * noise
-    ratio = (1 - sigma) / (1 - lower)
-    return ratio * x + max(sigma**2 - (ratio * lower) ** 2, 0.0) ** 0.5 * noise
 
 
 def _pulled(
@@ -209,7 +197,7 @@ def _through_model(
     record.decoder_gradients += 1
     record.flow_gradients += guide.flow_net is not None
     weight = scaled_weight(recipe.guidance, *guide.objective.source.shape[-2:])
-    change = weight * strength * sigma * per_row(damper(loss.detach())) * gradient
+    change = weight * strength * sigma * append_dims(damper(loss.detach()), 4) * gradient
     return clean.detach(), _detached(terms), clipped(change, scaled_clip(recipe.clip, x[0].numel()))
 
 
@@ -246,15 +234,17 @@ def _at_estimate(
         fresh = update == 0 or (asks and update == 1)
         better = torch.ones_like(loss, dtype=torch.bool) if fresh else loss < lowest
         length = torch.where(better, length, length * 0.5)
-        best = torch.where(per_row(better), start - sigma * change, best)
-        best_gradient = torch.where(per_row(better), gradient, best_gradient) if best_gradient is not None else gradient
+        best = torch.where(append_dims(better, 4), start - sigma * change, best)
+        best_gradient = (
+            torch.where(append_dims(better, 4), gradient, best_gradient) if best_gradient is not None else gradient
+        )
         lowest = torch.where(better, loss, lowest) if lowest is not None else loss
-        goal = best - per_row(length * polyak_step(lowest, guide.least(network), best_gradient)) * best_gradient
+        goal = best - append_dims(length * polyak_step(lowest, guide.least(network), best_gradient), 4) * best_gradient
         change = clipped((start - goal) / sigma, limit)
     if last:
         with torch.no_grad():
             good = guide.objective.total(guide.terms(start - sigma * change, network)) <= lowest
-        change = torch.where(per_row(good), change, clipped((start - best) / sigma, limit))
+        change = torch.where(append_dims(good, 4), change, clipped((start - best) / sigma, limit))
     return first, change
 
 

@@ -14,6 +14,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from ...inversion.diffusion import append_dims
+
 PAPER_PIXELS = 512 * 512
 PAPER_LATENT = 4 * 64 * 64
 Curve = Callable[[float], float]
@@ -31,14 +33,9 @@ def scaled_clip(clip: float, elements: int) -> float:
 
 def clipped(change: Tensor, limit: float) -> Tensor:
     """The change (B, C, h, w), shortened where its norm is over the limit; rows apart; what is not finite goes."""
-    change = torch.where(torch.isfinite(change).flatten(1).all(dim=1)[:, None, None, None], change, 0.0)
-    norm = per_row(change.flatten(1).norm(dim=1))
+    change = torch.where(append_dims(torch.isfinite(change).flatten(1).all(dim=1), change.ndim), change, 0.0)
+    norm = append_dims(change.flatten(1).norm(dim=1), change.ndim)
     return change * (limit / norm.clamp_min(1e-12)).clamp(max=1.0)
-
-
-def per_row(values: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
-    return values[:, None, None, None]
 
 
 def fraction_of_steps(step: int, steps: int) -> float:

@@ -21,6 +21,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from ...inversion.diffusion import append_dims
 from .token_alignment import Alignment
 
 # (B, tokens, heads * width) queries, keys and values -> (B, tokens, heads * width).
@@ -122,7 +123,7 @@ def edited_maps(maps: Sequence[Tensor], roles: Roles, alignments: Sequence[Align
     maps = list(maps)
     for row, source, which in zip(roles.rows, roles.sources, roles.which):
         alignment, base = alignments[which], maps[source]
-        own = maps[row] * alignment.new.to(base).reshape(-1, *[1] * (base.ndim - 1))
+        own = maps[row] * append_dims(alignment.new.to(base), base.ndim)
         maps[row] = torch.tensordot(alignment.take.to(base), base, dims=([0], [0])) + own
     return maps
 

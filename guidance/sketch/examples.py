@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...inversion.diffusion import noised
+
 EMPTY = -1
 """The prompt's number in a plan that stands for the empty prompt."""
 HELD_OUT_LEVELS = 6
@@ -98,7 +100,7 @@ class Examples:
     def noisy(self, plan: Plan, sigma: Tensor) -> Tensor:
         """x = x0 + sigma noise, (B, C, h, w); sigma: (B,)."""
         clean = torch.stack([self.all[i].latent for i in plan.examples])
-        return clean + sigma.view(-1, 1, 1, 1).to(clean) * plan.noise
+        return noised(clean, plan.noise, sigma)
 
     def targets(self, plan: Plan) -> Tensor:
         """(B, K, H, W)."""

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...inversion.diffusion import append_dims, ddim_step
 from .predictor import PredictorSpec, Target
 from .targets import blur, closeness, edge_target, to_cells
 
@@ -200,8 +201,8 @@ def guided_shift(
     sigma: (B,); strength: the paper's beta, for all or (B, 1, 1, 1); region: (B or 1, 1, h, w) in 0..1: loss,
     displacement and step count there alone. A row without a gradient is left as it is.
     """
-    s = sigma.float().view(-1, *[1] * (x.ndim - 1))
-    after = x + (sigma_next - s) * (x - x0) / s
+    s = append_dims(sigma.float(), x.ndim)
+    after = ddim_step(x, x0, sigma.float(), sigma_next)
     moved = x / (1 + s * s).sqrt() - after / (1 + sigma_next**2) ** 0.5
     if region is not None:
         moved, gradient = moved * region, gradient * region
@@ -217,4 +218,4 @@ def direction(gradient: Tensor) -> Tensor:
 
 def row_norm(x: Tensor) -> Tensor:
     """(B, ...) -> (B, 1, ...), the Euclidean norm of each row."""
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    return append_dims(x.flatten(1).norm(dim=1), x.ndim)

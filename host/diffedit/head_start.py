@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...guidance.diffedit.heat_map import new_shape
+from ...inversion.diffusion import append_dims
 from ..inversion.anchor import noise_for_start
 
 KEY = "palimpsest_head_start"
@@ -27,7 +28,7 @@ def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0):
     clone = model.clone()
     if times == 0:
         return clone
-    shapes = new_shape(change)[:, None, None, None]
+    shapes = append_dims(new_shape(change), 4)
 
     def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         moved = noise + times * _for_batch(change, noise)

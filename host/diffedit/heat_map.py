@@ -11,7 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...guidance.diffedit.heat_map import change, differences, flow_level, guided, heat_map, item_noises, noised
+from ...guidance.diffedit.heat_map import change, differences, flow_level, heat_map, item_noises
+from ...inversion.diffusion import guided, noised
 from ..content_cache import TensorStore, content_key, model_key
 from ..memory import chunked
 from ..session import Session, with_denoiser

@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...guidance.sketch.predictor import EdgePredictor
+from ...inversion.diffusion import append_dims
 from ..gradients import differentiable_options, gradients_through, plain
 from ..memory import or_sparing
 from ..recompute import checkpointed
@@ -182,7 +183,7 @@ class EdgeGradient:
         losses = self.loss_of(out)
         gradients = torch.autograd.grad(losses.sum(), leaves)
         largest = torch.stack([gradient.abs().flatten(1).amax(1) for gradient in gradients]).amax(0)
-        scale = torch.where(largest > 0, 1 / largest.clamp_min(torch.finfo(torch.float32).tiny), 1.0).view(-1, 1, 1, 1)
+        scale = append_dims(torch.where(largest > 0, 1 / largest.clamp_min(torch.finfo(torch.float32).tiny), 1.0), 4)
         return losses.detach(), [gradient * scale for gradient in gradients], scale
 
 

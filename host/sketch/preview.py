@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...guidance.sketch.predictor import EdgePredictor
+from ...inversion.diffusion import noised
 from ..family import diffusion_model
 from ..gradients import plain
 from ..session import Session, with_denoiser
@@ -30,7 +31,7 @@ def predicted_edges(
         seen = []
         noise = torch.randn(session.latent.shape, generator=torch.Generator().manual_seed(seed)).to(session.device)
         for number, sigma in enumerate(levels):
-            x = session.latent + sigma.to(session.device) * noise
+            x = noised(session.latent, noise, sigma)
             read = read_features(network, taps, lambda: session.denoise(x, sigma))
             features = [plain(feature).cpu() for feature in read]
             require_channels(predictor.spec, features)

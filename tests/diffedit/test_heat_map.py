@@ -7,14 +7,13 @@ import torch
 from palimpsest.guidance.diffedit.heat_map import (
     differences,
     flow_level,
-    guided,
     heat_map,
     is_noise,
     item_noises,
-    noised,
     steadiness,
     strongest,
 )
+from palimpsest.inversion.diffusion import guided, noised
 
 
 def gaussian_x0(x, sigma, mean, spread):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.inversion.diffusion import gain, guide, needed_unconditional, step
+from palimpsest.inversion.diffusion import ddim_step, gain, guided, needed_unconditional
 
 from .null_text_toy import Toy, inverted, official_levels, picture
 
@@ -16,7 +16,7 @@ def test_needed_prediction_reproduces_the_trajectory(cfg):
         s, t = float(levels[i]), float(levels[i - 1])
         conditional = toy.conditional(x, torch.full((2,), s, dtype=torch.float64), torch.arange(2))
         needed = needed_unconditional(x, path[i - 1], conditional, s, t, cfg)
-        x = step(x, guide(conditional, needed, cfg), s, t)
+        x = ddim_step(x, guided(conditional, needed, cfg), s, t)
         worst = max(worst, float((x - path[i - 1]).abs().max()))
     assert worst < 1e-6
 
@@ -29,7 +29,7 @@ def test_needed_prediction_in_single_precision():
         s, t = float(levels[i]), float(levels[i - 1])
         conditional = toy.conditional(x, torch.full((1,), s), torch.arange(1))
         needed = needed_unconditional(x, path[i - 1], conditional, s, t, 7.5)
-        x = step(x, guide(conditional, needed, 7.5), s, t)
+        x = ddim_step(x, guided(conditional, needed, 7.5), s, t)
         # Latents grow with the noise level, and so does what single precision can hold of them.
         assert (x - path[i - 1]).abs().max() < 1e-6 * (1 + t * t) ** 0.5 * 8
 
@@ -37,9 +37,9 @@ def test_needed_prediction_in_single_precision():
 def test_rows_of_different_levels_are_steps_of_their_own():
     x, denoised = picture(3), picture(3, seed=6)
     sigma, below = torch.tensor([9.0, 2.0, 0.5]), torch.tensor([8.0, 1.5, 0.0])
-    together = step(x, denoised, sigma, below)
+    together = ddim_step(x, denoised, sigma, below)
     for row in range(3):
-        alone = step(x[row : row + 1], denoised[row : row + 1], float(sigma[row]), float(below[row]))
+        alone = ddim_step(x[row : row + 1], denoised[row : row + 1], float(sigma[row]), float(below[row]))
         assert torch.allclose(together[row : row + 1], alone, atol=1e-6)
     assert torch.equal(together[2], denoised[2])
 
@@ -48,9 +48,9 @@ def test_gain_is_the_size_of_the_error_of_the_next_latent():
     x, conditional = picture(), picture(seed=6)
     s, t, cfg = 4.0, 3.2, 7.5
     error = 0.01 * picture(seed=7)
-    near = step(x, guide(conditional, conditional, cfg), s, t)
-    far = step(x, guide(conditional, conditional + error, cfg), s, t)
-    expected = gain(s, t, cfg, x) * error.abs()
+    near = ddim_step(x, guided(conditional, conditional, cfg), s, t)
+    far = ddim_step(x, guided(conditional, conditional + error, cfg), s, t)
+    expected = abs(cfg - 1) * gain(s, t, x) * error.abs()
     assert torch.allclose((far - near).abs() / (1 + t * t) ** 0.5, expected, atol=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_official_gains_of_fifty_steps():
     levels = ((1 - alpha_bar) / alpha_bar).sqrt()[::20].flip(0)
     for k, expected in ((0, 0.80), (20, 0.42), (40, 0.27), (48, 0.71)):
         s, t = float(levels[k]), float(levels[k + 1])
-        of_epsilon = float(gain(s, t, 7.5, picture())) * s
+        of_epsilon = 6.5 * gain(s, t, picture()) * s
         assert of_epsilon == pytest.approx(expected, abs=0.01)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.morphing.fit import Branches, LoraRecipe, error_weight, fit, noised
+from palimpsest.inversion.diffusion import error_weight, noised
+from palimpsest.morphing.fit import Branches, LoraRecipe, fit
 
 LEVELS = torch.linspace(0.03, 14.6, 1000)
 QUICK = LoraRecipe(rank=4, steps=30, learning_rate=1e-2, check_every=10, checks=4)
@@ -41,7 +42,7 @@ def test_the_loss_is_that_of_what_the_network_predicts(prediction):
     generator = torch.Generator().manual_seed(2)
     x0, noise, guess = (torch.randn(2, 4, 5, 5, generator=generator, dtype=torch.float64) for _ in range(3))
     sigma = torch.tensor([0.3, 0.9], dtype=torch.float64)
-    x, s = noised(x0, noise, sigma, prediction), sigma.reshape(-1, 1, 1, 1)
+    x, s = noised(x0, noise, sigma, flow=prediction == "flow"), sigma.reshape(-1, 1, 1, 1)
     alpha = 1 / (1 + s**2).sqrt()
     target, predict = {
         "eps": (noise, lambda x0: (x - x0) / s),

@@ -6,10 +6,11 @@ import pytest
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
 from palimpsest.guidance.flow.warp import land
-from palimpsest.guidance.motion.guided_ddim import Guide, _through_model, ddim_step, guided_ddim, step_up
+from palimpsest.guidance.motion.guided_ddim import Guide, _through_model, guided_ddim
 from palimpsest.guidance.motion.loss import objective
 from palimpsest.guidance.motion.recipe import DRAFT, FAITHFUL, MotionRecipe, Record
 from palimpsest.guidance.motion.step_size import Damper, Window, clipped, polyak_step, scaled_clip, scaled_weight
+from palimpsest.inversion.diffusion import ddim_step, step_up
 
 torch.manual_seed(0)
 MIX = 0.4 * torch.randn(3, 4, 1, 1, dtype=torch.float64)
@@ -259,10 +260,10 @@ def test_polyaks_step_ends_a_linear_loss_at_its_floor():
 
 def test_stepping_up_restores_the_marginal_of_the_noisier_level():
     noise = torch.randn(2, 1, 1, 200, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    up = step_up(0.7 * noise[0], 0.7, 1.9, noise[1], flow_model=False)
+    up = step_up(0.7 * noise[0], 0.7, 1.9, noise[1], flow=False)
     assert float(up.std()) == pytest.approx(1.9, rel=0.01)
     clean = torch.full_like(noise[0], 3.0)
-    up = step_up(0.6 * clean + 0.4 * noise[0], 0.4, 0.8, noise[1], flow_model=True)
+    up = step_up(0.6 * clean + 0.4 * noise[0], 0.4, 0.8, noise[1], flow=True)
     assert float(up.mean()) == pytest.approx(0.2 * 3.0, abs=0.02) and float(up.std()) == pytest.approx(0.8, rel=0.01)
 
 

@@ -12,15 +12,12 @@ away and are not forced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .embedding_fit import Fit, Task, fit_tested, predict, predict_with_graph
-
-if TYPE_CHECKING:
-    from .null_text import NullTextRun
+from .null_text_run import NullTextRun
 
 # Updates of a forced level: one pays for its second visit, one is kept for the way down.
 SECOND_VISIT, KEPT = 1, 1

@@ -13,7 +13,7 @@ from ..host.prompts import connected_or_encoded
 from ..host.proximal import with_proximal_guidance
 from ..host.validation import require_conditioning, require_unconditional
 from ..inversion.negative_prompt import between
-from ..inversion.null_text import MODES, NullText, NullTextRecipe
+from ..inversion.null_text_run import MODES, NullText, NullTextRecipe
 from ._loss_plot import plot
 from .sockets import Trajectory, advanced
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .suite import unet_of_stable_diffusion_1
+from ..random_sd1 import unet_of_stable_diffusion_1
 
 SIDE, TEXT = 64, (77, 768)
 

@@ -5,79 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...papercut.export import FILE
+from ..random_sd1 import stable_diffusion_1
 from ..results import Row
+from .fixtures import GUIDED, Papercut, came_back, inverted, papercut
 
 TECHNIQUE = "DDIM Invert"
 TECHNIQUES = (TECHNIQUE,)
-SCENES, STEPS, GUIDED = 12, 20, 7.5
 # The papers' pairing is the faithful mode; the default one the fast.
 MODES = {"faithful": "papers", "fast": "extrapolated"}
 PARITY_STEPS = 50
-
-
-class Papercut(NamedTuple):
-    """The shipped model as stock nodes give it, and test pictures with their prompts encoded, a row each."""
-
-    model: object
-    vae: object
-    pictures: Tensor
-    latents: Tensor
-    positive: list
-    negative: list
-    sigmas: Tensor
-
-
-def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
-    """The first `count` scenes of the test split, and the levels of so many steps."""
-    import comfy.samplers
-
-    from ...papercut.scenes import SPLITS, sample_scene
-    from ...papercut.shipped import load_shipped
-
-    model, clip, vae = load_shipped()
-    scenes = [sample_scene(seed) for seed in SPLITS["test"][:count]]
-    pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
-
-    def encode(texts: list[str]) -> list:
-        rows = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in texts]
-        return [[torch.cat([row[0] for row in rows]), {}]]
-
-    positive, negative = encode([scene.caption for scene in scenes]), encode([""] * count)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps).cpu()
-    return Papercut(model, vae, pictures, vae.encode(pictures), positive, negative, sigmas)
-
-
-def inverted(fixtures: Papercut, pairing: str, refinement: int, cfg: float = 1.0):
-    """The trajectory of all test pictures."""
-    from ...nodes.inversion import DDIMInvert
-
-    negative = fixtures.negative if cfg != 1.0 else None
-    return DDIMInvert.execute(
-        fixtures.model,
-        {"samples": fixtures.latents},
-        fixtures.sigmas,
-        cfg=cfg,
-        refinement=refinement,
-        positive=fixtures.positive,
-        negative=negative,
-        pairing=pairing,
-    ).args[0]
-
-
-def came_back(fixtures: Papercut, trajectory, cfg: float) -> tuple[float, float]:
-    """Mean PSNR against the pictures: sampled back at a CFG, and of the VAE alone."""
-    from ...inversion.quality import psnr
-    from ...nodes.inversion import round_trip
-
-    conds = {"positive": fixtures.positive, **({"negative": fixtures.negative} if cfg != 1.0 else {})}
-    through_vae, back = round_trip(fixtures.model, fixtures.vae, trajectory, conds, cfg)
-    return float(psnr(back, fixtures.pictures).mean()), float(psnr(through_vae, fixtures.pictures).mean())
 
 
 def reconstruction(context, fixtures: Papercut | None) -> Iterator[Row]:
@@ -184,34 +125,6 @@ def overhead(context) -> float:
         return statistics.median(ours) / statistics.median(bare)
 
     return 100 * (with_denoiser(model, {"positive": [[context_rows, {}]]}, latent, levels.flip(0), body) - 1)
-
-
-def unet_of_stable_diffusion_1() -> dict:
-    """Its size, as the host reads it off a checkpoint."""
-    return {
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
-        "channel_mult": [1, 2, 4, 4], "use_spatial_transformer": True, "context_dim": 768, "legacy": False,
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": False,
-        "adm_in_channels": None, "use_temporal_attention": False,
-    }  # fmt: skip
-
-
-def stable_diffusion_1():
-    """A MODEL of Stable Diffusion 1's size with random weights."""
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = comfy.supported_models.SD15(unet_of_stable_diffusion_1())
-    device = comfy.model_management.get_torch_device()
-    config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
-    model = config.get_model({}, "", device=torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.diffusion_model.parameters():
-            weight.normal_(0, weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1, generator=generator)
-    return comfy.model_patcher.CoreModelPatcher(model.eval(), device, torch.device("cpu"))
 
 
 def rows(context) -> Iterable[Row]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ...papercut.export import FILE
 from ..peak_memory import PeakMemory
+from ..random_sd1 import stable_diffusion_1
 from ..results import Row
+from .fixtures import Papercut, inverted, papercut
 from .memory import kept_for_backward
-from .suite import Papercut, inverted, papercut, stable_diffusion_1
 
 TECHNIQUE = "NullText Optimize"
 TECHNIQUES = (TECHNIQUE,)
@@ -41,7 +42,7 @@ class Fitted(NamedTuple):
 
 def recipe(mode: str):
     """faithful, fast or global; `WHOLE`: fast without its stop, so that every level takes all its updates."""
-    from ...inversion.null_text import NullTextRecipe
+    from ...inversion.null_text_run import NullTextRecipe
 
     if mode == "global":
         return NullTextRecipe(CFG, mode, inner_steps=ROUNDS)

@@ -10,7 +10,7 @@ import torch
 
 from ...papercut.export import FILE
 from ..results import Row
-from .suite import inverted, papercut
+from .fixtures import inverted, papercut
 from .suite_null_text import AT_ONCE, CFG, FITS, LEVELS, ROUNDS, WHOLE, behind, came_back, costs, fitted
 
 TECHNIQUE = "NullText Optimize after the papers' inversion"

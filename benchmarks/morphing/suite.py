@@ -256,7 +256,7 @@ class LargeFixtures(Fixtures):
     """Stable Diffusion 1's size at 512 x 512, with random weights; prompts are random as well."""
 
     def __init__(self):
-        from ..inversion.suite import stable_diffusion_1
+        from ..random_sd1 import stable_diffusion_1
 
         super().__init__(stable_diffusion_1(), None, Canvas())
 

@@ -121,7 +121,7 @@ class Large:
         import comfy.taesd.taesd
         from torchvision.models.optical_flow import raft_large
 
-        from ..inversion.suite import stable_diffusion_1
+        from ..random_sd1 import stable_diffusion_1
 
         torch.manual_seed(0)
         self.model = stable_diffusion_1()

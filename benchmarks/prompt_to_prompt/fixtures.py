@@ -107,7 +107,7 @@ def fitted(fixtures: Fixtures, group: Sequence[Case], cfg: float) -> list[Case]:
     """The cases with a faithful null text each, fitted side by side, which no row of a fit notices."""
     from ...host.inversion.null_text import fit_null_text
     from ...host.prompt_to_prompt.tokens import as_rows
-    from ...inversion.null_text import NullTextRecipe
+    from ...inversion.null_text_run import NullTextRecipe
 
     together = replace(group[0].trajectory, latents=torch.cat([case.trajectory.latents for case in group], dim=1))
     positive, empty = as_rows([case.positive for case in group]), encode(fixtures, "")
@@ -214,7 +214,7 @@ def by_prompt_to_prompt(
 
 def negative_for(fixtures: Fixtures, case: Case, kind: str, cfg: float) -> list:
     from ...host.inversion.null_text import fit_null_text
-    from ...inversion.null_text import NullTextRecipe
+    from ...inversion.null_text_run import NullTextRecipe
 
     if kind == "fitted":
         return case.fit

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...guidance.sketch.guidance import RENEW, SketchRecipe
-from ..inversion.suite import stable_diffusion_1
+from ..random_sd1 import stable_diffusion_1
 from ..results import Row
 from .fixtures import STEPS, Fixtures, Tests, guided, noises, sampled, schedule
 

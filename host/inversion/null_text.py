@@ -11,7 +11,8 @@ import comfy.conds
 import torch
 from torch import Tensor
 
-from ...inversion.null_text import NullText, NullTextRecipe, all_at_once, optimise
+from ...inversion.null_text import optimise
+from ...inversion.null_text_run import NullText, NullTextRecipe, all_at_once
 from ...inversion.trajectory import Trajectory
 from ..compatibility import require_same_model
 from ..cond_rows import pick_rows

@@ -18,7 +18,7 @@ import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
-from palimpsest.inversion.null_text import MODES  # noqa: E402
+from palimpsest.inversion.null_text_run import MODES  # noqa: E402
 from palimpsest.nodes.inversion import DDIMInvert  # noqa: E402
 from palimpsest.nodes.inversion_anchor import TrajectoryAnchor  # noqa: E402
 from palimpsest.nodes.inversion_null_text import NegativePromptInversion, NullTextOptimize, ProximalGuidance  # noqa: E402

@@ -8,7 +8,7 @@ import comfy.supported_models
 import pytest
 import torch
 from palimpsest.benchmarks.inversion.memory import fused_attention
-from palimpsest.benchmarks.inversion.suite import unet_of_stable_diffusion_1
+from palimpsest.benchmarks.random_sd1 import unet_of_stable_diffusion_1
 from palimpsest.host.inversion.backward_chunks import bytes_kept
 from palimpsest.host.recompute import checkpointed
 from palimpsest.host.session import GRADIENT_BATCHES, with_denoiser

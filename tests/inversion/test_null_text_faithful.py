@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.inversion.null_text import NullTextRecipe, optimise
+from palimpsest.inversion.null_text import optimise
+from palimpsest.inversion.null_text_run import NullTextRecipe
 
 from .null_text_reference import null_text_reference
 from .null_text_toy import Toy, inverted, official_levels, picture

@@ -5,8 +5,9 @@ import weakref
 import pytest
 import torch
 from palimpsest.inversion.embedding_fit import Adam, pull_back
-from palimpsest.inversion.null_text import NullTextRecipe, optimise
+from palimpsest.inversion.null_text import optimise
 from palimpsest.inversion.null_text_fast import LEAST_FORCED
+from palimpsest.inversion.null_text_run import NullTextRecipe
 
 from .null_text_toy import Toy, inverted, official_levels, picture
 

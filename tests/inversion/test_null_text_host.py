@@ -11,7 +11,7 @@ from palimpsest.host.fingerprint import fingerprint
 from palimpsest.host.inversion.null_text import fit_null_text, level_bounds
 from palimpsest.host.session import with_denoiser
 from palimpsest.inversion.ddim import invert
-from palimpsest.inversion.null_text import NullTextRecipe
+from palimpsest.inversion.null_text_run import NullTextRecipe
 from palimpsest.inversion.trajectory import Trajectory
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model

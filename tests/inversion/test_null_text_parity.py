@@ -6,7 +6,7 @@ import torch
 from palimpsest.host.family import latent_format_name
 from palimpsest.host.fingerprint import fingerprint
 from palimpsest.host.inversion.null_text import fit_null_text
-from palimpsest.inversion.null_text import NullTextRecipe
+from palimpsest.inversion.null_text_run import NullTextRecipe
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.papercut.companion.model import register
 from palimpsest.papercut.export import export

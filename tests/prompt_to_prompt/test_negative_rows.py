@@ -8,7 +8,7 @@ from palimpsest.host.fingerprint import fingerprint
 from palimpsest.host.inversion.null_text import fit_null_text
 from palimpsest.host.prompt_to_prompt.negative_rows import negative_rows
 from palimpsest.host.prompt_to_prompt.tokens import encode_tokens
-from palimpsest.inversion.null_text import NullTextRecipe
+from palimpsest.inversion.null_text_run import NullTextRecipe
 from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
 
 from ..tiny_models import tiny_cond

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from .schedule import Alphas
@@ -105,7 +106,7 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     """y at x between the knots; neither xs nor ys may fall, and the answer does not either.
 
     Fritsch and Carlson's monotone cubic with harmonic slopes; linear around a bend so sharp that a smooth curve would
-    only guess.
+    only guess. The slope at a knot depends on its two neighbours alone, so four knots are enough.
     """
     upper = min(max(bisect_left(xs, x), 1), len(xs) - 1)
     width, rise = xs[upper] - xs[upper - 1], ys[upper] - ys[upper - 1]
@@ -114,22 +115,8 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     gradients = [(ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i]) if xs[i + 1] > xs[i] else 0.0 for i in near]
     if min(gradients) * _SHARP < max(gradients) or min(gradients) <= 0 or len(xs) < 3:
         return ys[upper - 1] + fraction * rise
-    start, end = (width * _gradient(knot, xs, ys) for knot in (upper - 1, upper))
-    cubic = fraction * fraction * (3.0 - 2.0 * fraction) * rise
-    return ys[upper - 1] + cubic + fraction * (1.0 - fraction) * ((1.0 - fraction) * start - fraction * end)
-
-
-def _gradient(knot: int, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The slope at a knot: the weighted harmonic mean of its two sides; at an end, of the parabola through three."""
-    last = len(xs) - 1
-    middle = min(max(knot, 1), last - 1)
-    left, right = xs[middle] - xs[middle - 1], xs[middle + 1] - xs[middle]
-    before, after = (ys[middle] - ys[middle - 1]) / left, (ys[middle + 1] - ys[middle]) / right
-    if knot == middle:
-        weights = (2 * right + left, right + 2 * left)
-        return sum(weights) / (weights[0] / before + weights[1] / after) if before > 0 and after > 0 else 0.0
-    near, far, gradient, other = (left, right, before, after) if knot == 0 else (right, left, after, before)
-    return min(max(((2 * near + far) * gradient - near * other) / (near + far), 0.0), 3.0 * gradient)
+    window = slice(near.start, near.stop + 1)
+    return float(PchipInterpolator(xs[window], ys[window])(xs[upper - 1] + fraction * width))
 
 
 def _apportion(marks: Sequence[float], gaps: int) -> list[int]:

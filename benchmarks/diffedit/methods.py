@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...guidance.diffedit.heat_map import DRAFTS, HEAD_START, heat_map, new_shape, off_ground
-from ...guidance.diffedit.masks import Frame, MaskRecipe, find, finish, grow, roomy, soften, to_size
+from ...guidance.diffedit.masks import Frame, MaskRecipe, find, finish, roomy, to_size
+from ...guidance.morphology import grow, soften
 from ...papercut.scenes import SIZE, Scene
 from .cases import Edit, edits, pictures
 from .diffusers_baseline import diffedit_pipeline, their_edit, their_mask

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...guidance.flow.warp import Landing, backward_warp, dilate
+from ...guidance.flow.warp import Landing, backward_warp
+from ...guidance.morphology import dilate
 from ...papercut.scenes import CutOut
 from ...papercut.shapes import COLOURS
 from .cases import Case

@@ -20,11 +20,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
 from ...inversion.diffusion import append_dims
+from ..morphology import dilate
 
 BETA_START, BETA_END = 0.00085, 0.012
 """Stable Diffusion's schedule, in which the paper's noise strength is meant."""
@@ -109,7 +109,7 @@ def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
     it leads from the mean of the marked cells.
     """
     marked = rearrange(mask.to(changes), "b h w -> b 1 h w")
-    ring = F.max_pool2d(marked, 9, 1, 4) - F.max_pool2d(marked, 3, 1, 1)
+    ring = (dilate(mask, 4, "square") & ~dilate(mask, 1, "square"))[:, None].to(changes)
     around = torch.where(append_dims(ring.flatten(1).any(1), 4), ring, 1 - marked)
     seen = append_dims(around.flatten(1).any(1) & mask.flatten(1).any(1), 4)
     way = (_mean_over(latent.to(changes), around) - _mean_over(latent.to(changes), marked)) * seen

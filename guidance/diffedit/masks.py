@@ -16,15 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import kornia
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .outlines import fill_outlines, widen
-
-CORNERS = 2**0.5 - 1
+from ..morphology import close_gaps, fill_holes, grow, keep_largest, otsu, soften, touching, widen
+from .outlines import fill_outlines
 
 Outliers = Literal["drop the extreme noises", "none", "clip at 3 x mean", "clip beyond the quartiles"]
 Threshold = Literal["adaptive", "fixed", "1.5 x mean"]
@@ -110,23 +108,6 @@ def thresholds(heat: Tensor, rule: Threshold, level: float = 0.5) -> Tensor:
     return otsu(flat)
 
 
-def otsu(values: Tensor) -> Tensor:
-    """Otsu's threshold of each row of values (B, N) -> (B,), over all splits and not over a histogram.
-
-    Of all splits into low and high values it is the one with the greatest variance between the two; the threshold
-    lies midway between the neighbours it parts. A row of equal values gives that value.
-    """
-    ordered = values.double().sort(1).values
-    count = ordered.shape[1]
-    sums = ordered.cumsum(1)[:, :-1]
-    below = torch.arange(1, count, dtype=torch.float64, device=values.device)
-    total = ordered.sum(1, keepdim=True)
-    mean_low, mean_high = sums / below, (total - sums) / (count - below)
-    between = below * (count - below) * (mean_high - mean_low) ** 2
-    split = between.argmax(1, keepdim=True)
-    return ((ordered.gather(1, split) + ordered.gather(1, split + 1)) / 2)[:, 0].to(values.dtype)
-
-
 def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     """heat: (B, h, w) >= 0, the mean difference. Returns the mask (B, h, w) bool and the map rescaled to 0..1.
 
@@ -177,8 +158,7 @@ def enclose(heat: Tensor, core: Tensor) -> Tensor:
     height = fences(heat)
     level = otsu(rearrange(height, "b h w -> b (h w)").sqrt())[:, None, None] ** 2
     raised = (height > level) | core
-    touched = _spread(core.float(), raised, diagonal=True).bool()
-    return core | (touched & (heat < height))
+    return core | (touching(raised, core) & (heat < height))
 
 
 def fences(heat: Tensor) -> Tensor:
@@ -196,55 +176,14 @@ def fences(heat: Tensor) -> Tensor:
     while True:
         before = flood
         for _ in range(8):
-            flood = torch.minimum(_dilate(flood, diagonal=False), passes)
+            flood = torch.minimum(_crossed(flood), passes)
         if torch.equal(flood, before):
             return -rearrange(flood, "(b s) h w -> b s h w", s=5)[..., 1:-1, 1:-1].amin(1)
 
 
-def close_gaps(mask: Tensor, radius: int) -> Tensor:
-    """Closes gaps of up to 2 * radius cells in mask (B, h, w) bool; what was marked stays marked."""
-    kernel = torch.ones(2 * radius + 1, 2 * radius + 1, device=mask.device)
-    # Mirrored borders, so that a shape cut off by the border is not torn from it.
-    padded = F.pad(mask[:, None].float(), (radius,) * 4, mode="replicate")
-    closed = kornia.morphology.closing(padded, kernel)[:, 0, radius:-radius, radius:-radius]
-    return (closed > 0.5) | mask
-
-
-def fill_holes(mask: Tensor) -> Tensor:
-    """Marks all of mask (B, h, w) bool that cannot be reached from the border through unmarked cells."""
-    outside = F.pad(~mask, (1, 1, 1, 1), value=True)
-    reached = torch.zeros_like(outside)
-    reached[:, 0] = reached[:, -1] = reached[:, :, 0] = reached[:, :, -1] = True
-    return ~_spread(reached.float(), outside, diagonal=False)[:, 1:-1, 1:-1].bool()
-
-
-def keep_largest(mask: Tensor, parts: int) -> Tensor:
-    """The `parts` largest connected parts of each picture in mask (B, h, w) bool; corners connect."""
-    numbers = torch.arange(1, mask[0].numel() + 1, device=mask.device, dtype=torch.float32).view(mask.shape[1:])
-    labels = _spread(numbers * mask, mask, diagonal=True)
-    kept = torch.zeros_like(mask)
-    for picture, label in enumerate(labels):
-        found, sizes = label[label > 0].unique(return_counts=True)
-        kept[picture] = torch.isin(label, found[sizes.argsort(descending=True, stable=True)[:parts]])
-    return kept
-
-
-def _spread(values: Tensor, where: Tensor, *, diagonal: bool) -> Tensor:
-    """Lets the greatest value (B, h, w) of each connected part of `where` (B, h, w) bool fill that part."""
-    while True:
-        before = values
-        for _ in range(8):
-            values = _dilate(values, diagonal) * where
-        if torch.equal(values, before):
-            return values
-
-
-def _dilate(values: Tensor, diagonal: bool) -> Tensor:
-    """The greatest value of each cell (B, h, w) and its 8 (else 4) neighbours."""
-    upright = F.max_pool2d(values, (3, 1), 1, (1, 0))
-    if diagonal:
-        return F.max_pool2d(upright, (1, 3), 1, (0, 1))
-    return torch.maximum(upright, F.max_pool2d(values, (1, 3), 1, (0, 1)))
+def _crossed(values: Tensor) -> Tensor:
+    """The greatest value of each cell (B, h, w) and its four neighbours."""
+    return torch.maximum(F.max_pool2d(values, (3, 1), 1, (1, 0)), F.max_pool2d(values, (1, 3), 1, (0, 1)))
 
 
 def to_size(values: Tensor, frame: Frame) -> Tensor:
@@ -252,24 +191,3 @@ def to_size(values: Tensor, frame: Frame) -> Tensor:
     size = (frame.height, frame.width)
     large = F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)
     return F.pad(large, frame.margins, mode="replicate")[:, 0]
-
-
-def grow(mask: Tensor, pixels: int) -> Tensor:
-    """mask (B, H, W) of zeros and ones, widened (pixels > 0) or narrowed (< 0) by regular octagons."""
-    inverted = pixels < 0
-    mask = 1 - mask if inverted else mask
-    for i in range(abs(pixels)):
-        # So many steps with corners, evenly spread, that the diagonals come as far as the sides.
-        mask = _dilate(mask, diagonal=int((i + 1) * CORNERS) > int(i * CORNERS))
-    return 1 - mask if inverted else mask
-
-
-def soften(mask: Tensor, pixels: int) -> Tensor:
-    """mask (B, H, W) of zeros and ones with a ramp of this width outside: it stays 1 where it was, 0 further away."""
-    radius = (pixels + 1) // 2
-    if radius == 0:
-        return mask
-    wide = F.pad(grow(mask, radius)[:, None], (radius,) * 4, mode="replicate")
-    size, spread = 2 * radius + 1, max(radius / 2, 0.5)
-    blurred = kornia.filters.gaussian_blur2d(wide, (size, size), (spread, spread), border_type="constant")
-    return torch.maximum(mask, blurred[:, 0, radius:-radius, radius:-radius].clamp(0, 1))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..morphology import dilate
 from .fields import default_layers, moving, pixel_grid
 
 FOLD = 2.0  # pixels of motion by which two parts of a layer differ before one counts as in front of the other
@@ -212,12 +213,3 @@ def fill_smoothly(picture: Tensor, holes: Tensor) -> Tensor:
 
 def _even(picture: Tensor) -> tuple[int, int, int, int]:
     return 0, picture.shape[-1] % 2, 0, picture.shape[-2] % 2
-
-
-def dilate(mask: Tensor, radius: int) -> Tensor:
-    """(B, H, W) bool grown by `radius` pixels (a disc)."""
-    if radius <= 0:
-        return mask
-    reach = torch.arange(-radius, radius + 1, device=mask.device).square()
-    disc = (reach[:, None] + reach[None] <= radius * radius + 0.5)[None, None].float()
-    return F.conv2d(mask[:, None].float(), disc, padding=radius)[:, 0] > 0.5

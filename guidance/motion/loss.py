@@ -13,7 +13,8 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ..flow.warp import Landing, backward_warp, dilate, forward_warp, sample
+from ..flow.warp import Landing, backward_warp, forward_warp, sample
+from ..morphology import dilate
 
 Decode = Callable[[Tensor], Tensor]
 FlowNet = Callable[[Tensor], Tensor]

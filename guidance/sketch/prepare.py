@@ -16,6 +16,7 @@ from einops import rearrange
 from kornia.filters import median_blur
 from torch import Tensor
 
+from ..morphology import otsu
 from .strokes import thickness, thin, without_specks
 
 Fit = Literal["pad", "crop", "stretch"]
@@ -28,6 +29,8 @@ COLOUR = 0.2
 """A difference between the channels of the ink that is called colour."""
 CLEAN_FRACTION = 0.15
 """In a clean drawing, the share of the strongest stroke above which a pixel is a stroke."""
+BINS = 256
+"""Steps of the histogram in which the threshold is sought."""
 THICK = 3.0
 """Strokes thicker than this many pixels are replaced by their centre lines."""
 
@@ -82,21 +85,6 @@ def _local_paper(picture: Tensor) -> Tensor:
     return F.interpolate(middle, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def otsu(values: Tensor, bins: int = 256) -> Tensor:
-    """(B, H, W) in 0..1 -> (B,), the threshold that parts each picture's values with the largest variance between."""
-    thresholds = []
-    centres = (torch.arange(bins, device=values.device) + 0.5) / bins
-    for picture in values:
-        fraction = torch.histc(picture, bins, 0, 1) / picture.numel()
-        below = fraction.cumsum(0)
-        mean = (fraction * centres).cumsum(0)
-        between = (mean[-1] * below - mean) ** 2 / (below * (1 - below)).clamp_min(1e-9)
-        # Where nothing lies between the two classes all thresholds are equally good: the middle one is the safest.
-        best = (between >= between.max() * (1 - 1e-4)).nonzero().float().mean()
-        thresholds.append((best + 1) / bins)
-    return torch.stack(thresholds)
-
-
 def find_strokes(
     image: Tensor,
     *,
@@ -113,7 +101,7 @@ def find_strokes(
     grey: the strength of the ink becomes the weight of the stroke (the strongest is 1); otherwise all weigh 1.
     """
     strength, paper = ink(image, even=even)
-    threshold = (otsu(strength) * 2 * (1 - sensitivity)).clamp_min(LEAST_CONTRAST)
+    threshold = (otsu(strength.flatten(1), BINS) * 2 * (1 - sensitivity)).clamp_min(LEAST_CONTRAST)
     return _strokes(image, strength, threshold, paper, smallest, thinned, grey)
 
 

@@ -7,11 +7,12 @@ not punished for its thickness as long as it stays within the tolerance.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..morphology import dilate
 
 TOLERANCE = 2.0
 
@@ -32,24 +33,11 @@ def edge_score(found: Tensor, wanted: Tensor, *, tolerance: float = TOLERANCE) -
     Nothing found where nothing is wanted scores 1; nothing found where something is, or the reverse, scores 0.
     """
     found, wanted = found.bool(), wanted.bool()
-    precision = _fraction(found & grown(wanted, tolerance), found, empty=~wanted.flatten(1).any(1))
-    recall = _fraction(wanted & grown(found, tolerance), wanted, empty=~found.flatten(1).any(1))
+    precision = _fraction(found & dilate(wanted, tolerance), found, empty=~wanted.flatten(1).any(1))
+    recall = _fraction(wanted & dilate(found, tolerance), wanted, empty=~found.flatten(1).any(1))
     total = precision + recall
     f1 = torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-12), torch.zeros_like(total))
     return EdgeScore(precision, recall, f1)
-
-
-def grown(edges: Tensor, radius: float) -> Tensor:
-    """(B, H, W) bool -> all pixels within `radius` pixels (Euclidean) of one that is set."""
-    reach = int(math.floor(radius))
-    height, width = edges.shape[-2:]
-    padded = torch.nn.functional.pad(edges, (reach,) * 4)
-    out = torch.zeros_like(edges)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            if dy * dy + dx * dx <= radius * radius:
-                out |= padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-    return out
 
 
 def _fraction(hit: Tensor, of: Tensor, *, empty: Tensor) -> Tensor:

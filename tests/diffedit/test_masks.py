@@ -6,20 +6,15 @@ from palimpsest.guidance.diffedit.masks import (
     Frame,
     MaskRecipe,
     clip_outliers,
-    close_gaps,
     enclose,
     fences,
-    fill_holes,
     find,
     finish,
-    grow,
-    keep_largest,
-    otsu,
     rescale,
-    soften,
     thresholds,
     to_size,
 )
+from palimpsest.guidance.morphology import close_gaps, fill_holes, grow, keep_largest, otsu, soften
 
 PLAIN = MaskRecipe(outliers="none", gap=0, fill_holes=False, soft_edge=0)
 

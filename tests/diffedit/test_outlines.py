@@ -3,7 +3,8 @@
 import pytest
 import torch
 from palimpsest.guidance.diffedit.masks import MaskRecipe, find, roomy
-from palimpsest.guidance.diffedit.outlines import fill_outlines, hull
+from palimpsest.guidance.diffedit.outlines import fill_outlines
+from palimpsest.guidance.morphology import hull
 
 SIZE = 32
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from palimpsest.guidance.flow.fields import Transform, pixel_grid, transform_flow
-from palimpsest.guidance.flow.warp import backward_warp, dilate, fill_smoothly, forward_warp, land, sample
+from palimpsest.guidance.flow.warp import backward_warp, fill_smoothly, forward_warp, land, sample
+from palimpsest.guidance.morphology import dilate
 from palimpsest.papercut.scenes import SPLITS, rearranged, sample_scene
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
-from palimpsest.guidance.flow.warp import dilate, forward_warp, land
+from palimpsest.guidance.flow.warp import forward_warp, land
+from palimpsest.guidance.morphology import dilate
 from palimpsest.guidance.motion.ghost_removal import CAP, ghost_removal
 from palimpsest.guidance.motion.guided_ddim import Guide, guided_ddim
 from palimpsest.guidance.motion.loss import objective

@@ -17,7 +17,7 @@ from palimpsest.tools.common import ROOT, Problem
 
 CORES = ("inversion", "guidance", "morphing")
 SHIPPED_CODE = (*CORES, "host", "nodes")
-CORE_IMPORTS = {"torch", "einops", "kornia", "torchvision", "safetensors"} | set(sys.stdlib_module_names)
+CORE_IMPORTS = {"torch", "einops", "kornia", "torchvision", "scipy", "safetensors"} | set(sys.stdlib_module_names)
 WORKSHOP = ("tests/", "benchmarks/", "papercut/", "tools/", "demo/", "media/", ".ci/", ".github/")
 FUNCTION_CEILING, EXECUTE_CEILING, FILE_CEILING = 50, 30, 300
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from palimpsest.guidance.morphology import dilate
 from palimpsest.guidance.sketch.guidance import (
     SketchRecipe,
     SketchTarget,
@@ -17,7 +18,7 @@ from palimpsest.guidance.sketch.guidance import (
     sketch_target,
 )
 from palimpsest.guidance.sketch.predictor import PredictorSpec
-from palimpsest.guidance.sketch.score import edge_score, grown
+from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.guidance.sketch.targets import blur, closeness, edge_target
 
 SIGMA, NEXT = torch.tensor([9.0, 9.0, 9.0]), 4.0
@@ -281,7 +282,7 @@ def test_nothing_against_nothing_and_against_something():
 def test_the_tolerance_is_a_disc():
     dot = torch.zeros(1, 9, 9, dtype=torch.bool)
     dot[0, 4, 4] = True
-    assert int(grown(dot, 2.0).sum()) == 13 and int(grown(dot, 1.5).sum()) == 9
+    assert int(dilate(dot, 2.0).sum()) == 13 and int(dilate(dot, 1.5).sum()) == 9
 
 
 def test_row_norm():

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from palimpsest.guidance.sketch.prepare import find_strokes, fit, fit_lines, ink, otsu, read_strokes
+from palimpsest.guidance.morphology import label, otsu
+from palimpsest.guidance.sketch.prepare import find_strokes, fit, fit_lines, ink, read_strokes
 from palimpsest.guidance.sketch.score import edge_score
-from palimpsest.guidance.sketch.strokes import pieces, thickness, thin, without_specks
+from palimpsest.guidance.sketch.strokes import thickness, thin, without_specks
 
 SIDE = 160
 
@@ -31,7 +32,7 @@ def test_thinning_keeps_a_line_in_one_piece_and_in_its_place():
     lines = thin(wide)
     assert bool((lines & ~wide).sum() == 0) and lines.sum() < 1.2 * 2 * math.pi * 50
     assert float(edge_score(lines, line).f1) > 0.99
-    assert pieces(lines[0]).unique().numel() == 2  # the line and the paper
+    assert label(lines[0])[1] == 1
     assert torch.equal(thin(lines), lines)
 
 
@@ -43,9 +44,9 @@ def test_thickness():
 def test_pieces_are_those_that_touch():
     strokes = torch.zeros(9, 9, dtype=torch.bool)
     strokes[1, 1:4] = strokes[2, 4] = strokes[7, 7] = True
-    found = pieces(strokes)
-    assert len({int(v) for v in found[strokes]}) == 2 and found[1, 1] == found[2, 4] != found[7, 7]
-    assert bool((found[~strokes] == -1).all())
+    found, count = label(strokes)
+    assert count == 2 and found[1, 1] == found[2, 4] != found[7, 7]
+    assert bool((found[~strokes] == 0).all())
 
 
 def test_a_long_winding_stroke_is_one_piece():
@@ -53,7 +54,7 @@ def test_a_long_winding_stroke_is_one_piece():
     strokes[::2] = True
     for row in range(1, 63, 2):
         strokes[row, 63 if row % 4 == 1 else 0] = True
-    assert pieces(strokes)[strokes].unique().numel() == 1
+    assert label(strokes)[1] == 1
 
 
 def test_specks_vanish_and_lines_stay():
@@ -136,7 +137,7 @@ def test_each_picture_of_a_batch_is_read_by_itself():
 
 def test_otsu_parts_two_heaps():
     values = torch.cat([torch.full((1, 30, 40), 0.2), torch.full((1, 10, 40), 0.7)], 1)
-    assert 0.2 < float(otsu(values)) < 0.7
+    assert 0.2 < float(otsu(values.flatten(1), 256)) < 0.7
 
 
 def test_ink_is_the_difference_from_the_paper():
@@ -165,5 +166,5 @@ def test_thin_lines_stay_thin_and_whole_at_any_size(side):
     scale = side / SIDE
     wanted = ring(50 * scale, 1.5, side)[None]
     assert float(edge_score(lines, wanted).f1) > 0.98
-    assert pieces(lines[0]).unique().numel() == 2
+    assert label(lines[0])[1] == 1
     assert 0.3 < float(weight[lines].mean()) < 0.7 and float(weight[~lines].max()) == 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from .batch_rows import for_rows
+from .conds import has_row_hints
 from .memory import chunked
 from .session import Session, with_denoiser
 
@@ -41,8 +41,7 @@ def by_rows(
             part_of, mine, latent[rows], sigmas, lambda session: body(session, rows), cfg=cfg, noise_mask=mask
         )
 
-    if batch > 1 and any(_has_row_hints(entry) for entries in conds.values() for entry in entries):
-        # A ControlNet hands its hints to the rows by their place in the whole batch.
+    if batch > 1 and any(has_row_hints(facts) for entries in conds.values() for _, facts in entries):
         return [part(slice(0, batch))]
     return chunked(part, batch, what=what)
 
@@ -56,13 +55,3 @@ def _rows(value: Any, rows: slice, batch: int) -> Any:
 def _entry_rows(entry: list, rows: slice, batch: int) -> list:
     values, facts = entry
     return [_rows(values, rows, batch), {key: _rows(value, rows, batch) for key, value in facts.items()}]
-
-
-def _has_row_hints(entry: list) -> bool:
-    control = entry[1].get("control")
-    while control is not None:
-        hint = getattr(control, "cond_hint_original", None)
-        if isinstance(hint, torch.Tensor) and hint.shape[0] > 1:
-            return True
-        control = getattr(control, "previous_controlnet", None)
-    return False

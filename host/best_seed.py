@@ -16,8 +16,9 @@ from .gradients import plain
 from .memory import chunked
 from .progress import Progress
 from .session import Session, with_denoiser
-from .sketch.layers import read_features, require_predictor_of
+from .sketch.layers import require_predictor_of
 from .sketch.patch import Sketch, latent_target
+from .unet_features import read_features
 
 AT_ONCE = 8
 JUDGED_AT = 0.8

@@ -1,14 +1,82 @@
-"""Hooks with keyframes, asked in any order of noise levels.
+"""Conditionings as the host has prepared them for a run: their ControlNets, rows, ranges of noise levels, keyframes.
 
-The host's keyframes only ever move on: that serves a sampler, whose levels fall, and not an inversion, whose levels
-rise, nor a loop that comes back to a level.
+The host evaluates a batch by its first row: timestep ranges, ControlNet ranges and hook keyframes are bounds in sigma
+that it compares with row 0 alone. And its keyframes only ever move on: that serves a sampler, whose levels fall, and
+not an inversion, whose levels rise, nor a loop that comes back to a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import comfy.conds
+from torch import Tensor
 
 NOWHERE = -1.0
+
+
+def controls(entry: dict) -> Iterator[Any]:
+    """The ControlNets of an entry (an entry's dict of options, prepared or not), the last one applied first."""
+    control = entry.get("control")
+    while control is not None:
+        yield control
+        control = getattr(control, "previous_controlnet", None)
+
+
+def has_row_hints(entry: dict) -> bool:
+    """Whether a ControlNet of the entry has a picture for each row: it hands them out by place in the whole batch."""
+    hints = [getattr(control, "cond_hint_original", None) for control in controls(entry)]
+    return any(isinstance(hint, Tensor) and hint.shape[0] > 1 for hint in hints)
+
+
+def pick_rows(model_conds: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Prepared conditions (comfy.conds) of some rows of a batch; what holds for all rows alike is left as it is."""
+
+    def pick(one: Any) -> Any:
+        value = one.cond
+        if isinstance(one, comfy.conds.CONDConstant) or not isinstance(value, Tensor) or value.shape[0] == 1:
+            return one
+        return one._copy_with(value[rows.to(value.device) % value.shape[0]])
+
+    return {key: pick(one) for key, one in model_conds.items()}
+
+
+def own_bounds(entry: dict) -> tuple[float, float]:
+    """(upper, lower) sigma bounds of a prepared entry; the host counts both as inside."""
+    return float(entry.get("timestep_start", float("inf"))), float(entry.get("timestep_end", -1.0))
+
+
+def _bounds(entry: dict) -> list[tuple[float, float]]:
+    """(upper, lower) sigma bounds of a prepared entry and of its ControlNets; none where it has no range."""
+    ranged = "timestep_start" in entry or "timestep_end" in entry
+    found = [own_bounds(entry)] if ranged else []
+    ranges = [getattr(control, "timestep_range", None) for control in controls(entry)]
+    return found + [(float(upper), float(lower)) for upper, lower in filter(None, ranges)]
+
+
+def _changes_by_level(entry: dict) -> bool:
+    """Whether hooks on the entry follow keyframes, so that every level may differ."""
+    hooks = getattr(entry.get("hooks"), "hooks", ())
+    return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 0 for hook in hooks)
+
+
+def row_groups(levels: Tensor, conds: list[list[dict]]) -> list[list[int]]:
+    """levels: (B,). Rows in groups of one choice of active entries each, the noisiest first; one group where nothing
+    depends on levels."""
+    count = levels.shape[0]
+    if count == 1:
+        return [[0]]
+    entries = [entry for cond in conds for entry in (cond or ())]
+    bounds = [pair for entry in entries for pair in _bounds(entry)]
+    keyed = any(_changes_by_level(entry) for entry in entries)
+    if not bounds and not keyed:
+        return [list(range(count))]
+    groups: dict[tuple, list[int]] = {}
+    for row, sigma in enumerate(levels.tolist()):
+        key = tuple(lower <= sigma <= upper for upper, lower in bounds) + ((sigma,) if keyed else ())
+        groups.setdefault(key, []).append(row)
+    return sorted(groups.values(), key=lambda rows: -float(levels[rows[0]]))
 
 
 class Keyframes:

@@ -1,7 +1,7 @@
 """Gradients through models that stock nodes loaded under `torch.inference_mode`, with nothing left behind.
 
 Three traps lie in wait there: weights made in inference mode cannot be saved for backward (`normalise`), the host may
-lend weights for the length of one layer only (`lent.py`), and some operations of the host have no backward at all
+lend weights for the length of one layer only (`recompute.py`), and some operations of the host have no backward at all
 (`differentiable_options`).
 """
 
@@ -19,7 +19,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from .offloaded_weights import recomputed_where_offloaded
+from .recompute import recomputed_where_offloaded
 
 OVERRIDE = "optimized_attention_override"
 AFTER_SKIP = "input_block_patch_after_skip"

@@ -23,6 +23,19 @@ def make_room(size: float, device: torch.device | None = None) -> None:
         management.free_memory(size * 1.1 + management.extra_reserved_memory(), device)
 
 
+def call_bytes(model, shape: Sequence[int]) -> float:
+    """What a model call on latents of `shape` (B, C, h, w) takes, by the host's estimate and with the margin that the
+    host adds when it asks whether a batch fits. model: the host's BaseModel."""
+    return model.memory_required(list(shape)) * 1.5
+
+
+def free_bytes(model, device: torch.device) -> float:
+    """The memory that is free for a call of the host's BaseModel on `device`; its patcher, while one is at work, counts
+    what it can give back."""
+    patcher = getattr(model, "current_patcher", None)
+    return management.get_free_memory(device) if patcher is None else patcher.get_free_memory(device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was short, on an accelerator or on the CPU."""
     if management.OOM_EXCEPTION is not Exception and management.is_oom(error):
@@ -100,9 +113,3 @@ def chunked(
 def chunked_cat(fn: Callable[[slice], Tensor], batch: int, **options: Any) -> Tensor:
     """`chunked` for a function that returns one tensor with a row a row: the results in one piece."""
     return torch.cat(chunked(fn, batch, **options))
-
-
-def halves(rows: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-    """A list of rows in two halves, the first not smaller; for chunks that carry rows they refer to."""
-    middle = (len(rows) + 1) // 2
-    return rows[:middle], rows[middle:]

@@ -21,10 +21,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..inversion.diffusion import append_dims
-from .conds import Keyframes
+from .conds import Keyframes, controls, row_groups
 from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
 from .progress import LatentProgress, check_interrupt
-from .ranges import row_groups
 from .recompute import checkpointed
 from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
 
@@ -205,12 +204,8 @@ def _reporter(callback, latent: Tensor) -> Callable | None:
 def _scope(guider, companions: list):
     """Gradients through everything that the host has loaded for this run, and through what it will load on the way."""
     loaded = [one for one in guider.loaded_models if isinstance(getattr(one, "model", None), torch.nn.Module)]
-    controls = [entry["control"] for cond in guider.conds.values() for entry in cond or () if "control" in entry]
-    vaes = []
-    for control in controls:
-        while control is not None:
-            vaes.append(getattr(control, "vae", None))
-            control = control.previous_controlnet
+    entries = [entry for cond in guider.conds.values() for entry in cond or ()]
+    vaes = [getattr(control, "vae", None) for entry in entries for control in controls(entry)]
     modules = [vae.first_stage_model for vae in vaes if vae is not None]
     return gradients_through([guider.model_patcher, *loaded, *companions], modules)
 

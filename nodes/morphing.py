@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..host.compatibility import require_same_kind
 from ..host.family import latent_format
+from ..host.images import same_size
 from ..host.inversion.inverted_noise import InvertedNoise
-from ..host.key_pictures import same_size
 from ..host.morphing.conditioning import morphed
 from ..host.notify import notify
 from ..morphing.schedule import PACES, Alphas, as_alphas, schedule

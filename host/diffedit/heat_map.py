@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import comfy.model_management as management
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...guidance.diffedit.heat_map import change, differences, flow_level, heat_map, item_noises
 from ...inversion.diffusion import guided, noised
 from ..content_cache import TensorStore, content_key, model_key
-from ..memory import chunked
+from ..memory import call_bytes, chunked, free_bytes
 from ..session import Session, with_denoiser
 from ..validation import prediction
 
@@ -151,8 +150,8 @@ def _predict(session: Session, names: list[str], noises: Tensor, sigma: float, f
 
 def _noises_a_call(session: Session, rows: int) -> int:
     """How many noises of `rows` rows each the free memory holds, by the host's own estimate."""
-    need = session.model.memory_required([rows, *session.latent.shape[1:]]) * 1.5
-    return max(1, int(management.get_free_memory(session.device) / max(need, 1)))
+    need = call_bytes(session.model, (rows, *session.latent.shape[1:]))
+    return max(1, int(free_bytes(session.model, session.device) / max(need, 1)))
 
 
 def _reference_key(model, half: dict, latent: Tensor, recipe: MapRecipe, items: list[int], sigma: float) -> str | None:

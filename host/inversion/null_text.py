@@ -15,7 +15,7 @@ from ...inversion.null_text import optimise
 from ...inversion.null_text_run import NullText, NullTextRecipe, all_at_once
 from ...inversion.trajectory import Trajectory
 from ..compatibility import require_same_model
-from ..cond_rows import pick_rows
+from ..conds import has_row_hints, pick_rows
 from ..family import latent_format
 from ..memory import is_out_of_memory
 from ..notify import notify
@@ -191,14 +191,7 @@ def row_bytes(session: Session, predictor: "Predictor", latents: Tensor, embeddi
 
 def rows_apart(session: Session) -> bool:
     """Whether rows may be evaluated without their neighbours: a ControlNet with a hint for each picture forbids it."""
-    controls = [entry.get("control") for cond in session.conds for entry in session.entries(cond)]
-    while any(controls):
-        controls = [one for one in controls if one is not None]
-        hints = [getattr(one, "cond_hint_original", None) for one in controls]
-        if any(isinstance(hint, Tensor) and hint.shape[0] > 1 for hint in hints):
-            return False
-        controls = [getattr(one, "previous_controlnet", None) for one in controls]
-    return True
+    return not any(has_row_hints(entry) for cond in session.conds for entry in session.entries(cond))
 
 
 def per_level(base: tuple[Tensor, dict], embeddings: Tensor, sigmas: Tensor) -> list:

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from ..batch_rows import Rows
-from ..memory import chunked
-
-# As the host itself counts when it asks whether a batch fits.
-_MARGIN = 1.5
+from ..memory import call_bytes, chunked, free_bytes
 
 
 class Limits:
@@ -69,14 +66,13 @@ class RowChunks:
 
     def _rows_that_fit(self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor) -> int:
         """By the host's own estimate of a call's memory, the rows that are carried along included, and what is free."""
-        patcher = getattr(model, "current_patcher", None)
-        if patcher is None:
+        if getattr(model, "current_patcher", None) is None:
             return rows
-        free = patcher.get_free_memory(x.device)
+        free = free_bytes(model, x.device)
         for size in (rows // parts for parts in range(1, rows + 1)):
             chunks = (range(rows)[start : start + size] for start in range(0, rows, size))
             most = max(len(own) + len(_extra_places(own, needs)) for own in chunks)
-            if model.memory_required([groups * most, *x.shape[1:]]) * _MARGIN < free:
+            if call_bytes(model, (groups * most, *x.shape[1:])) < free:
                 return size
         return 1
 

@@ -19,8 +19,9 @@ from ...inversion.diffusion import append_dims
 from ..gradients import differentiable_options, gradients_through, plain
 from ..memory import or_sparing
 from ..recompute import checkpointed
+from ..unet_features import reading
 from ..validation import require_finite
-from .layers import reading, require_channels
+from .layers import require_channels
 
 KEY = "palimpsest_sketch_slope"
 OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")

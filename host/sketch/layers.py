@@ -1,4 +1,4 @@
-"""Which layers of a UNet an edge predictor reads, and one way to read them: from the forward pass that runs anyway.
+"""Which layers of a UNet an edge predictor reads.
 
 The paper (arXiv 2211.13752) reads input blocks 2, 4, 8, the three layers of the middle block and output blocks 2, 4, 8
 of Stable Diffusion 1. Stable Diffusion 2 has the same blocks; SDXL and narrower UNets have fewer, and the same places.
@@ -6,15 +6,14 @@ of Stable Diffusion 1. Stable Diffusion 2 has the same blocks; SDXL and narrower
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ...guidance.sketch.predictor import PredictorSpec
 from ..family import diffusion_model, latent_format_name, model_class
+from ..unet_features import sketch_layers
 from ..validation import model_family, require_unet
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -24,20 +23,6 @@ LAYOUTS = {
     (3, 2): ((2, 4, 8), (2, 4, 5)),
     (3, 1): ((1, 3, 5), (1, 2, 3)),
 }
-
-Keep = Callable[[str, Tensor], "Tensor | None"]
-
-
-class EnoughSeen(Exception):
-    """Ends a forward pass behind the last layer that is read; caught where it was asked for, never shown."""
-
-
-def sketch_layers(network: UNetModel) -> dict[str, torch.nn.Module]:
-    """Every place that can be read, in the order of the forward pass -> the layer whose output it is."""
-    layers = {f"input.{i}": block[-1] for i, block in enumerate(network.input_blocks)}
-    layers.update({f"middle.{i}": layer for i, layer in enumerate(network.middle_block)})
-    layers.update({f"output.{i}": block[-1] for i, block in enumerate(network.output_blocks)})
-    return layers
 
 
 def layout(network: UNetModel) -> tuple[str, ...]:
@@ -92,48 +77,6 @@ def require_channels(spec: PredictorSpec, features: Sequence[Tensor]) -> None:
             f"The edge predictor was trained for blocks of {_listed(spec.channels)} channels, and this model has "
             f"{_listed(found)}: load a predictor that was trained for this model."
         )
-
-
-@contextmanager
-def reading(network: UNetModel, taps: Sequence[str], keep: Keep) -> Iterator[None]:
-    """Calls keep(name, output) for each tapped layer of every forward pass inside; what it returns, if not None, takes
-    the place of the output. The hooks are removed in any case."""
-    layers = sketch_layers(network)
-    handles = []
-    try:
-        for name in taps:
-            handles.append(layers[name].register_forward_hook(lambda _m, _a, out, name=name: keep(name, out)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[], object]) -> list[Tensor]:
-    """The features of one forward pass without gradients, cut off behind the last tap. evaluate: runs the model."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str, out: Tensor) -> None:
-        if name in seen:
-            raise ValueError(
-                "The model ran more than once for one prediction: use a conditioning with a single entry that covers "
-                "the whole picture."
-            )
-        seen[name] = out
-        if len(seen) == len(taps):
-            raise EnoughSeen
-
-    with reading(network, taps, keep):
-        try:
-            evaluate()
-        except EnoughSeen:
-            pass
-    if len(seen) != len(taps):
-        raise ValueError(
-            "The model was not asked for its features: take nodes that skip or cache parts of the network out of the "
-            "model's line."
-        )
-    return [seen[name] for name in taps]
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -13,7 +13,8 @@ from ...inversion.diffusion import noised
 from ..family import diffusion_model
 from ..gradients import plain
 from ..session import Session, with_denoiser
-from .layers import read_features, require_channels
+from ..unet_features import read_features
+from .layers import require_channels
 from .training import LevelRange
 
 

@@ -18,8 +18,9 @@ from ..gradients import plain
 from ..memory import is_out_of_memory
 from ..progress import Progress
 from ..session import Session, with_denoiser
+from ..unet_features import read_features
 from .examples import together
-from .layers import layout, read_features, require_channels, require_edges
+from .layers import layout, require_channels, require_edges
 
 ROUND = 25
 WHITENING = range(-4, 0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.host.memory import chunked, chunked_cat, halves, is_out_of_memory
+from palimpsest.host.memory import chunked, chunked_cat, is_out_of_memory
 
 
 def squares_within(limit: int, seen: list, error=torch.OutOfMemoryError("CUDA out of memory")):
@@ -45,7 +45,3 @@ def test_errors_that_speak_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("out of memory of what the artist meant"))
-
-
-def test_halves():
-    assert halves([1, 2, 3]) == ([1, 2], [3]) and halves([1]) == ([1], [])

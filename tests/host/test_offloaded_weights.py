@@ -3,7 +3,7 @@
 import comfy.ops
 import pytest
 import torch
-from palimpsest.host.offloaded_weights import is_offloaded, repeated
+from palimpsest.host.recompute import is_offloaded, repeated
 
 
 class Lending(comfy.ops.manual_cast.Linear):

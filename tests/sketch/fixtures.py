@@ -4,7 +4,8 @@ import torch
 from palimpsest.guidance.sketch.predictor import EdgePredictor, PredictorSpec, frozen, new_network
 from palimpsest.guidance.sketch.prepare import Strokes
 from palimpsest.host.family import diffusion_model, latent_format_name, model_family
-from palimpsest.host.sketch.layers import layout, sketch_layers
+from palimpsest.host.sketch.layers import layout
+from palimpsest.host.unet_features import sketch_layers
 
 
 def channels_of(model) -> dict[str, int]:

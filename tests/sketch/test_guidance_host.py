@@ -12,8 +12,9 @@ from palimpsest.host.gradients import plain
 from palimpsest.host.session import with_denoiser
 from palimpsest.host.sketch import edge_gradient
 from palimpsest.host.sketch.edge_gradient import EdgeGradient, gradient_options
-from palimpsest.host.sketch.layers import layout, require_predictor_of, sketch_layers
+from palimpsest.host.sketch.layers import layout, require_predictor_of
 from palimpsest.host.sketch.patch import Sketch, latent_target, sketch_guided
+from palimpsest.host.unet_features import sketch_layers
 from palimpsest.tests.sketch.fixtures import channels_of, drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 

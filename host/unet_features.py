@@ -1,0 +1,66 @@
+"""What chosen layers of a UNet put out, read from the forward pass that runs anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+Keep = Callable[[str, Tensor], "Tensor | None"]
+
+
+class EnoughSeen(Exception):
+    """Ends a forward pass behind the last layer that is read; caught where it was asked for, never shown."""
+
+
+def sketch_layers(network: UNetModel) -> dict[str, torch.nn.Module]:
+    """Every place that can be read, in the order of the forward pass -> the layer whose output it is."""
+    layers = {f"input.{i}": block[-1] for i, block in enumerate(network.input_blocks)}
+    layers.update({f"middle.{i}": layer for i, layer in enumerate(network.middle_block or ())})
+    layers.update({f"output.{i}": block[-1] for i, block in enumerate(network.output_blocks)})
+    return layers
+
+
+@contextmanager
+def reading(network: UNetModel, taps: Sequence[str], keep: Keep) -> Iterator[None]:
+    """Calls keep(name, output) for each tapped layer of every forward pass inside; what it returns, if not None, takes
+    the place of the output. The hooks are removed in any case."""
+    layers = sketch_layers(network)
+    handles = []
+    try:
+        for name in taps:
+            handles.append(layers[name].register_forward_hook(lambda _m, _a, out, name=name: keep(name, out)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[], object]) -> list[Tensor]:
+    """The features of one forward pass without gradients, cut off behind the last tap. evaluate: runs the model."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, out: Tensor) -> None:
+        if name in seen:
+            raise ValueError(
+                "The model ran more than once for one prediction: use a conditioning with a single entry that covers "
+                "the whole picture."
+            )
+        seen[name] = out
+        if len(seen) == len(taps):
+            raise EnoughSeen
+
+    with reading(network, taps, keep):
+        try:
+            evaluate()
+        except EnoughSeen:
+            pass
+    if len(seen) != len(taps):
+        raise ValueError(
+            "The model was not asked for its features: take nodes that skip or cache parts of the network out of the "
+            "model's line."
+        )
+    return [seen[name] for name in taps]

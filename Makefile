@@ -42,8 +42,10 @@ thumbnails: venv
 	@$(RUN) -m palimpsest.tools.thumbnails
 
 lint: venv
-	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff
+	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff mypy
 	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
 
 # What the registry would get; needs no set-up.
 archive:

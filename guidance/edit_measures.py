@@ -60,7 +60,7 @@ class EditMeasures:
 
 def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[EditMeasures]:
     """source, edit: (B, H, W, 3) in 0..1; mask: (B, H, W), 1 = where the edit is meant to be. One value a row."""
-    masks = {WHOLE: None}
+    masks: dict[str, Tensor | None] = {WHOLE: None}
     if mask is not None:
         inside = (mask > 0.5).to(source)
         masks |= {OUTSIDE: 1 - inside, INSIDE: inside}

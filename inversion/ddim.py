@@ -59,7 +59,8 @@ def invert(
         raise ValueError(f"The pairing '{pairing}' is unknown: choose one of {', '.join(PAIRINGS)}.")
     steps = levels.tolist()
     path = _new_path(latent, len(steps))
-    x, derivatives = latent.float(), []
+    x = latent.float()
+    derivatives: list[tuple[tuple[float, float], Tensor]] = []
     enough = tolerance * _size(x)
     for i, (s, t) in enumerate(zip(steps, steps[1:])):
         y, level = _where_to_ask(pairing, x, s, t, derivatives, flow)

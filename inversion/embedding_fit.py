@@ -77,8 +77,8 @@ class Fit:
     @staticmethod
     def joined(parts: Sequence["Fit"]) -> "Fit":
         """The rows of several in one piece."""
-        predictions = [part.prediction for part in parts]
-        known = all(one is not None for one in predictions)
+        predictions = [part.prediction for part in parts if part.prediction is not None]
+        known = len(predictions) == len(parts)
         return Fit(
             torch.cat([part.embedding for part in parts]),
             torch.cat(predictions) if known else None,
@@ -149,7 +149,8 @@ def fit_official(
     """
     embedding, adam = embedding.clone(), Adam(embedding)
     active = torch.arange(len(embedding), device=embedding.device)
-    loss, history = task.x.new_zeros(len(embedding)), [[] for _ in range(len(embedding))]
+    loss = task.x.new_zeros(len(embedding))
+    history: list[list[float]] = [[] for _ in range(len(embedding))]
     for j in range(int(task.budget.max())):
         active = active[task.budget[active] > j]
         if len(active) == 0:
@@ -197,6 +198,7 @@ def fit_tested(
         more = (loss >= task.enough[active]) & (task.budget[active] > j)
         if not bool(more.any()):
             break
+        assert leaf is not None, "the last prediction alone has no graph"
         gradient = _gradient(prediction, leaf, task.prediction_gradient(prediction, active), cost)
         # Before the next graph is built.
         del prediction, leaf
@@ -206,6 +208,7 @@ def fit_tested(
 
 
 def _keep_best(best: Fit, embedding: Tensor, prediction: Tensor, loss: Tensor, rows: Tensor) -> None:
+    assert best.prediction is not None
     better = loss < best.loss[rows]
     chosen = rows[better]
     best.loss[chosen] = loss[better]

@@ -34,11 +34,11 @@ def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Between vectors (..., D): directions along the great circle, lengths in a straight line."""
-    lengths = [x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (a, b)]
-    one, two = a / lengths[0], b / lengths[1]
+    length_a, length_b = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (a, b))
+    one, two = a / length_a, b / length_b
     angle = (one * two).sum(-1, keepdim=True).clamp(-1, 1).acos()
     small = angle.sin() < 1e-4
     sine = torch.where(small, torch.ones_like(angle), angle.sin())
     around = (((1 - t) * angle).sin() * one + (t * angle).sin() * two) / sine
     direction = torch.where(small, torch.lerp(one, two, t), around)
-    return direction * torch.lerp(*lengths, t)
+    return direction * torch.lerp(length_a, length_b, t)

@@ -38,7 +38,8 @@ class Forced:
 
     def of(self, rows: slice) -> "Forced":
         fit = self.fit
-        part = Fit(fit.embedding[rows], fit.prediction[rows], fit.loss[rows], fit.history[rows])
+        prediction = None if fit.prediction is None else fit.prediction[rows]
+        part = Fit(fit.embedding[rows], prediction, fit.loss[rows], fit.history[rows])
         return Forced(part, self.conditional[rows])
 
 
@@ -64,8 +65,9 @@ def _level(
         left, begin = (left - SECOND_VISIT - known.spent).clamp_min(0), known.fit.embedding
         done = (known.fit.loss < run.recipe.enough) | (left == 0)
         if bool(done.all()) and torch.equal(x, run.latents[i, pictures]):
-            return run.down(x, i, known.conditional, known.fit.prediction), known.fit
-    first, sigma = [], run.sigma(i, x)
+            return _below(run, x, i, known.conditional, known.fit), known.fit
+    first: list[tuple[Tensor, Tensor | None]] = []
+    sigma = run.sigma(i, x)
     if torch.equal(begin, source):
         first, conditional = _both(run, x, sigma, source, pictures, graph=bool((left > 0).any()))
     else:
@@ -73,7 +75,13 @@ def _level(
     task, rate = run.task(x, levels, conditional, pictures, left), run.recipe.rate(run.k(i))
     tick = run.tick(i, conditional)
     fit = fit_tested(run.predictor.unconditional, task, begin, rate, run.cost, tick, first)
-    return run.down(x, i, conditional, fit.prediction), fit
+    return _below(run, x, i, conditional, fit), fit
+
+
+def _below(run: NullTextRun, x: Tensor, i: int, conditional: Tensor, fit: Fit) -> Tensor:
+    """The next latents of a fit, whose prediction is known: `fit_tested` keeps the best one's."""
+    assert fit.prediction is not None
+    return run.down(x, i, conditional, fit.prediction)
 
 
 def _both(

@@ -128,7 +128,7 @@ class NullTextRun:
         wanted = self.latents[levels - 1, pictures]
         target = needed_unconditional(x, wanted, conditional, sigma, below, self.recipe.cfg)
         budget = self.budget(levels) if budget is None else budget
-        weight = abs(self.recipe.cfg - 1) * gain(sigma, below, x, flow=self.flow)
+        weight = torch.as_tensor(abs(self.recipe.cfg - 1) * gain(sigma, below, x, flow=self.flow))
         return Task(x, sigma, target, weight, pictures, x.new_tensor(self.enough(levels)), budget)
 
     def k(self, level: int) -> float:

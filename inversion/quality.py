@@ -30,6 +30,7 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     side = min(a.shape[1], a.shape[2])
     window = min(SSIM_WINDOW, 2 * ((side - 1) // 2) + 1)
-    values = ssim_map(*(rearrange(x.float(), "b h w c -> b c h w") for x in (a, b)), window).mean(1)
+    one, two = (rearrange(x.float(), "b h w c -> b c h w") for x in (a, b))
+    values = ssim_map(one, two, window).mean(1)
     weight = torch.ones_like(values) if mask is None else mask.to(values)
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)

@@ -190,12 +190,12 @@ class _Examination:
     @torch.no_grad()
     def __call__(self, denoise: Denoise) -> tuple[Tensor, Tensor]:
         """The losses (K,), and the pictures (K, C, h, w) as the model sees them through the least noise."""
-        total, shown = 0.0, None
-        for sigmas, noise in zip(self.sigmas, self.noises):
+        total, shown = self.latents.new_zeros(len(self.latents)), self.latents
+        for batch, (sigmas, noise) in enumerate(zip(self.sigmas, self.noises)):
             x, _, sigma = _rows(self.latents, noise, sigmas, self.prediction)
             x0 = denoise(x, sigma)
             total = total + _losses(x0, self.latents, sigma, self.prediction)
-            shown = x0[:: len(noise)] if shown is None else shown
+            shown = shown if batch else x0[:: len(noise)]
         return (total / len(self.sigmas)).cpu(), shown
 
 

@@ -111,10 +111,10 @@ class LayerMixture:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LayerMixture:
         """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
-        move = lambda tensor: None if tensor is None else tensor.to(device, dtype, copy=True)
+        move = lambda tensor: tensor.to(device, dtype, copy=True)
         low = [branch and LowRank(move(branch.down), move(branch.up)) for branch in self.low]
-        parts = {"full": [move(change) for change in self.full], "bias": [move(change) for change in self.bias]}
-        return LayerMixture(self.operation, low=low, **parts, mixing=self.mixing)
+        full, bias = ([None if one is None else move(one) for one in part] for part in (self.full, self.bias))
+        return LayerMixture(self.operation, low=low, full=full, bias=bias, mixing=self.mixing)
 
     def select(self, keys: Sequence[int]) -> StackedLayer:
         """The LoRAs of the given key pictures, stacked for use; the weights of a call are in this order."""
@@ -159,6 +159,8 @@ class StackedLayer:
         return output if self.down is None else output + self._low_rank(x, weights)
 
     def _low_rank(self, x: Tensor, weights: Tensor) -> Tensor:
+        expand = self.operation.expand
+        assert self.down is not None and self.up is not None and self.owner is not None and expand is not None
         narrow = self.operation.apply(x, self.down.to(x.dtype))
         spread = self.operation.per_row(weights.index_select(1, self.owner), narrow)
         narrow = narrow * spread
@@ -168,7 +170,7 @@ class StackedLayer:
             summed = rearrange(last, "... (k r) -> ... k r", r=rank).sum(-2)
             copies = summed.repeat((1,) * (summed.ndim - 1) + (weights.shape[1],))
             narrow = copies.movedim(-1, self.operation.axis) * spread
-        return self.operation.expand(narrow, self.up.to(x.dtype))
+        return expand(narrow, self.up.to(x.dtype))
 
 
 def rows_for(weights: Tensor, rows: int) -> Tensor:
@@ -185,4 +187,4 @@ def rows_for(weights: Tensor, rows: int) -> Tensor:
 def _chosen(changes: Sequence[Tensor | None], keys: Sequence[int]) -> tuple[tuple[int, Tensor], ...]:
     if not changes:
         return ()
-    return tuple((place, changes[key]) for place, key in enumerate(keys) if changes[key] is not None)
+    return tuple((place, one) for place, key in enumerate(keys) if (one := changes[key]) is not None)

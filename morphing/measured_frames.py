@@ -55,9 +55,10 @@ def together(measured: Sequence[MeasuredFrames]) -> MeasuredFrames:
     values = sorted(places)
 
     def gathered(batches: list[Tensor | None]) -> Tensor | None:
-        if batches[-1] is None:
+        known = [batch for batch in batches if batch is not None]  # all or none: they are alike
+        if not known:
             return None
-        return torch.stack([batches[number][row].to(batches[-1]) for number, row in map(places.get, values)])
+        return torch.stack([known[number][row].to(known[-1]) for number, row in (places[value] for value in values)])
 
     alphas = Alphas(tuple(values), last.alphas.keyframes, last.alphas.cyclic)
     return MeasuredFrames(

@@ -141,7 +141,7 @@ def _progress(time: Fraction, pace: Pace, top: int, curve: Callable[[float], flo
     if pace == "ease at each picture":
         low = math.floor(top * time)
         return low + smoothstep(top * time - low)
-    if pace == "curve":
+    if pace == "curve" and curve is not None:
         return _whole(top * min(max(float(curve(float(time))), 0.0), 1.0))
     return top * time
 

@@ -85,9 +85,8 @@ def _region_flow(region: Region, area: Tensor, scale: tuple[float, float]) -> Te
     """(1, H, W, 2) of one region; the picture's own scale may differ in x and y."""
     sx, sy = region.scale
     change = Transform(turn=region.turn, scale=sy, stretch=sx / sy, move=region.move)
-    if region.pivot is None:
-        pivot = "box"
-    else:
+    pivot: Tensor | str = "box"
+    if region.pivot is not None:
         pivot = torch.tensor([_at(region.pivot[0], scale[0]), _at(region.pivot[1], scale[1])], dtype=torch.float64)
     if scale[0] == scale[1] == 1:
         return transform_flow(area[None].float(), change, pivot)

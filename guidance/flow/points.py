@@ -140,10 +140,10 @@ def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
 
     Points that are not seen in the first or in the last frame are left out: nobody knows where they are.
     """
-    path = tracks.get("track_path") if isinstance(tracks, dict) else None
+    given = tracks if isinstance(tracks, dict) else {}
+    path, seen = given.get("track_path"), given.get("track_visibility")
     if not isinstance(path, Tensor) or path.ndim != 3 or path.shape[-1] != 2 or not path.shape[0] or not path.shape[1]:
         raise ValueError("The input 'tracks' holds no tracks: connect the TRACKS output of a track node.")
-    seen = tracks.get("track_visibility")
     kept = torch.ones(path.shape[1], dtype=torch.bool)
     if isinstance(seen, Tensor) and seen.ndim and seen.shape[0] == path.shape[0]:
         # (frames, N), or (frames, 1) for all points of a frame.

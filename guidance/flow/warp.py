@@ -70,8 +70,9 @@ def _land_one(flow: Tensor, layers: Tensor) -> Landing:
         source = torch.where(seen[..., None], points, source)
         top = torch.where(seen, level, top)
     goal = (grid + flow).round()
-    inside = _inside(goal, flow.shape[:2])
-    at = _flat(goal, flow.shape[:2])
+    size = (flow.shape[0], flow.shape[1])
+    inside = _inside(goal, size)
+    at = _flat(goal, size)
     folded = (source.flatten(0, 1)[at] - grid).norm(dim=-1) > slack
     hidden = (top.flatten()[at] > depth) | (folded & (top.flatten()[at] == depth) & moves)
     return Landing(source, (top > 0) & (top % 2 == 1), top < 0, ~inside | hidden, moves)
@@ -159,7 +160,7 @@ def sample(picture: Tensor, points: Tensor, *, padding: str = "border") -> Tenso
     x, y = fold(x, width), fold(y, height)
     # NaN may come from a network; it stays in the weights but is no index.
     left, top = (v.detach().nan_to_num(0).floor().clamp(0, max(n - 2, 0)) for v, n in ((x, width), (y, height)))
-    flat, total = rearrange(picture, "b c h w -> b c (h w)"), 0.0
+    flat, total = rearrange(picture, "b c h w -> b c (h w)"), picture.new_zeros(())
     for dx, wx in ((0, 1 - (x - left)), (1, x - left)):
         for dy, wy in ((0, 1 - (y - top)), (1, y - top)):
             at = (top.long() + dy).clamp(max=height - 1) * width + (left.long() + dx).clamp(max=width - 1)
@@ -201,7 +202,8 @@ def fill_smoothly(picture: Tensor, holes: Tensor) -> Tensor:
         return torch.full_like(picture, 0.5)
     levels = [(picture * known, known)]
     while min(levels[-1][0].shape[-2:]) > 1:
-        levels.append(tuple(F.avg_pool2d(F.pad(v, _even(v)), 2) for v in levels[-1]))
+        colours, share = (F.avg_pool2d(F.pad(v, _even(v)), 2) for v in levels[-1])
+        levels.append((colours, share))
     filled = levels[-1][0] / levels[-1][1].clamp_min(1e-6)
     for colours, fraction in reversed(levels):
         coarse = F.interpolate(filled, colours.shape[-2:], mode="bilinear", align_corners=False)

@@ -41,7 +41,8 @@ class GhostRemoval:
 
 def ghost_removal(source: Tensor, moved: Tensor, landing: Landing, grow: int) -> GhostRemoval:
     """From the latents of the source and of the moved source (B, C, h, w), and `grow` as in `Landing.to_fill`."""
-    cells = lambda mask: F.adaptive_avg_pool2d(mask[:, None].to(source.dtype), tuple(source.shape[-2:]))
+    size = (source.shape[-2], source.shape[-1])
+    cells = lambda mask: F.adaptive_avg_pool2d(mask[:, None].to(source.dtype), size)
     left = cells(landing.vacated & ~landing.arrived)
     mean = lambda values: F.avg_pool2d(values, NEARBY, stride=1, padding=NEARBY // 2)
     return GhostRemoval(mean((source - moved) * left) / mean(left).clamp_min(1e-2), cells(landing.to_fill(grow)), moved)

@@ -102,7 +102,7 @@ class Guide:
     def followed(self, clean: Tensor, fraction: float, firmness: float = 1.0) -> Tensor:
         """The clean estimate, a share of the way to where the source's own latent has moved, and where that is bare
         without what left it; firmness 0..1."""
-        if self.moved is not None and fraction > 0:
+        if self.moved is not None and self.settled is not None and fraction > 0:
             clean = torch.lerp(clean, self.moved, fraction * self.settled * self.free)
         if self.ghost_removal is not None and firmness > 0:
             clean = torch.where(self.free > 0, self.ghost_removal.cut(clean, firmness), clean)
@@ -158,6 +158,7 @@ def _pulled(
     record.model_calls += 1
     if strength <= 0:
         return setting.denoise(x, sigma)
+    terms: Terms | None
     if recipe.faithful:
         clean, terms, change = _through_model(x, sigma, strength, setting, guide, recipe, damper, record)
     else:
@@ -169,7 +170,7 @@ def _pulled(
         StepRecord(
             sigma,
             None if terms is None else float(terms.colour.mean()),
-            float(terms.flow.mean()) if asked else None,
+            float(terms.flow.mean()) if terms is not None and asked else None,
             float((sigma * change).square().mean().sqrt()),
         )
     )
@@ -228,11 +229,11 @@ def _at_estimate(
     for update in range(recipe.inner):
         network = guide.flow_net if asks and update == 0 else None
         terms, loss, gradient = _loss_and_gradient(start - sigma * change, guide, network, record)
-        if first is None:
+        if length is None:
             first, length = terms, damper(loss, network is not None) * pull
         # Losses of different make-up are never compared.
-        fresh = update == 0 or (asks and update == 1)
-        better = torch.ones_like(loss, dtype=torch.bool) if fresh else loss < lowest
+        fresh = lowest is None or (asks and update == 1)
+        better = torch.ones_like(loss, dtype=torch.bool) if lowest is None or fresh else loss < lowest
         length = torch.where(better, length, length * 0.5)
         best = torch.where(append_dims(better, 4), start - sigma * change, best)
         best_gradient = (
@@ -241,7 +242,7 @@ def _at_estimate(
         lowest = torch.where(better, loss, lowest) if lowest is not None else loss
         goal = best - append_dims(length * polyak_step(lowest, guide.least(network), best_gradient), 4) * best_gradient
         change = clipped((start - goal) / sigma, limit)
-    if last:
+    if last and lowest is not None:
         with torch.no_grad():
             good = guide.objective.total(guide.terms(start - sigma * change, network)) <= lowest
         change = torch.where(append_dims(good, 4), change, clipped((start - best) / sigma, limit))

@@ -58,7 +58,7 @@ class Window:
         return 1.0 if self.curve is None else max(float(self.curve(position)), 0.0)
 
 
-def polyak_step(loss: Tensor, floor: Tensor, gradient: Tensor) -> Tensor:
+def polyak_step(loss: Tensor, floor: Tensor | float, gradient: Tensor) -> Tensor:
     """(B,) the step length (loss - floor) / |gradient|^2: exact for a linear loss, free of weights and sizes."""
     excess = (loss - floor).clamp_min(0.0)
     return excess / gradient.flatten(1).square().sum(dim=1).clamp_min(1e-20)

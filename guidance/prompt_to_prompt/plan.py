@@ -64,12 +64,13 @@ class EditPlan:
 
         A row whose words have not been seen anywhere is free everywhere, but for what is to be kept.
         """
-        found = []
+        blend, found = self.blend, []
+        assert blend is not None, "only a plan with a blend has masks"
         for row, source, which in zip(roles.rows, roles.sources, roles.which):
             pair = ((maps[source], 0), (maps[row], which + 1))
-            mask = self._place(pair, self.blend.columns, size)
+            mask = self._place(pair, blend.columns, size, blend.threshold)
             mask = mask if bool(mask.any()) else torch.ones_like(mask)
-            kept = self._place(pair, self.blend.kept, size, kept=True) if self.blend.kept else 0.0
+            kept = self._place(pair, blend.kept, size, max(blend.threshold, HALF), kept=True) if blend.kept else 0.0
             found.append(mask * (1 - kept))
         return torch.stack(found)
 
@@ -78,13 +79,14 @@ class EditPlan:
         pair: Sequence[tuple[Tensor, int]],
         columns: Sequence[Sequence[int]],
         size: tuple[int, int],
+        threshold: float,
+        *,
         kept: bool = False,
     ) -> Tensor:
         """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
 
         kept: the thing alone and nothing round it, or what is to change would keep a rim of the old.
         """
-        threshold = max(self.blend.threshold, HALF) if kept else self.blend.threshold
         parts = [outline(heat(maps, columns[text]), size, threshold, grow=not kept) for maps, text in pair]
         return torch.maximum(*parts)
 
@@ -134,4 +136,6 @@ def chosen_columns(
 
 def uncovered(plan: EditPlan) -> list[int]:
     """Edits (from 1) for which local blend has no words in either text: they would be blended nowhere."""
+    if plan.blend is None:
+        return []
     return [i + 1 for i in range(len(plan.edits)) if not (plan.blend.columns[0] or plan.blend.columns[i + 1])]

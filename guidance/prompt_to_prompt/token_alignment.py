@@ -60,7 +60,8 @@ class Prompt:
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
-        words, piece, keys, columns = [], "", [], []
+        words: list[Word] = []
+        piece, keys, columns = "", list[Hashable](), list[int]()
         for column, token in enumerate(self.tokens):
             if token.kind != "word":
                 continue

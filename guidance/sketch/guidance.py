@@ -110,6 +110,8 @@ def sketch_target(
     if region is not None:
         weight = weight * F.interpolate(region[:, None].to(weight), size=tuple(weight.shape[-2:]), mode="nearest")
     values = present if spec.target == "edges" else latent
+    if values is None:
+        raise ValueError("A predictor of latents needs the latent of the sketch: give it, or use one of edges.")
     return SketchTarget(spec.target, values, weight, spec.detail)
 
 

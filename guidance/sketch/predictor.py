@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal, get_args
 
 import torch
@@ -116,7 +117,7 @@ class EdgeNetwork(nn.Module):
             part = F.conv2d(feature.to(weight), whitening[:, :, None, None], -(whitening @ mean))
             side = tuple(part.shape[-2:])
             sums[side] = sums[side] + part if side in sums else part
-        return sum(enlarge(part, size) for part in sums.values())
+        return reduce(torch.add, (enlarge(part, size) for part in sums.values()))
 
     @torch.no_grad()
     def whiten(self, mean: Sequence[Tensor], std: Sequence[Tensor]) -> None:

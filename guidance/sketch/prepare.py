@@ -155,7 +155,7 @@ def fit(picture: Tensor, height: int, width: int, how: Fit = "pad") -> Tensor:
         inner = (height, width)
     else:
         ratio = min(ratios) if how == "pad" else max(ratios)
-        inner = tuple(max(1, round(side * ratio)) for side in picture.shape[-2:])
+        inner = (max(1, round(picture.shape[-2] * ratio)), max(1, round(picture.shape[-1] * ratio)))
     scaled = F.interpolate(picture[:, None].float(), size=inner, mode="bilinear", antialias=True)[:, 0]
     return _centred(_centred(scaled, height, -2), width, -1).clamp(0, 1)
 

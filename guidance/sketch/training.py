@@ -60,8 +60,10 @@ class Trainer:
         for weight in self.weights:
             weight.requires_grad_(True)
         self.optimiser = torch.optim.AdamW(self.weights, self.recipe.rate, weight_decay=WEIGHT_DECAY)
-        self.step, self.losses, self.judged, self.waited = 0, [], [], 0
-        self.best, self.best_weights = math.inf, None
+        self.step, self.waited, self.best = 0, 0, math.inf
+        self.losses: list[float] = []
+        self.judged: list[tuple[int, float]] = []
+        self.best_weights: dict[str, Tensor] | None = None
         if start is not None and start.state is not None:
             self._restore(start.state)
 
@@ -76,7 +78,9 @@ class Trainer:
         with torch.no_grad():
             target = self.examples.mean_target()
             middle = torch.logit(target, 1e-4) if self.spec.target == "edges" else target
-            self.network.rest[-1].bias.copy_(middle.expand(self.spec.outputs))
+            last = self.network.rest[-1]
+            assert isinstance(last, torch.nn.Linear)
+            last.bias.copy_(middle.expand(self.spec.outputs))
         self.fresh = False
 
     def remaining(self) -> range:
@@ -144,8 +148,7 @@ class Trainer:
 
         unfinished: the last weights, with all that is needed to go on.
         """
-        last = unfinished or self.best_weights is None
-        weights = self.network.state_dict() if last else self.best_weights
+        weights = self.network.state_dict() if unfinished or self.best_weights is None else self.best_weights
         with torch.inference_mode(False):
             network = EdgeNetwork(self.spec.channels, self.spec.outputs, self.spec.widths)
             network.load_state_dict({name: value.cpu() for name, value in weights.items()})

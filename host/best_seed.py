@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import comfy.sample
@@ -75,7 +76,7 @@ def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | Non
     sampler, start = comfy.samplers.Sampler(), levels[0]
     whole = sampler.max_denoise(_Wrapped(session.model), levels)
     x = sampling.noise_scaling(start, noise.to(session.device), session.latent, whole)
-    for sigma, following in zip(levels, levels[1:]):
+    for sigma, following in itertools.pairwise(levels):
         x = x + (following - sigma) * (x - session.guided(x, sigma)) / sigma
     made = session.guided(x, levels[-1])
     return session.to_raw(made), None if score is None else score(session, made)

@@ -17,9 +17,21 @@ from .family import (
 )
 
 __all__ = [
-    "Family", "model_family", "prediction", "latent_format_name", "require_latent", "require_finite",
-    "require_conditioning", "require_same_size", "require_same_batch", "require_picture", "require_unet",
-    "require_unconditional", "require_latent_of", "require_vae_of", "require_sigmas",
+    "Family",
+    "latent_format_name",
+    "model_family",
+    "prediction",
+    "require_conditioning",
+    "require_finite",
+    "require_latent",
+    "require_latent_of",
+    "require_picture",
+    "require_same_batch",
+    "require_same_size",
+    "require_sigmas",
+    "require_unconditional",
+    "require_unet",
+    "require_vae_of",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ NEEDED = (
 def parse(version: str) -> tuple[int, int, int]:
     """The first three numbers of a version ("0.30.1rc2" -> (0, 30, 1)); missing ones count as 0."""
     numbers = [int(found) for found in re.findall(r"\d+", version)[:3]]
-    return tuple((numbers + [0, 0, 0])[:3])
+    return tuple(([*numbers, 0, 0, 0])[:3])
 
 
 def running_version() -> str:

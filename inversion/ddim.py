@@ -14,6 +14,7 @@ at no cost; with the papers' pairing (Null-text Inversion, arXiv 2211.09794) the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -62,7 +63,7 @@ def invert(
     x = latent.float()
     derivatives: list[tuple[tuple[float, float], Tensor]] = []
     enough = tolerance * _size(x)
-    for i, (s, t) in enumerate(zip(steps, steps[1:])):
+    for i, (s, t) in enumerate(itertools.pairwise(steps)):
         y, level = _where_to_ask(pairing, x, s, t, derivatives, flow)
         e, x0 = _derivative(denoise, y, level)
         end = x + (t - s) * e

@@ -133,7 +133,7 @@ def fit(
                 break
         if recipe.decay:
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1.0 - step / recipe.steps)
-        x, noise, sigma = _draw(latents, levels, prediction, recipe.samples, generator)
+        x, _, sigma = _draw(latents, levels, prediction, recipe.samples, generator)
         losses = _losses(denoise(x, sigma), latents, sigma, prediction)
         scaler.step(losses.sum(), optimizer, branches)
         resting.hold()

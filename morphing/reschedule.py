@@ -12,6 +12,7 @@ ends can keep a frame of their own, cyclic morphs, several rounds, and no divisi
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ def length_curve(alphas: Alphas, distances: Tensor) -> tuple[list[float], list[f
         raise ValueError(f"{len(alphas)} frames have {count} distances between them, but {len(steps)} came in.")
     if any(not math.isfinite(step) or step < 0 for step in steps):
         raise ValueError("A distance between two frames is not a number: look at the frames for broken pictures.")
-    if knots[0] != 0.0 or knots[-1] != alphas.top or any(b < a for a, b in zip(knots, knots[1:])):
+    if knots[0] != 0.0 or knots[-1] != alphas.top or any(b < a for a, b in itertools.pairwise(knots)):
         raise ValueError(
             "Reschedule needs the frames of a whole morph, whose alphas run from the first key picture to the last "
             "without turning back: take the ALPHAS of Morph Schedule with `start` 0 and `count` 0."
@@ -125,7 +126,7 @@ def _apportion(marks: Sequence[float], gaps: int) -> list[int]:
     Steps of n_i equal parts of the length L_i have the least deviation where sum L_i^2 / n_i is least, and one after
     another goes where that falls most.
     """
-    lengths = [end - start for start, end in zip(marks, marks[1:])]
+    lengths = [end - start for start, end in itertools.pairwise(marks)]
     counts = [1] * len(lengths)
     for _ in range(gaps - len(counts)):
         best = max(range(len(lengths)), key=lambda part: lengths[part] ** 2 / (counts[part] * (counts[part] + 1)))

@@ -8,6 +8,7 @@ words of two prompts meet words of unequal length in any real vocabulary.
 Run `python -m papercut.make_tokenizer` to write `papercut/tokenizer/` again; the result is the same bytes each time.
 """
 
+import itertools
 import json
 import logging
 from collections import Counter
@@ -71,7 +72,7 @@ def spell(word: str, final: bool = True) -> tuple[str, ...]:
 def learn_merges(pieces: list[tuple[str, ...]]) -> list[tuple[str, str]]:
     """Byte-pair encoding run until each piece is one symbol; ties go to the alphabetically first pair."""
     merges = []
-    while pairs := Counter(pair for piece in pieces for pair in zip(piece, piece[1:])):
+    while pairs := Counter(pair for piece in pieces for pair in itertools.pairwise(piece)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         pieces = [merge(piece, best) for piece in pieces]
         merges.append(best)

@@ -63,7 +63,7 @@ def run_pip(python, arguments, label):
     scratch.mkdir(parents=True, exist_ok=True)
     # pip unpacks under TMPDIR; /tmp is often a small memory disk, and only this disk's free space was checked.
     settings = dict(os.environ, TMPDIR=str(scratch), PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
-    command = [str(python), "-m", "pip"] + arguments + ["--progress-bar", "off", "--no-input"]
+    command = [str(python), "-m", "pip", *arguments, "--progress-bar", "off", "--no-input"]
     status, words = Status(label), []
     with log.open("a", encoding="utf-8") as file:
         file.write("\n$ {}\n".format(" ".join(command)))
@@ -134,7 +134,7 @@ def install_packages(python, comfyui):
         check_space(SPACE_PACKAGES, "Installing the packages")
         # Without pip's cache an interrupted download starts again, but 3 GB less are needed.
         cache = [] if free_space(ROOT) >= SPACE_PACKAGES + SPACE_CACHE else ["--no-cache-dir"]
-        base = ["install"] + cache + ["--constraint", str(CONSTRAINTS)]
+        base = ["install", *cache, "--constraint", str(CONSTRAINTS)]
         run_pip(python, base + list(TORCH), "Installing torch (5 GB, some minutes)")
         rest = ["-r", str(comfyui / "requirements.txt"), "-r", str(REQUIREMENTS)]
         run_pip(python, base + rest, "Installing ComfyUI's and the tests' packages")

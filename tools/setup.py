@@ -89,7 +89,7 @@ def read_record():
     try:
         return Installation(**json.loads((HOST / "installation.json").read_text()))
     except (OSError, ValueError, TypeError):
-        raise Problem("The set-up has not been run: run 'make setup' first.")
+        raise Problem("The set-up has not been run: run 'make setup' first.") from None
 
 
 def prepare(settings=os.environ):

@@ -32,7 +32,7 @@ def widget_inputs(spec: Mapping, node: Mapping | None = None, prefix: str = "") 
                 yield "", "CONTROL", []
                 if kind == "COMBO":
                     yield "", "FILTER", []
-            upload = upload or kind == "COMBO" and any(options.get(key) for key in UPLOADS)
+            upload = upload or (kind == "COMBO" and any(options.get(key) for key in UPLOADS))
         if upload:
             yield "", "UPLOAD", []
 

@@ -16,6 +16,7 @@ Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -125,7 +126,7 @@ def guided_ddim(
     """
     levels, damper = sigmas.tolist(), Damper()
     steps, drawn = len(levels) - 1, 0
-    for step, (sigma, lower) in enumerate(zip(levels[:-1], levels[1:])):
+    for step, (sigma, lower) in enumerate(itertools.pairwise(levels)):
         strength, here = recipe.window.at(step, steps), recipe.at(step, steps)
         rounds = recipe.recursion if strength > 0 else 1
         for k in range(rounds):

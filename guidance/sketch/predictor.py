@@ -16,6 +16,7 @@ statistics of the training set. Beside the paper's target (the VAE's latent of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,7 +89,7 @@ class EdgeNetwork(nn.Module):
         self.scale = nn.ParameterList(_fixed(torch.ones(count)) for count in channels)
         self.level = nn.Linear(2 * FREQUENCIES + 1, first)
         sizes = [*widths, outputs]
-        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         bound = sum(channels) ** -0.5
         for weight in self.first:

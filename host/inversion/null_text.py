@@ -216,4 +216,4 @@ def level_bounds(sigmas: Tensor) -> list[tuple[float, float]]:
     levels = sigmas[1:].float()
     middles = (levels[1:] + levels[:-1]) / 2
     uppers = [float(torch.nextafter(m, torch.tensor(-math.inf))) for m in middles] + [1e9]
-    return list(zip(uppers, [0.0] + middles.tolist()))
+    return list(zip(uppers, [0.0, *middles.tolist()]))

@@ -81,7 +81,7 @@ class ExtraKeys:
         """A prepared conditioning entry whose frames' rows are followed by the carried pictures'."""
         tokens, keys = entry.get("cross_attn"), entry.get(KEYS)
         # One row is one prompt for all frames, unless it is the mixed prompt of a single one.
-        if not isinstance(tokens, Tensor) or keys is None and tokens.shape[0] == 1:
+        if not isinstance(tokens, Tensor) or (keys is None and tokens.shape[0] == 1):
             return entry
         if keys is None or tokens.shape[0] != self.frames or keys["cross_attn"].shape[1:] != tokens.shape[1:]:
             raise ValueError(

@@ -212,7 +212,7 @@ def test_what_the_vae_cropped_is_set_back():
 def test_rows_do_not_depend_on_the_batch():
     heats = torch.cat([blob(fraction, seed=i)[0] for i, fraction in enumerate((0.05, 0.3, 0.7))])
     recipe = MaskRecipe(parts=1, grow=3)
-    mask, heat = find(heats, recipe)
+    mask, _ = find(heats, recipe)
     hard, soft = finish(mask, Frame(80, 80), recipe)
     for i in range(3):
         alone, _ = find(heats[i : i + 1], recipe)

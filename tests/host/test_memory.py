@@ -25,7 +25,7 @@ def test_chunks_are_halved_and_the_result_stays(limit, sizes):
 
 
 def test_a_single_row_too_many_is_a_sentence():
-    with pytest.raises(MemoryError, match="^The frames do not fit|^The morph does not fit into memory even one"):
+    with pytest.raises(MemoryError, match=r"^The frames do not fit|^The morph does not fit into memory even one"):
         chunked(squares_within(0, []), 10, what="The morph")
 
 

@@ -159,8 +159,8 @@ def test_gradient_through_load_checkpoint(host_client):
     node = scene.gradient()
     decoded = scene.add("TestDecodeGradient", vae=scene.vae, model=scene.model, latent=scene.latent)
     result = run(host_client, scene)
-    for node in (node, decoded):
-        found = reported(result, node)
+    for one in (node, decoded):
+        found = reported(result, one)
         assert found["gradient"] == pytest.approx(found["difference"], rel=5e-3)
 
 

@@ -36,7 +36,7 @@ def test_a_patch_changes_the_prediction(models):
 
 def test_transformers_are_distinguished_from_unets(models):
     validation.require_unet(models["sd2"], "Prompt-to-Prompt")
-    with pytest.raises(ValueError, match="Prompt-to-Prompt works inside the UNet .*this model .Flux. does not"):
+    with pytest.raises(ValueError, match=r"Prompt-to-Prompt works inside the UNet .*this model .Flux. does not"):
         validation.require_unet(models["flux"], "Prompt-to-Prompt")
 
 
@@ -67,10 +67,10 @@ def test_conditioning():
     good = tiny_cond("sdxl")
     assert validation.require_conditioning(good, "The prompt") == good
     for wrong in ([], None, [[torch.zeros(1, 7, 8)]], [torch.zeros(3)]):
-        with pytest.raises(ValueError, match="^The prompt is empty: connect a CLIP Text Encode"):
+        with pytest.raises(ValueError, match=r"^The prompt is empty: connect a CLIP Text Encode"):
             validation.require_conditioning(wrong, "The prompt")
     bad = [[torch.full((1, 7, 8), float("inf")), {}]]
-    with pytest.raises(ValueError, match="^The prompt holds values that are not numbers"):
+    with pytest.raises(ValueError, match=r"^The prompt holds values that are not numbers"):
         validation.require_conditioning(bad, "The prompt")
 
 
@@ -83,7 +83,7 @@ def test_sizes_and_batches():
         validation.require_same_size(image, torch.zeros(1, 48, 64, 3), "A", "B")
     with pytest.raises(ValueError, match="A holds 2 pictures and B 3"):
         validation.require_same_batch(image, torch.zeros(3, 64, 48, 3), "A", "B")
-    with pytest.raises(ValueError, match="48 x 63.*multiples of 8.*48 x 56"):
+    with pytest.raises(ValueError, match=r"48 x 63.*multiples of 8.*48 x 56"):
         validation.require_picture(torch.zeros(1, 63, 48, 3), "A")
 
 
@@ -102,7 +102,7 @@ def test_vae_and_model_belong_together(models):
     narrow, wide = tiny_vae(4), tiny_vae(16)
     for family in ("sd1", "sd2", "sdxl"):
         validation.require_vae_of(models[family], narrow)
-        with pytest.raises(ValueError, match="^The VAE is of another family than the model: .* 16 channels"):
+        with pytest.raises(ValueError, match=r"^The VAE is of another family than the model: .* 16 channels"):
             validation.require_vae_of(models[family], wide)
     validation.require_vae_of(models["sd3"], wide)
 
@@ -117,5 +117,5 @@ def test_a_small_vae_tells_its_scale(models):
         network.vae_scale.fill_(0.18215)
         vae = comfy.sd.VAE(sd=network.state_dict(), dtype=torch.float32)
     validation.require_vae_of(models["sd1"], vae)
-    with pytest.raises(ValueError, match="another family .* 0.18215, the model .* 0.13025"):
+    with pytest.raises(ValueError, match=r"another family .* 0.18215, the model .* 0.13025"):
         validation.require_vae_of(models["sdxl"], vae)

@@ -17,12 +17,12 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / ".host" / "packages"))
 
-from palimpsest.host.fingerprint import fingerprint  # noqa: E402
-from palimpsest.host.gradients import plain  # noqa: E402
-from palimpsest.host.motion.decode import vae_gradients  # noqa: E402
-from palimpsest.host.session import Session, with_denoiser  # noqa: E402
+from palimpsest.host.fingerprint import fingerprint
+from palimpsest.host.gradients import plain
+from palimpsest.host.motion.decode import vae_gradients
+from palimpsest.host.session import Session, with_denoiser
 from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
-from palimpsest.tests import tiny_models as tiny  # noqa: E402
+from palimpsest.tests import tiny_models as tiny
 
 CATEGORY = "palimpsest/tests"
 

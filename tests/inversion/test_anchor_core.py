@@ -62,7 +62,7 @@ def test_nothing_is_written_into_what_comes_in():
 
 
 def test_rows_are_independent_of_the_batch():
-    picture, _, trajectory = straight(rows=3)
+    _, _, trajectory = straight(rows=3)
     x = torch.randn(3, 4, 8, 8)
     mask = torch.rand(3, 8, 8)
     whole = Anchor(trajectory, mask).enter(x, torch.tensor([0.5, 1.0, 2.0]))

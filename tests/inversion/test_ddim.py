@@ -1,5 +1,7 @@
 """DDIM inversion against closed forms: the exact path, the step's formula, exact replay, limits, determinism."""
 
+import itertools
+
 import pytest
 import torch
 from palimpsest.inversion.ddim import PAIRINGS, invert, replay
@@ -67,7 +69,7 @@ def test_refinement_converges_to_exact_replay(pairing, flow):
         path = invert(model, picture(), rising, pairing=pairing, flow=flow, refinement=refinement, tolerance=0.0)
         errors.append(rms(replay(model, path[-1], rising)[0] - picture()))
     assert errors[3] < 2e-6
-    assert all(better < worse for worse, better in zip(errors, errors[1:]))
+    assert all(better < worse for worse, better in itertools.pairwise(errors))
 
 
 def test_the_whole_path_is_replayed_not_only_its_end():

@@ -80,7 +80,7 @@ def test_a_file_cut_short_is_refused(saved):
 def test_other_files_are_refused(tmp_path, data):
     path = tmp_path / "other.safetensors"
     path.write_bytes(data)
-    with pytest.raises(NotATrajectory, match="'other.safetensors'"):
+    with pytest.raises(NotATrajectory, match=r"'other.safetensors'"):
         read_trajectory(path)
 
 
@@ -160,7 +160,7 @@ def test_a_link_that_leads_out_is_neither_listed_nor_read(base):
     folder.mkdir(parents=True)
     (folder / "link.safetensors").symlink_to(outside)
     assert folders.file_names(KIND) == []
-    with pytest.raises(ValueError, match="There is no 'link.safetensors'"):
+    with pytest.raises(ValueError, match=r"There is no 'link.safetensors'"):
         folders.existing_file(KIND, "link.safetensors")
 
 

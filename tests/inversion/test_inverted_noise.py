@@ -109,7 +109,7 @@ def test_noise_says_what_it_cannot_serve(models):
     with pytest.raises(ValueError, match="connect the model of the inversion"):
         start(tiny_latent("sdxl", 2), on=models["sdxl"], family="sdxl")
     low = InvertedNoise(trajectory_of(model, sigmas[2:]), model)
-    with pytest.raises(ValueError, match="has no latent at 14.6"):
+    with pytest.raises(ValueError, match=r"has no latent at 14.6"):
         start_of(model, "sd1", low, sigmas, tiny_latent("sd1"))
 
 

@@ -70,7 +70,7 @@ def test_stock_sampler_arrives_where_the_fit_did(family, mode):
 
 def test_fit_brings_the_source_nearer():
     model, _, trajectory = prepared("sd1")
-    conditioning, found = fit(model, "sd1", trajectory, "faithful")
+    conditioning, _ = fit(model, "sd1", trajectory, "faithful")
     plain = stock(model, "sd1", trajectory, tiny_cond("sd1", seed=3))
     fitted = stock(model, "sd1", trajectory, conditioning)
     error, lost = ((x - trajectory.latents[0]).square().mean() for x in (fitted, plain))

@@ -1,5 +1,7 @@
 """Fitting K LoRAs at once: the loss is the paper's, rows learn alone, and the host's model is left as it was."""
 
+import itertools
+
 import pytest
 import torch
 from palimpsest.inversion.diffusion import error_weight, noised
@@ -126,7 +128,7 @@ def test_a_falling_rate_takes_ever_smaller_steps(latents):
         seen = []
         keep = lambda *_: seen.append(branches.up["layer"].detach().clone())
         fit(Net().bound(branches), latents, branches, LEVELS, "eps", recipe, on_step=keep)
-        moved = [float((after - before).abs().max()) for before, after in zip(seen, seen[1:])]
+        moved = [float((after - before).abs().max()) for before, after in itertools.pairwise(seen)]
         ends[decay] = moved[-1] / moved[0]
     assert ends[False] > 0.3 and ends[True] < 0.2 * ends[False]
 

@@ -1,5 +1,7 @@
 """Held key pictures take the frames between with them: exact where they are, without a jump where they end."""
 
+import itertools
+
 import comfy.samplers
 import pytest
 import torch
@@ -71,7 +73,7 @@ def test_an_euler_run_is_corrected_step_by_step(model):
     weights, rows = alphas.weights().float(), [0, 2]
     x = morph_latents(keys.latents[-1], alphas)
     texts = morphed([tiny_cond("sd1", seed=seed) for seed in range(2)], alphas)
-    for here, there in zip(SIGMAS, SIGMAS[1:]):
+    for here, there in itertools.pairwise(SIGMAS):
         stepped = sample(model, texts, x / here, sigmas=torch.stack([here, there]))
         x = model.model.process_latent_in(stepped)
         x = x + torch.einsum("nk,kchw->nchw", weights, keys.at(float(there)) - x[rows])

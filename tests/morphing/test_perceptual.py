@@ -111,7 +111,7 @@ def test_lpips_without_its_package_says_so(monkeypatch, images):
 
 def test_lpips_without_its_weights_names_them_and_fetches_nothing(monkeypatch, images, cache):
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Packaged))
-    with pytest.raises(ValueError, match="nothing is downloaded for you: put https://.*/alexnet.*pth into") as raised:
+    with pytest.raises(ValueError, match=r"nothing is downloaded for you: put https://.*/alexnet.*pth into") as raised:
         frame_distances("lpips", cyclic=False, images=images)
     assert str(cache / "checkpoints") in str(raised.value)
     assert not list(cache.rglob("*"))

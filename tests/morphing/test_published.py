@@ -1,5 +1,6 @@
 """The benchmark's published mode: frame by frame with stored features gives what one batch gives; its judge sees."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ def test_the_chains_change_one_thing_a_step_near_and_far():
     assert len(found) == 10 and sum(len(scenes) for scenes in found) == 40  # each scene and the next, around
     kinds = Counter()
     for scenes in found:
-        for before, after in zip(scenes, scenes[1:]):
+        for before, after in itertools.pairwise(scenes):
             (one,), (other,) = before.objects, after.objects
             moved = (one.x, one.y) != (other.x, other.y)
             changed = {"shape": one.shape != other.shape, "colour": one.colour != other.colour, "place": moved}

@@ -83,7 +83,7 @@ def test_the_moved_latent_is_followed_where_it_is_settled_and_free_only():
 
 
 def test_a_network_that_does_not_see_the_motion_in_the_moved_picture_has_no_say():
-    latent, whole = goal()
+    _, whole = goal()
     free = torch.ones(1, 1, 32, 32, dtype=torch.float64)
     guide = Guide(whole, decode, flow_net, free, whole.floor(whole.source, flow_net))
     assert float(whole.by_target(whole.warped, flow_net).flow) > 0.4

@@ -1,5 +1,6 @@
 """Guidance itself, with models of a few weights: against finite differences, the released formulas and limits."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_gradient_through_model_decoder_and_flow_agrees_with_finite_differen
 
 
 def test_the_fast_losses_agree_with_finite_differences():
-    setting, guide = scene()
+    _, guide = scene()
     loss = lambda y: guide.objective.total(guide.objective.by_target(decode(y), flow_net)).sum()
     y = torch.randn(1, 4, 12, 12, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(4))
     (gradient,) = torch.autograd.grad(loss(y), y)
@@ -164,7 +165,7 @@ def test_no_strength_is_plain_ddim():
     guide = replace(guide, free=torch.ones_like(guide.free))
     sigmas = (4.0, 2.0, 1.0, 0.0)
     x = setting.noised(setting.source, setting.noise(7, setting.source), 4.0)
-    for sigma, lower in zip(sigmas[:-1], sigmas[1:]):
+    for sigma, lower in itertools.pairwise(sigmas):
         x = ddim_step(x, setting.denoise(x, sigma), sigma, lower)
     for recipe in (MotionRecipe(window=Window(curve=lambda t: 0.0)), replace(FAITHFUL, window=Window(0.9, 0.1))):
         result, record = run(setting, guide, recipe, sigmas)

@@ -114,7 +114,7 @@ def taesd():
     """A preview decoder of random weights, in the layout that the host and Papercut use."""
     network = comfy.taesd.taesd.TAESD()
     generator = torch.Generator().manual_seed(0)
-    for name, weight in network.named_parameters():
+    for _name, weight in network.named_parameters():
         weight.data.normal_(0, 0.7 * weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.05, generator=generator)
     network.vae_scale.data.fill_(0.18215)
     network.vae_shift.data.fill_(0.0)
@@ -188,7 +188,7 @@ def test_wrong_inputs_are_named(models):
 
 @torch.inference_mode()
 def test_a_vae_without_an_encoder_moves_the_latent_itself(models):
-    model, vae = models
+    model, _ = models
     moving = motion()
     blank = tiny_vae()
     for weight in blank.first_stage_model.encoder.parameters():

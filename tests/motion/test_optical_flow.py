@@ -103,7 +103,7 @@ def test_an_estimate_can_be_interrupted_and_says_when_memory_is_short(loaded, mo
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(optical_flow, "estimate_flow", short)
-    with pytest.raises(MemoryError, match="estimate of the flow.*use a smaller picture"):
+    with pytest.raises(MemoryError, match=r"estimate of the flow.*use a smaller picture"):
         estimate_each(loaded, source, picture, updates=1)
 
 

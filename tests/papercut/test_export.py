@@ -78,7 +78,7 @@ def test_the_key_table_is_the_hosts():
 
 
 def test_a_network_of_another_layout_is_refused():
-    with pytest.raises(ValueError, match="time_embedding.act"):
+    with pytest.raises(ValueError, match=r"time_embedding.act"):
         rename({"time_embedding.act.weight": 0}, unet_prefixes())
 
 

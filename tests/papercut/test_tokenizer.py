@@ -50,7 +50,7 @@ def test_text_comes_back_from_its_tokens(reader):
 
 
 def test_captions_are_framed_and_padded_with_the_end_token(reader):
-    ids = encode(CAPTIONS + ["red " * 100])
+    ids = encode([*CAPTIONS, "red " * 100])
     config = text_config()
     assert ids.shape == (len(CAPTIONS) + 1, 77) and ids.dtype == torch.int64
     assert (ids[:, 0] == config.bos_token_id).all() and (ids[:, -1] == config.eos_token_id).all()

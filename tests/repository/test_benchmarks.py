@@ -144,7 +144,7 @@ def test_a_suite_that_fails_does_not_stop_the_others(suites, capsys):
 
 def test_one_suite_can_be_chosen_and_an_unknown_one_is_a_sentence(suites):
     assert run.main(["good"]) == 0
-    with pytest.raises(SystemExit, match="no benchmark suite 'ugly': choose from bad, good."):
+    with pytest.raises(SystemExit, match=r"no benchmark suite 'ugly': choose from bad, good."):
         run.main(["ugly"])
 
 

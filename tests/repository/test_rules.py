@@ -309,5 +309,5 @@ def test_the_interval_of_a_rate_is_wilson_s():
 
 
 def test_a_row_that_a_suite_has_renamed_is_named():
-    with pytest.raises(ValueError, match="No row 'a | b | c'"):
+    with pytest.raises(ValueError, match=r"No row 'a | b | c'"):
         headlines.found([], "a", "b", "c")

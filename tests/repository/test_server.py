@@ -108,14 +108,14 @@ def test_after_free_everything_is_computed_again(host_client):
 def test_a_host_that_ends_is_reported_with_its_last_words(tmp_path):
     (tmp_path / "main.py").write_text("raise SystemExit('no such device here')")
     installation = Installation(own_installation(tmp_path).python, str(tmp_path), str(tmp_path))
-    with pytest.raises(HostError, match="(?s)ended with exit code 1.*no such device here"):
+    with pytest.raises(HostError, match=r"(?s)ended with exit code 1.*no such device here"):
         Host.start(installation, log=tmp_path / "log")
 
 
 def test_a_host_that_gives_no_answer_is_ended(tmp_path):
     (tmp_path / "main.py").write_text("import time\nprint('still thinking', flush=True)\ntime.sleep(600)")
     installation = Installation(own_installation(tmp_path).python, str(tmp_path), str(tmp_path))
-    with pytest.raises(HostError, match="(?s)gave no answer in 3 s.*still thinking"):
+    with pytest.raises(HostError, match=r"(?s)gave no answer in 3 s.*still thinking"):
         Host.start(installation, log=tmp_path / "log", timeout=3)
 
 
@@ -125,7 +125,7 @@ def test_a_pack_that_cannot_be_imported_is_reported_with_the_reason(tmp_path):
     broken = base / "custom_nodes" / "broken"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise RuntimeError('the reason why')")
-    with pytest.raises(HostError, match="(?s)could not import .*broken.*the reason why"):
+    with pytest.raises(HostError, match=r"(?s)could not import .*broken.*the reason why"):
         Host.start(own_installation(base), log=tmp_path / "log")
 
 

@@ -45,7 +45,7 @@ def test_too_new_a_python_is_named():
 
 
 def test_a_python_without_venv_names_the_package_to_install():
-    with pytest.raises(Problem, match="apt install python3.12-venv") as caught:
+    with pytest.raises(Problem, match=r"apt install python3.12-venv") as caught:
         pythons.find_python(["bare"], lambda _: ((3, 12), False))
     assert is_sentence(str(caught.value))
 

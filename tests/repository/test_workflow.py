@@ -293,9 +293,9 @@ def test_a_subgraph_that_contains_itself_is_named():
 @pytest.mark.parametrize("text", ["{", "[]", '{"1": {"class_type": "A", "inputs": {}}}'])
 def test_a_file_that_is_no_canvas_workflow_is_refused(tmp_path, text):
     (tmp_path / "w.json").write_text(text)
-    with pytest.raises(WorkflowError, match="w.json"):
+    with pytest.raises(WorkflowError, match=r"w.json"):
         read(tmp_path / "w.json")
-    with pytest.raises(WorkflowError, match="none.json"):
+    with pytest.raises(WorkflowError, match=r"none.json"):
         read(tmp_path / "none.json")
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 READABLE = (".flo", ".npz", ".npy", ".safetensors", ".pth", ".pt")
 WRITABLE = (".safetensors", ".flo", ".npz")
+FORMAT, VERSION = "palimpsest flow", 1
 FLO_TAG = 202021.25
 LARGEST_SIDE = 16384
 UNKNOWN = 1e9  # .flo marks unknown vectors by larger values than this
@@ -42,7 +44,8 @@ def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None, *, s
     flow = flow.detach().cpu().float().contiguous()
     arrays = {"flow": flow} | ({} if layers is None else {"layers": layers.detach().cpu().float().contiguous()})
     if suffix == ".safetensors":
-        save_file(arrays, str(path), metadata={"format": "palimpsest flow", "grid": "source", "unit": "pixels"})
+        facts = {"format": FORMAT, "version": str(VERSION), "grid": "source", "unit": "pixels"}
+        save_file(arrays, str(path), metadata=facts)
         return [path]
     if suffix == ".npz":
         _write_npz(path, arrays)
@@ -59,7 +62,7 @@ def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None, *, s
 def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
     """Read any READABLE file -> (flow (B, H, W, 2) float32, layers (B, H, W) float32 or None).
 
-    Raises ValueError with one sentence if the file is damaged or holds no flow.
+    Raises ValueError with one sentence if the file is damaged, holds no flow, or is of a newer version.
     """
     path = Path(path)
     readers = {
@@ -80,6 +83,8 @@ def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
         raise ValueError(
             f"The flow file '{path.name}' cannot be read ({error}): it is damaged or of another kind."
         ) from error
+    if path.suffix.lower() == ".safetensors":
+        _require_version(path)
     flow = as_flow(arrays.get("flow", next(iter(arrays.values()), None)), path.name)
     layers = arrays.get("layers")
     if layers is not None and layers.shape != flow.shape[:3]:
@@ -101,6 +106,15 @@ def as_flow(value: object, name: str) -> Tensor:
     if not torch.isfinite(value).all():
         raise ValueError(f"The flow in '{name}' holds NaN or infinite vectors: make it again.")
     return value
+
+
+def _require_version(path: Path) -> None:
+    """Other programs' files, and ours from before there were versions, name none and are read as they are."""
+    with safe_open(str(path), framework="pt") as file:
+        facts = file.metadata() or {}
+    version = facts.get("version", "1") if facts.get("format") == FORMAT else "1"
+    if int(version) > VERSION:
+        raise ValueError(f"'{path.name}' was saved by a newer Palimpsest (format {version}): update this one.")
 
 
 def _read_flo(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch
 from palimpsest.guidance.flow.colour_wheel import colour_wheel
 from palimpsest.guidance.flow.files import load_flow, save_flow
 from palimpsest.nodes._arrows import arrows
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -27,6 +29,21 @@ def test_layers_travel_along(tmp_path, flow, suffix):
     layers = torch.rand(1, 11, 17)
     [path] = save_flow(tmp_path / f"move{suffix}", flow, layers)
     assert torch.equal(load_flow(path)[1], layers)
+
+
+@pytest.mark.parametrize("version, readable", [(None, True), ("1", True), ("2", False)])
+def test_a_file_says_its_version_and_a_newer_one_is_not_guessed_at(tmp_path, flow, version, readable):
+    [path] = save_flow(tmp_path / "move.safetensors", flow)
+    with safe_open(str(path), framework="pt") as file:
+        facts = file.metadata()
+    assert facts["version"] == "1"
+    changed = {key: value for key, value in facts.items() if key != "version"}
+    save_file({"flow": flow}, str(path), metadata=changed | ({"version": version} if version else {}))
+    if readable:
+        assert torch.equal(load_flow(path)[0], flow)
+    else:
+        with pytest.raises(ValueError, match=r"^'move.safetensors' was saved by a newer Palimpsest"):
+            load_flow(path)
 
 
 def test_numpy_reads_what_we_write_and_we_read_what_numpy_writes(tmp_path, flow):

@@ -33,7 +33,7 @@ HEADLINES = (
         technique="NullText Optimize after the papers' inversion",
         measure="faithful's time over fast's, 50 levels, Papercut",
         mode="fast",
-        words="Null text: how much faster than the paper's steps",
+        words="Null text: times as fast as the paper's steps",
     ),
     Headline(
         technique="NullText Optimize after the papers' inversion",
@@ -80,7 +80,7 @@ HEADLINES = (
         technique="DiffEdit",
         measure="times as fast as diffusers, the whole edit",
         mode="fast",
-        words="... and how much faster than diffusers' pipeline",
+        words="... and times as fast as diffusers' pipeline",
     ),
     Headline(
         technique="Motion Guidance",
@@ -130,7 +130,7 @@ HEADLINES = (
         technique="DiffMorpher",
         measure="16 frames, rescheduled: faster than as published",
         mode="fast",
-        words="... and how much faster 16 frames are than as published",
+        words="... and times as fast as published, 16 frames",
     ),
 )
 

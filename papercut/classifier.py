@@ -18,7 +18,7 @@ from .configs import TEXT
 from .scenes import Scene
 from .shapes import COLOURS, GROUNDS, PATTERNS, SHAPES, TONES
 
-FILE = Path(__file__).resolve().parent / "weights" / "recogniser.safetensors"
+FILE = Path(__file__).resolve().parent / "weights" / "classifier.safetensors"
 SIDE = 96  # the narrowest stripes are 17 pixels of 256 wide, so 6 here
 WIDTHS = (32, 48, 96, 112)
 OBJECT = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "pattern": tuple(PATTERNS)}

@@ -1,6 +1,6 @@
 """Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
 
-python -m papercut.evaluate [vae diffusion recogniser flow edges]
+python -m papercut.evaluate [vae diffusion classifier flow edges]
 """
 
 import argparse
@@ -83,7 +83,7 @@ def measure_flow(count: int = 100) -> dict[str, float]:
 PARTS = {
     "vae": (FILE, measure_vae),
     "diffusion": (CLASSIFIER_FILE, measure_diffusion),
-    "recogniser": (CLASSIFIER_FILE, measure_classifier),
+    "classifier": (CLASSIFIER_FILE, measure_classifier),
     "flow": (FLOW_FILE, measure_flow),
     "edges": (EDGES_FILE, measure_edges),
 }
@@ -102,7 +102,7 @@ def fill_card(name: str, found: dict[str, float], folder: Path = WEIGHTS) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="vae, diffusion, recogniser, flow, edges; all if none is named")
+    parser.add_argument("parts", nargs="*", help="vae, diffusion, classifier, flow, edges; all if none is named")
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for name in parser.parse_args().parts or PARTS:
         needs, measure = PARTS[name]

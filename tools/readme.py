@@ -77,7 +77,8 @@ def results_page(rows: Sequence[Row]) -> str:
     """All rows: first how the targets stand, then a section a technique: what has a target, then the rest."""
     if not rows:
         return f"{RESULTS_HEAD}\nNothing has been measured yet; `make bench` does it.\n"
-    parts = [RESULTS_HEAD, summary(rows)]
+    names = dict.fromkeys(row.technique for row in rows)
+    parts = [RESULTS_HEAD, summary(rows), "\n".join(f"- [{name}](#{anchor(name)})" for name in names)]
     for technique, group in groupby(rows, key=lambda row: row.technique):
         group = list(group)
         aimed, rest = [row for row in group if row.target], [row for row in group if not row.target]
@@ -88,6 +89,11 @@ def results_page(rows: Sequence[Row]) -> str:
     figures = sorted(path.name for path in (RESULTS.parent / "figures").glob("*.svg"))
     parts += ["## Figures"] + [f"![{name.removesuffix('.svg').replace('_', ' ')}](figures/{name})" for name in figures]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def anchor(title: str) -> str:
+    """The name by which a heading is linked to, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _origin(rows: Sequence[Row]) -> str:

@@ -292,6 +292,13 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
 
 
+def test_headings_are_linked_to_as_github_names_them():
+    from palimpsest.tools.readme import anchor
+
+    assert anchor("Sketch guidance, cost and strength") == "sketch-guidance-cost-and-strength"
+    assert anchor("NullText Optimize after the papers' inversion") == "nulltext-optimize-after-the-papers-inversion"
+
+
 # Headlines
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..guidance.sketch.predictor import EdgePredictor
 from ..guidance.sketch.score import edge_score
 from ..guidance.sketch.strokes import thin
-from .export import FILE as CHECKPOINT
+from .networks import FILE as CHECKPOINT
 from .scenes import SPLITS, sample_scene
 
 FILE = CHECKPOINT.with_name("papercut-edges.safetensors")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .classifier import FILE as CLASSIFIER_FILE, load_classifier, rates
 from .edge_quality import FILE as EDGES_FILE, measure_edges
-from .export import FILE, WEIGHTS
+from .networks import FILE, WEIGHTS
 from .reference import Reference, load_reference
 from .scenes import SPLITS, Scene, sample_scene
 from .train_flow import FLOW_FILE, end_point_error

@@ -17,35 +17,10 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .configs import LATENT_SCALE, PREVIEW_COLOURS, UNET, UNetConfig
+from .configs import LATENT_SCALE, PREVIEW_COLOURS
 from .layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, rename, unet_prefixes, vae_prefixes
-
-WEIGHTS = Path(__file__).resolve().parent / "weights"
-FILE = WEIGHTS / "papercut.safetensors"
-
-
-def new_unet(config: UNetConfig = UNET) -> nn.Module:
-    """An untrained UNet: latents (B, 4, h, w), time step (B,), text (B, 77, 192) -> noise (B, 4, h, w)."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(**config.diffusers())
-
-
-def new_vae() -> nn.Module:
-    """An untrained autoencoder in TAESD's layout: pictures (B, 3, H, W) in -1..1 <-> latents (B, 4, H/8, W/8)."""
-    from diffusers import AutoencoderTiny
-
-    # Latents of unit size go to the UNet as they are.
-    return AutoencoderTiny(scaling_factor=1.0)
-
-
-def new_text_encoder() -> nn.Module:
-    """An untrained text encoder: token ids (B, 77) -> last hidden layer (B, 77, 192)."""
-    from transformers import CLIPTextModel
-
-    from .text import text_config
-
-    return CLIPTextModel(text_config())
+from .networks import FILE, new_text_encoder, new_vae
+from .reference import text_weights
 
 
 def to_single_file(unet: nn.Module, text_encoder: nn.Module, vae: nn.Module) -> dict[str, Tensor]:
@@ -104,17 +79,6 @@ def export(
     save_file(state, unfinished, metadata={"format": "pt", "title": "Papercut", **about})
     os.replace(unfinished, path)
     return path
-
-
-def text_weights() -> dict[str, Tensor]:
-    """The text encoder's weights from the cache folder, or else the shipped ones."""
-    from .data import CACHE
-    from .reference import load_reference
-
-    path = CACHE / "text.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True, map_location="cpu")["encoder"]
-    return load_reference().text_encoder.state_dict()
 
 
 def trained() -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .configs import SCHEDULE
-from .export import FILE, new_text_encoder, new_unet, new_vae
 from .layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, inverse, rename, unet_prefixes, vae_prefixes
+from .networks import FILE, new_text_encoder, new_unet, new_vae
 from .text import tokenizer
 
 
@@ -71,3 +71,13 @@ def new_scheduler(**changes):
 
     usual = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1, "timestep_spacing": "leading"}
     return DDIMScheduler(**SCHEDULE.diffusers(), **{**usual, **changes})
+
+
+def text_weights() -> dict[str, Tensor]:
+    """The text encoder's weights from the cache folder, or else the shipped ones."""
+    from .data import CACHE
+
+    path = CACHE / "text.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True, map_location="cpu")["encoder"]
+    return load_reference().text_encoder.state_dict()

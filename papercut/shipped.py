@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .export import FILE
+from .networks import FILE
 
 
 def load_shipped() -> tuple[object, object, object]:

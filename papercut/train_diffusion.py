@@ -21,9 +21,8 @@ from transformers import CLIPTextModel
 
 from .configs import SCHEDULE, UNET
 from .data import CACHE, DEVICE, autocast, training_scene
-from .export import text_weights
 from .muon import Optimiser
-from .reference import load_reference
+from .reference import load_reference, text_weights
 from .text import encode, text_config
 from .train_vae import Trainer as Autoencoder
 

@@ -20,7 +20,7 @@ from ..tools.server import Host
 from ..tools.setup import make_base, read_record
 from .data import CACHE
 from .edge_quality import FILE
-from .export import FILE as CHECKPOINT
+from .networks import FILE as CHECKPOINT
 from .scenes import SIZE, SPLITS, sample_scene
 
 FOLDER, AUTOSAVE, PREFIX = "papercut_edge_training", "papercut_edges_unfinished", "papercut_edges"

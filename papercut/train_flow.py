@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.models.optical_flow import raft_large
 
 from .data import CACHE, DEVICE, autocast, kept_aside
-from .export import WEIGHTS
 from .muon import Optimiser
+from .networks import WEIGHTS
 from .scenes import SIZE, SPLITS, rearranged, sample_scene
 
 PATH = CACHE / "flow.pt"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..random_sd1 import stable_diffusion_1
 from ..results import Row
 from .fixtures import GUIDED, Papercut, came_back, inverted, papercut

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..peak_memory import PeakMemory
 from ..random_sd1 import stable_diffusion_1
 from ..results import Row

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..results import Row
 from .fixtures import inverted, papercut
 from .suite_null_text import AT_ONCE, CFG, FITS, LEVELS, ROUNDS, WHOLE, behind, came_back, costs, fitted

@@ -20,7 +20,7 @@ from ...morphing.measured_frames import MeasuredFrames
 from ...morphing.reschedule import variation
 from ...morphing.schedule import schedule
 from ...papercut.classifier import OBJECT, load_classifier
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..context import every_core
 from ..results import Row
 from . import published

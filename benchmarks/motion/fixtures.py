@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...guidance.flow.warp import land
 from ...papercut.evaluate import FLOW_FILE
-from ...papercut.export import FILE
 from ...papercut.layout import VAE_PREFIX
+from ...papercut.networks import FILE
 from .cases import Case
 from .judge import Asked, Judge, Verdict
 

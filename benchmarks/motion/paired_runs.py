@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..context import every_core
 from ..results import Row, mean
 from .cases import cases

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..context import every_core
 from ..results import Row
 from .cases import COUNTS, cases

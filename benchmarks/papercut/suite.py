@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...papercut import evaluate
-from ...papercut.export import WEIGHTS
+from ...papercut.networks import WEIGHTS
 from ..results import Row
 
 TECHNIQUES = ("Papercut",)

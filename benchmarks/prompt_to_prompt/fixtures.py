@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...papercut.classifier import ANSWERS, FILE as JUDGE_FILE, truth
 from ...papercut.data import autocast
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from .cases import WordEdit, WordWeight
 
 STEPS, CFG, GROUP = 12, 4.0, 15

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...guidance.sketch.guidance import SketchRecipe
 from ...papercut.edge_quality import FILE as EDGES
-from ...papercut.export import FILE
+from ...papercut.networks import FILE
 from ..context import every_core
 from ..results import Row
 from .fixtures import (

@@ -7,7 +7,7 @@ import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
 from palimpsest.guidance.motion.recipe import DRAFT, FAITHFUL, NORMAL
 from palimpsest.nodes.motion import FlowGuidanceReport, FlowGuidanceSamplerNode, recipe_of
-from palimpsest.papercut.export import FILE
+from palimpsest.papercut.networks import FILE
 
 from ..tiny_models import tiny_latent, tiny_model, tiny_vae
 from .test_motion_host import sample, scaled, taesd

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from palimpsest.papercut.export import export, fit_preview_colours, new_text_encoder, new_unet, new_vae
+from palimpsest.papercut.export import export, fit_preview_colours
+from palimpsest.papercut.networks import new_text_encoder, new_unet, new_vae
 
 
 def fill_range(layers, example, *, mean, spread):

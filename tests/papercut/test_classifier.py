@@ -4,7 +4,7 @@ import pytest
 import torch
 from palimpsest.papercut.classifier import ANSWERS, FILE, Classifier, Reading, load_classifier, rates, truth
 from palimpsest.papercut.clip_score import clip_score
-from palimpsest.papercut.export import FILE as MODEL_FILE
+from palimpsest.papercut.networks import FILE as MODEL_FILE
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_classifier import Trainer, answers, publish, spoil
 

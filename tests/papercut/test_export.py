@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from palimpsest.papercut.configs import LATENT_SCALE, PREVIEW_COLOURS, UNET
-from palimpsest.papercut.export import FILE, export, new_unet, new_vae, to_single_file
+from palimpsest.papercut.export import export, to_single_file
 from palimpsest.papercut.layout import inverse, rename, unet_prefixes
+from palimpsest.papercut.networks import FILE, new_unet, new_vae
 from palimpsest.papercut.reference import load_reference, new_scheduler
 from palimpsest.papercut.text import encode
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from palimpsest.papercut.configs import LATENT_SCALE
-from palimpsest.papercut.export import FILE
+from palimpsest.papercut.networks import FILE
 from palimpsest.papercut.reference import load_reference, new_scheduler
 from PIL import Image
 from safetensors.torch import load

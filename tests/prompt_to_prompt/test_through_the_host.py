@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from palimpsest.papercut.export import FILE
+from palimpsest.papercut.networks import FILE
 
 from ..host.prompts import Graph, latent, run
 from ..inversion.test_through_the_host import refusal

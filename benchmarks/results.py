@@ -36,7 +36,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Row:
-    """technique, measure, mode: what was measured, unique together; mode: faithful, fast, or a peer's name.
+    """technique, measure, mode: what was measured, unique together; mode: faithful, fast, or a baseline's name.
 
     value: None where this machine cannot measure it (a GPU's time without a GPU); then `met` is None as well.
     target: "" where no issue names one. machine, date: where and when (ISO) the value was taken.

@@ -28,7 +28,7 @@ ANSWERS = OBJECT | GROUND
 
 @dataclass(frozen=True)
 class Reading:
-    """What the recogniser sees in one picture, in the scenes' own words, and how sure it is of each (0..1)."""
+    """What the classifier sees in one picture, in the scenes' own words, and how sure it is of each (0..1)."""
 
     shape: str
     colour: str
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: Path = FILE) -> Classifier:
-    """The trained recogniser, in float32 on the CPU, ready for evaluation."""
+    """The trained classifier, in float32 on the CPU, ready for evaluation."""
     model = Classifier()
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)

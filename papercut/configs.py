@@ -87,7 +87,7 @@ class ScheduleConfig:
     steps: int = 1000
 
     def diffusers(self) -> dict:
-        """Arguments of diffusers' schedulers; no clipping, and the ladder counts down to the cleanest trained level."""
+        """Arguments of diffusers' schedulers; no clipping, and the levels go down to the cleanest trained level."""
         return {
             "num_train_timesteps": self.steps,
             "beta_start": self.beta_start,

@@ -1,7 +1,7 @@
 """Write the Papercut model as one fp16 file in Stable Diffusion 1's layout, for the host's Load Checkpoint node.
 
 The trained modules are diffusers' `UNet2DConditionModel` and `AutoencoderTiny` and transformers' `CLIPTextModel`.
-`oracle.py` reads the file back into the same modules, so that one set of weights serves the host and its oracle.
+`reference.py` reads the file back into the same modules: one set of weights serves the host and its reference.
 
     python -m papercut.export
 """

@@ -68,7 +68,7 @@ def readable(scene: Scene) -> bool:
 
 
 def wobbled(edges: Tensor, seed: int, *, reach: float = 3.0) -> Tensor:
-    """The lines (256, 256) bool as an unsteady hand draws them: bent by a smooth field of deviation `reach` pixels."""
+    """The lines (256, 256) bool as an unsteady hand draws them: bent by a smooth field of std `reach` pixels."""
     field = reach * _smooth(seed, 2)
     return _moved(edges, field)
 
@@ -105,7 +105,7 @@ def as_picture(edges: Tensor) -> Tensor:
 
 
 def _smooth(seed: int, channels: int, cells: int = 7) -> Tensor:
-    """(channels, 256, 256) smooth noise of unit deviation."""
+    """(channels, 256, 256) smooth noise of unit std."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, channels, cells, cells, generator=draw)
     fine = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=False)[0]

@@ -1,4 +1,4 @@
-"""The Papercut model in diffusers' own modules, read from the one shipped file: the oracle of the parity tests.
+"""The Papercut model in diffusers' own modules, read from the one shipped file: the reference of the parity tests.
 
 Development only: the pack itself needs neither diffusers nor this file.
 """

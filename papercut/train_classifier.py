@@ -1,9 +1,9 @@
-"""Train Papercut's recogniser, and the two projections of the CLIP score beside it, on the training scenes.
+"""Train Papercut's classifier, and the two projections of the CLIP score beside it, on the training scenes.
 
 Pictures are spoiled as an autoencoder, a diffusion model or a file format would spoil them. Needs the pictures of
 `data.py` and, for the CLIP score, the text encoder of `train_text.py`.
 
-    python -m papercut.train_recogniser --minutes 20
+    python -m papercut.train_classifier --minutes 20
 """
 
 import argparse
@@ -26,9 +26,9 @@ from .scenes import Scene, sample_scene
 from .shapes import COLOURS, SHAPES
 from .text import text_config
 
-PATH = CACHE / "recogniser.pt"
+PATH = CACHE / "classifier.pt"
 ABSENT = -100  # cross_entropy's mark for "no answer is due"
-MIDDLE = 160  # spoiling happens at this side, between the picture's and the recogniser's
+MIDDLE = 160  # spoiling happens at this side, between the picture's and the classifier's
 
 
 def spoil(picture: Tensor, draw: torch.Generator) -> Tensor:
@@ -163,7 +163,7 @@ def publish(model: Classifier, path=FILE) -> None:
     """The weights in fp16, under the names that `load_classifier` expects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt", "title": "Papercut recogniser"})
+    save_file(state, path, metadata={"format": "pt", "title": "Papercut classifier"})
 
 
 def in_percent(values: dict[str, float]) -> str:

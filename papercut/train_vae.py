@@ -3,7 +3,7 @@
 The TAESD encoder is the dearer half, and half of its cost lies at full resolution. So a cheap guide encoder (pixels
 folded into channels) is trained first together with the TAESD decoder; it settles the latent space, and later encodes
 the training set for the diffusion model. The TAESD encoder then learns to answer as the guide does, and is polished
-through the frozen decoder. At last every latent channel is brought to mean 0 and deviation 1, exactly in the encoders
+through the frozen decoder. At last every latent channel is brought to mean 0 and std 1, exactly in the encoders
 and by a short training in the decoder: a diffusion model whose samples start from noise of mean 0 cannot reach latents
 that lie far from it, and paints everything dark.
 
@@ -160,7 +160,7 @@ class Trainer:
 
 @torch.no_grad()
 def normalise(lasts: Sequence[nn.Conv2d], vae: AutoencoderTiny, encoder: Callable, count: int = 96) -> None:
-    """Latent channels of mean 0 and deviation 1: exact in the encoders, whose last layers are given, and a first guess
+    """Latent channels of mean 0 and std 1: exact in the encoders, whose last layers are given, and a first guess
     in the decoder."""
     pictures = torch.stack([sample_scene(SPLITS["train"][i]).render() for i in range(count)]).to(DEVICE)
     latents = torch.cat([encoder(part) for part in pictures.split(8)])

@@ -63,7 +63,7 @@ def _in_batches(fixtures: Fixtures, method: Callable[[Fixtures, slice], Tensor])
 
 
 class Judged(NamedTuple):
-    """(B,) each. right, whole: 1 where the recogniser reads the changed word, every word of the new caption; else 0.
+    """(B,) each. right, whole: 1 where the classifier reads the changed word, every word of the new caption; else 0.
     kept: PSNR in dB outside the true mask, at most 60."""
 
     right: Tensor

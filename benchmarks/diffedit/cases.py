@@ -22,7 +22,7 @@ FIRST_SEED = 20_000
 
 @dataclass(frozen=True)
 class Edit:
-    """kind: what is changed, a word that the recogniser answers. mask: (256, 256) bool, where the pictures differ."""
+    """kind: what is changed, a word that the classifier answers. mask: (256, 256) bool, where the pictures differ."""
 
     kind: str
     before: Scene

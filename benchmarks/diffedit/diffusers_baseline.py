@@ -14,7 +14,7 @@ from ...papercut.reference import Reference
 
 
 def diffedit_pipeline(reference: Reference):
-    """`StableDiffusionDiffEditPipeline` with the oracle's UNet and encoder, in the AutoencoderKL it insists on."""
+    """`StableDiffusionDiffEditPipeline` with the reference's UNet and encoder, in the AutoencoderKL it insists on."""
     from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
 
     config = dict(reference.scheduler.config)

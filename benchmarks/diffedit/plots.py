@@ -68,4 +68,4 @@ def _axes() -> list[str]:
         parts += [line(x, TOP, x, HEIGHT - BOTTOM), text(x, HEIGHT - BOTTOM + 18, level, 12, "middle")]
     below = "background PSNR outside the true mask, dB (at most 60: nothing has changed)"
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, below, 13, "middle"))
-    return [*parts, text(LEFT + 6, HEIGHT - BOTTOM - 8, "upwards: edits that the recogniser confirms", 13)]
+    return [*parts, text(LEFT + 6, HEIGHT - BOTTOM - 8, "upwards: edits that the classifier confirms", 13)]

@@ -26,7 +26,7 @@ def mask_rows_by(context, technique: str, mode: str, scores: Scores, chosen: Map
 def edit_rows(context, technique: str, label: str, mode: str, found: Judged) -> Iterator[Row]:
     """label: ", ..." what these edits are."""
     values = {name: float(one.mean()) for name, one in found._asdict().items()}
-    yield context.row(technique, f"edits that the recogniser confirms{label}", mode, values["right"], "")
+    yield context.row(technique, f"edits that the classifier confirms{label}", mode, values["right"], "")
     yield context.row(technique, f"edits with the whole caption right{label}", mode, values["whole"], "")
     kept = f"background PSNR outside the true mask, at most 60{label}"
     yield context.row(technique, kept, mode, values["kept"], "dB")

@@ -133,7 +133,7 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
 
 
 def perceived(pictures: Tensor, classifier: Classifier, cyclic: bool = False) -> Tensor:
-    """Distances of neighbours to the eye of the recogniser, much as LPIPS (arXiv 1801.03924) has them: between
+    """Distances of neighbours to the eye of the classifier, much as LPIPS (arXiv 1801.03924) has them: between
     directions of its features, place by place and layer by layer. (N, H, W, 3) in 0..1 -> (N-1,), or (N,) around a
     cycle.
     """

@@ -35,8 +35,8 @@ FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
 STEPS_OF_A_PAIR, PAIR_PASSES, CHAIN_FRAMES, CHAIN_PASSES = 6, 3, 19, 3
 INTERPOLATED = "the host's frame interpolation"
-# The same looks, and the evenest frames by the recogniser's distances instead of the latents'.
-TO_THE_EYE = "+ reschedule, to the recogniser's eye"
+# The same looks, and the evenest frames by the classifier's distances instead of the latents'.
+TO_THE_EYE = "+ reschedule, to the classifier's eye"
 PAIR_STAGES = (*STAGES, TO_THE_EYE, INTERPOLATED)
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule", TO_THE_EYE)
 FAITHFUL, FAST = "faithful", "fast"
@@ -45,7 +45,7 @@ Eye = Callable[[Tensor], Tensor]
 
 
 def judged(run: MorphRun, made: SimpleNamespace, classifier) -> dict[str, float | Tensor]:
-    """What the tables say of one morph, and the recogniser's features of its key pictures and of what is between."""
+    """What the tables say of one morph, and the classifier's features of its key pictures and of what is between."""
     pictures, latents = made.pictures, made.latents.float().cpu()
     keys = [row for row, value in enumerate(made.alphas.values) if value == round(value)]
     own = [int(made.alphas.values[row]) for row in keys]
@@ -149,10 +149,10 @@ def quality(context, fixtures: Fixtures | None) -> Iterator[Row]:
         "ends": ("key pictures as they come back", "dB", ""),
         "below": ("key pictures below the VAE's bound", "dB", "<= 1"),
         "variation": ("variation of the steps", "", "<= 0.15"),
-        "felt": ("variation of the steps as the recogniser sees them", "", ""),
+        "felt": ("variation of the steps as the classifier sees them", "", ""),
         "detour": ("way over the direct distance", "", ""),
         "one": ("frames between with exactly one thing", "share", ""),
-        "sure": ("how sure the recogniser is of the thing between", "share", ""),
+        "sure": ("how sure the classifier is of the thing between", "share", ""),
         "strange": ("distance of the frames between from pictures, as a set", "", ""),
         "tint": ("mean colour of the frames between, off the straight way", "RMS of 0..1", ""),
     }
@@ -170,7 +170,7 @@ def gains(context, pairs: dict[str, list]) -> Iterator[Row]:
         ("sure", "sureness of the thing between, gained", "latent interpolation", "+ LoRA", 1),
         ("strange", "distance from pictures as a set, saved", "latent interpolation", "+ LoRA", -1),
         ("detour", "way over the direct distance, saved", "+ LoRA", "+ attention", -1),
-        ("felt", "variation as the recogniser sees it, saved", "+ LoRA", "+ attention", -1),
+        ("felt", "variation as the classifier sees it, saved", "+ LoRA", "+ attention", -1),
         ("variation", "variation of the steps, saved", "+ LoRA", "+ attention", -1),
         ("tint", "mean colour off the straight way, saved", "+ attention", "+ AdaIN", -1),
         ("variation", "variation of the steps, saved", "+ AdaIN", "+ reschedule", -1),

@@ -20,7 +20,7 @@ def rows(context) -> Iterable[Row]:
     yield context.row("Papercut", "VAE reconstruction PSNR", "", vae.get("reconstruction PSNR, dB"), "dB", ">= 30")
     judge = _if_there(evaluate.CLASSIFIER_FILE, lambda: evaluate.measure_classifier(400))
     sure = judge.get("shape and colour right")
-    yield context.row("Papercut", "recogniser right on drawn scenes: shape and colour", "", sure, "", ">= 0.98")
+    yield context.row("Papercut", "classifier right on drawn scenes: shape and colour", "", sure, "", ">= 0.98")
     both = evaluate.FILE if evaluate.CLASSIFIER_FILE.exists() else evaluate.CLASSIFIER_FILE
     model = _if_there(both, lambda: evaluate.measure_diffusion(100))
     named = model.get("shape and colour right")

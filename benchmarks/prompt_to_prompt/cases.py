@@ -1,4 +1,4 @@
-"""Papercut edits by words: a scene, what its caption becomes, and what the recogniser must then find where.
+"""Papercut edits by words: a scene, what its caption becomes, and what the classifier must then find where.
 
 One cut-out on a ground. Seven kinds take turns; to add and to remove mean a word of the caption, and the pattern that
 it names. All is drawn from a split that training never reads.
@@ -43,7 +43,7 @@ class WordEdit:
 
     @property
     def answers(self) -> dict[str, str]:
-        """What the recogniser must say of the edited picture: all that the new caption says."""
+        """What the classifier must say of the edited picture: all that the new caption says."""
         return truth(self.after)
 
 
@@ -59,7 +59,7 @@ class WordWeight:
 
     (Papercut's text encoder says at a thing's noun, too, what colour and pattern it has, so that a weight on one of
     those words is hardly heard.) texts: the caption with the phrase taken away, and weighed a little less.
-    answers: what the recogniser says of it. words, kept, mask: as of a `WordEdit`.
+    answers: what the classifier says of it. words, kept, mask: as of a `WordEdit`.
     """
 
     before: Scene

@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt on Papercut's test split: does the recogniser find what a new caption says, and is the rest kept?
+"""Prompt-to-Prompt on Papercut's test split: does the classifier find what a new caption says, and is the rest kept?
 
 Here the source's row is anchored to its trajectory; `suite_negative_prompts.py` has the editors that sample it."""
 

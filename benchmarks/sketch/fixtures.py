@@ -48,7 +48,7 @@ class Tests(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the recogniser;
+    """Means over the test pictures, in 0..1. caption: shape and colour as the prompt says, by the classifier;
     sureness: the probability that it gives to that shape and that colour; count: of pictures; right: the scene of each
     picture, and whether its caption was met."""
 
@@ -243,7 +243,7 @@ def error_of_loss(plain: Judged, guided: Judged) -> float:
 
 @torch.no_grad()
 def sureness(answers: Mapping[str, Tensor], scenes: list) -> float:
-    """answers: the recogniser's, (B, words) each before the softmax; of the right shape and colour, the mean."""
+    """answers: the classifier's, (B, words) each before the softmax; of the right shape and colour, the mean."""
     from ...papercut.classifier import ANSWERS, truth
 
     sure = torch.ones(len(scenes))

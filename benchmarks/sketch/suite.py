@@ -5,7 +5,7 @@ outlines that contradict the seed. Sketches of a whole outline run in the node's
 theirs, and each kind beside no guidance, SDEdit and Best Seed.
 
 The edges of painted pictures are found without knowing what was asked for (`papercut/outlines.py`), and only scenes
-take part whose own outline is found that way and whose own picture the recogniser reads right. Every picture is sampled
+take part whose own outline is found that way and whose own picture the classifier reads right. Every picture is sampled
 from the same noise in all modes but Best Seed's.
 """
 
@@ -158,13 +158,13 @@ def all_rows(context, found: Mapping[str, Mapping[str, Judged]]) -> Iterator[Row
 
 def own_rows(context, t: Tests | None, misread: int | None) -> list[Row]:
     """How well the outlines of the scenes themselves are found, the most that any picture could reach; and how many
-    scenes are left out because the recogniser misreads even their own pictures."""
+    scenes are left out because the classifier misreads even their own pictures."""
     own = None
     if t is not None:
         from ...papercut.outlines import outlines_score
 
         own = 100 * float(outlines_score(torch.stack([scene.render() for scene in t.scenes]), t.edges).f1.mean())
-    measure = f"scenes left out of {COUNT + SPARE}, as the recogniser misreads them as they are"
+    measure = f"scenes left out of {COUNT + SPARE}, as the classifier misreads them as they are"
     return [
         context.row(TECHNIQUE, f"{OUTLINE}: edge F1", "the scenes as drawn", own, "%"),
         context.row(TECHNIQUE, measure, "the scenes as drawn", misread, ""),

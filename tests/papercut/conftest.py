@@ -7,7 +7,7 @@ from palimpsest.papercut.networks import new_text_encoder, new_unet, new_vae
 
 
 def fill_range(layers, example, *, mean, spread):
-    """Rescale the last convolution so that each channel of the answer to `example` has this mean and deviation."""
+    """Rescale the last convolution so that each channel of the answer to `example` has this mean and std."""
     out, last = layers(example), layers[-1]
     gain = spread / out.std(dim=(0, 2, 3))
     last.weight *= gain[:, None, None, None]

@@ -19,7 +19,7 @@ def scenes():
 @pytest.fixture(scope="module")
 def trained():
     if not FILE.exists():
-        pytest.skip("the trained recogniser is not there")
+        pytest.skip("the trained classifier is not there")
     return load_classifier()
 
 

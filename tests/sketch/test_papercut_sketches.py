@@ -98,7 +98,7 @@ def test_scenes_that_the_classifier_misreads_as_they_are_take_no_part():
     wrong = {0: "shape", 2: "colour"}
 
     class Misled:
-        """The recogniser, wrong about one word of some scenes."""
+        """The classifier, wrong about one word of some scenes."""
 
         def __init__(self):
             self.count = -1

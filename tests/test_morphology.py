@@ -14,7 +14,7 @@ SIZES = [(1, 1), (1, 7), (9, 13), (33, 20)]
 def pictures(size, seed=0):
     """(B, H, W) bool: noise of several densities, nothing, everything, one pixel."""
     generator = torch.Generator().manual_seed(seed)
-    noise = [torch.rand(size, generator=generator) < share for share in (0.02, 0.1, 0.4, 0.6, 0.9)]
+    noise = [torch.rand(size, generator=generator) < density for density in (0.02, 0.1, 0.4, 0.6, 0.9)]
     one = torch.zeros(size, dtype=torch.bool)
     one[size[0] // 2, size[1] // 2] = True
     return torch.stack([*noise, torch.zeros_like(one), torch.ones_like(one), one])
@@ -128,18 +128,18 @@ def test_the_histogram_and_all_splits_agree_to_a_step():
 
 
 def old_gradient(knot, xs, ys):
-    """The slope at a knot: the weighted harmonic mean of its two sides; at an end, of the parabola through three."""
+    """The derivative at a knot: the weighted harmonic mean of its sides; at an end, of the parabola through three."""
     middle = min(max(knot, 1), len(xs) - 2)
     left, right = xs[middle] - xs[middle - 1], xs[middle + 1] - xs[middle]
     before, after = (ys[middle] - ys[middle - 1]) / left, (ys[middle + 1] - ys[middle]) / right
     if knot == middle:
         return 3 * (left + right) / ((2 * right + left) / before + (right + 2 * left) / after)
-    near, far, slope, other = (left, right, before, after) if knot == 0 else (right, left, after, before)
-    return max(((2 * near + far) * slope - near * other) / (near + far), 0.0)
+    near, far, own, other = (left, right, before, after) if knot == 0 else (right, left, after, before)
+    return max(((2 * near + far) * own - near * other) / (near + far), 0.0)
 
 
 @pytest.mark.parametrize("count", [3, 4, 9])
-def test_the_monotone_curve_is_the_cubic_with_harmonic_slopes(count):
+def test_the_monotone_curve_is_the_cubic_with_harmonic_derivatives(count):
     generator = torch.Generator().manual_seed(count)
     xs, ys = ((0.3 + torch.rand(count, generator=generator, dtype=torch.float64)).cumsum(0).tolist() for _ in "xy")
     for i in range(count - 1):

@@ -202,8 +202,8 @@ def fill_smoothly(picture: Tensor, holes: Tensor) -> Tensor:
         return torch.full_like(picture, 0.5)
     levels = [(picture * known, known)]
     while min(levels[-1][0].shape[-2:]) > 1:
-        colours, share = (F.avg_pool2d(F.pad(v, _even(v)), 2) for v in levels[-1])
-        levels.append((colours, share))
+        colours, fraction = (F.avg_pool2d(F.pad(v, _even(v)), 2) for v in levels[-1])
+        levels.append((colours, fraction))
     filled = levels[-1][0] / levels[-1][1].clamp_min(1e-6)
     for colours, fraction in reversed(levels):
         coarse = F.interpolate(filled, colours.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,5 @@
 # make demo | test | bench | serve | lint | archive | clean. Each does its own set-up first; see README.md.
+# make test-core needs no set-up: Python with the packages of tools/requirements-core.txt is enough.
 # Settings: COMFYUI=path (use that ComfyUI), PORT=8188, SUITE=name (one benchmark), DEVICE=gpu, ARGS="-k word" (tests).
 PYTHON ?= python3
 SUITE ?=
@@ -9,7 +10,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test bench lint archive readme thumbnails setup venv clean distclean
+.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails setup venv clean distclean
 
 all: demo
 
@@ -30,6 +31,17 @@ serve: setup
 
 test: venv
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
+
+# The tests that need no ComfyUI, in the project's environment or, without one, in $(PYTHON).
+test-core:
+	@python=.venv/bin/python; [ -x $$python ] || python="$(PYTHON)"; \
+	  $$python -c "import einops, kornia, pytest, scipy, torch, torchvision" 2>/dev/null || { \
+	  echo "The core tests need a few packages: run '$(PYTHON) -m pip install -r tools/requirements-core.txt' and the command again." >&2; exit 1; }; \
+	  OMP_NUM_THREADS=1 $$python -m pytest -m core $(ARGS)
+
+# The same on stand-ins for other CPUs, with the list of tests by margin, then the whole suite; ARGS=core leaves that out.
+test-portable: venv
+	@.venv/bin/python -m tools.portable $(ARGS)
 
 bench: venv
 	@$(RUN) -m palimpsest.benchmarks.run $(SUITE); code=$$?; $(RUN) -m palimpsest.tools.readme; exit $$code

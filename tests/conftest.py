@@ -1,9 +1,15 @@
-"""Puts the pack and the host on the path as one program sees them, and starts one real host for all tests."""
+"""Puts the pack on the path as one program sees it, and the host beside it as soon as a test needs the host.
+
+Each test is marked `core` or `host` by what it imports (see needs.py). With `-m core` no module of ComfyUI can be
+imported, and files that need one are left out unread.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,22 +19,96 @@ PACKAGES = ROOT / ".host" / "packages"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if not (PACKAGES / "palimpsest").exists():
-    raise SystemExit("The tests' environment is not set up: run 'make test' instead of pytest.")
-sys.path.insert(0, str(PACKAGES))
-
-from palimpsest.tools.inprocess import enter_host, own_installation  # noqa: E402
-
-# Not in a fixture: test files import the host while they are collected.
-enter_host()
+    PACKAGES.mkdir(parents=True, exist_ok=True)
+    (PACKAGES / "palimpsest").symlink_to(ROOT)
+# The repository's root leaves the path, or its `nodes` would be found in the place of the host's.
+sys.path[:] = [str(PACKAGES), *(entry for entry in sys.path if entry not in ("", str(ROOT), str(ROOT / "tests")))]
 
 import pytest  # noqa: E402
-from palimpsest.tools.server import Host  # noqa: E402
-from palimpsest.tools.setup import link, make_base  # noqa: E402
+from palimpsest.tests import portability  # noqa: E402
+from palimpsest.tests.needs import HOST_MODULES, needs_host, packages_of  # noqa: E402
+
+
+class NoHost:
+    """A finder in the host's place: a core test that needs the host after all fails with this sentence."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in HOST_MODULES:
+            raise ModuleNotFoundError(f"'{name}' is ComfyUI's, and core tests run without it.", name=name)
+
+
+def pytest_addoption(parser: pytest.Parser):
+    portability.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config):
+    config.left_out = []
+    words = config.option.markexpr.split()
+    config.core_only = words[:1] == ["core"] and "or" not in words
+    if config.core_only:
+        sys.meta_path.insert(0, NoHost)
+    portability.configure(config)
+
+
+@cache
+def is_here(package: str) -> bool:
+    return package in HOST_MODULES or find_spec(package) is not None
+
+
+def missing(path: Path, name: str | None = None) -> list[str]:
+    """Packages that are not here; the host's count as here."""
+    return sorted(one for one in packages_of(path, name) if not is_here(one))
+
+
+@cache
+def enter_host():
+    if not (ROOT / ".host" / "ComfyUI").exists():
+        raise pytest.UsageError("These tests need ComfyUI: run 'make test' instead of pytest, or 'make test-core'.")
+    from palimpsest.tools.inprocess import enter_host
+
+    enter_host()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config):
+    if not (collection_path.suffix == ".py" and collection_path.name.startswith("test_")):
+        return None
+    if lacking := missing(collection_path):
+        config.left_out.append(f"{collection_path.relative_to(ROOT)} is left out: it needs {' and '.join(lacking)}")
+    return bool(lacking) or (config.core_only and needs_host(collection_path)) or None
+
+
+def pytest_report_collectionfinish(config: pytest.Config):
+    return config.left_out
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent):
+    if needs_host(module_path):
+        enter_host()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    for item in items:
+        name = item.nodeid.split("::")[1].split("[")[0]
+        item.add_marker("host" if needs_host(item.path, name) else "core")
+        if lacking := missing(item.path, name):
+            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(lacking)}"))
+
+
+def pytest_runtest_setup(item: pytest.Item):
+    if item.get_closest_marker("host"):
+        enter_host()
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory):
     """A running ComfyUI with the pack, the companion and the weights: `host.client`, `host.base`, `host.text()`."""
+    from palimpsest.tools.inprocess import own_installation
+    from palimpsest.tools.server import Host
+    from palimpsest.tools.setup import link, make_base
+
+    enter_host()
     base = make_base(tmp_path_factory.mktemp("host"))
     link(ROOT / "tests" / "host_pack", base / "custom_nodes" / "palimpsest_tests")
     # One rule on every machine: outputs that the running prompt does not use are forgotten, whatever memory there is.
@@ -38,7 +118,7 @@ def host(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def host_client(host: Host):
+def host_client(host):
     """The client of the session's host, which must be alive before and after the test."""
     host.check_alive()
     yield host.client

@@ -62,18 +62,16 @@ def test_parity_with_diffusers_scheduler(case):
     )
     scheduler.set_timesteps(STEPS)
     assert torch.allclose(scheduler.alphas_cumprod[scheduler.timesteps.flip(0)].double(), alphas[1:], rtol=1e-5)
+    # Fifty levels of Adam amplify the rounding of its alphas, which are in single precision, to 0.01 of the latents.
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.alphas_cumprod[scheduler.timesteps.flip(0)] = alphas[1:]
 
     def step(epsilon, z, i):
         return scheduler.step(epsilon, scheduler.timesteps[i], z).prev_sample
 
     pivots = path * alphas.sqrt().reshape(-1, 1, 1, 1, 1)
     kept, passed, losses = null_text_reference(epsilon_of, pivots, alphas, toy.source, toy.empty, step=step)
-    result = ours(toy, levels, path)
-    # The scheduler's alphas are in single precision; see `compare` for what becomes of such differences.
-    for i in range(5):
-        assert torch.allclose(result.embeddings[STEPS - 1 - i], kept[i], atol=1e-4), f"step {i}"
-    assert torch.allclose(result.latents, passed[-1], atol=1e-2)
-    assert len(result.history) == pytest.approx(sum(len(level) for level in losses), abs=10)
+    compare(ours(toy, levels, path), kept, passed, losses)
 
 
 def test_every_level_gets_an_update_and_at_most_ten(case):

@@ -1,9 +1,14 @@
-"""Keys by content: equal for equal values in whatever object they come, None where equality cannot be told."""
+"""Results remembered by content: keys that are equal for equal values, in whatever object they come.
+
+A key is None where equality cannot be known; what has none is not remembered.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections import OrderedDict
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -65,35 +70,61 @@ def _filled(value: Any) -> bool:
     return len(value) > 0 if isinstance(value, (list, tuple)) else value is not None
 
 
-class TensorStore:
-    """Tensors by key, the least recently used let go first; never more than `limit` bytes."""
+class ModelCache:
+    """Results by content key, the least recently used let go first; each goes with the model that it was made with.
+
+    limit: bytes of tensors that are kept at most. An entry hangs on the base model of its MODEL (`model.model`): when
+    the host lets that go, the entry goes; moving it between devices changes nothing.
+    """
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._watched: set[int] = set()
 
-    def get(self, key: str | None) -> Tensor | None:
+    def get(self, key: str | None) -> Any:
         """What was put in under the key, or None. It is shared: do not write into it."""
-        if key not in self._kept:
+        if key not in self._entries:
             return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
 
-    def put(self, key: str | None, value: Tensor) -> None:
-        """Keeps a tensor on the CPU, if it has a key and fits."""
-        if key is None or _size(value) > self.limit:
+    def put(self, model, key: str | None, value: Any) -> None:
+        """Keep a result of the MODEL if it has a key and fits; its tensors should lie on the CPU."""
+        if key is None or byte_size(value) > self.limit:
             return
-        self._kept.pop(key, None)
-        self._kept[key] = value.detach().to("cpu", copy=True)
-        while sum(_size(one) for one in self._kept.values()) > self.limit:
-            self._kept.popitem(last=False)
+        owner = id(model.model)
+        if owner not in self._watched:
+            self._watched.add(owner)
+            weakref.finalize(model.model, self._forget, owner).atexit = False
+        self._entries.pop(key, None)
+        self._entries[key] = value, owner
+        while sum(byte_size(one) for one, _ in self._entries.values()) > self.limit:
+            self._entries.popitem(last=False)
+
+    def _forget(self, owner: int) -> None:
+        """The base model is gone, and with it what was made with it."""
+        self._watched.discard(owner)
+        for key in [key for key, (_, its) in self._entries.items() if its == owner]:
+            del self._entries[key]
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._entries.clear()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def byte_size(value: Any) -> int:
+    """Bytes of all tensors in a nest of dicts, sequences and dataclasses."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if is_dataclass(value):
+        return sum(byte_size(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, dict):
+        return sum(byte_size(one) for one in value.values())
+    return sum(byte_size(one) for one in value) if isinstance(value, (list, tuple)) else 0
+
+
+RESULTS = ModelCache(limit=2**30)
+"""Fitted LoRAs (some eighty of SD1's size at rank 16) and DiffEdit's predictions, together within one limit."""

@@ -171,10 +171,10 @@ def faithful_masks(fixtures: Fixtures) -> Tensor:
         one, generator = fixtures.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
         noises = torch.randn(NOISES, *one.latents.shape[1:], generator=generator)[:, None]
         with patch.object(heat_map, "item_noises", lambda *_, noises=noises: noises):
-            heat_map.REFERENCES.clear()
+            heat_map.RESULTS.clear()
             maps, _ = our_search(one, THEIR_STRENGTH, queries=one.after)
         made.append(find(heat_map(maps), BARE)[0])
-    heat_map.REFERENCES.clear()
+    heat_map.RESULTS.clear()
     return torch.cat(made)
 
 
@@ -245,9 +245,9 @@ def whole_edit(fixtures: Fixtures) -> Edited:
 
 def fresh_mask(fixtures: Fixtures) -> Place:
     """The masks and changes, with nothing remembered from before."""
-    from ...host.diffedit.heat_map import REFERENCES
+    from ...host.content_cache import RESULTS
 
-    REFERENCES.clear()
+    RESULTS.clear()
     return our_places(fixtures, *our_search(fixtures))
 
 

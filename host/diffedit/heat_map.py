@@ -12,13 +12,10 @@ from torch import Tensor
 
 from ...guidance.diffedit.heat_map import change, differences, flow_level, heat_map, item_noises
 from ...inversion.diffusion import guided, noised
-from ..content_cache import TensorStore, content_key, model_key
+from ..content_cache import RESULTS, content_key, model_key
 from ..memory import call_bytes, chunked, free_bytes
 from ..session import Session, with_denoiser
 from ..validation import prediction
-
-REFERENCES = TensorStore(limit=64 * 2**20)
-"""Predictions for reference texts, so that another query on the same picture costs its own half alone."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,8 @@ def compare(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: l
     sigma, flow = noise_level(model, recipe.strength), prediction(model) == "flow"
     half = prompts.half("reference")
     key = _reference_key(model, half, latent, recipe, items, sigma)
-    known = REFERENCES.get(key)
+    # A known prediction for the reference text: another query on the same picture costs its own half alone.
+    known = RESULTS.get(key)
     # Each half in calls of its own: in one call the query's last bits would depend on whether a reference was known.
     halves = [half, prompts.half("query")] if known is None else [prompts.half("query")]
     conds = {name: cond for one in halves for name, cond in one.items()}
@@ -118,7 +116,7 @@ def compare(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: l
     found = with_denoiser(model, conds, latent, torch.tensor([sigma]), predict)
     if known is None:
         known = _combine(found, "reference", recipe.cfg)
-        REFERENCES.put(key, known)
+        RESULTS.put(model, key, known.detach().to("cpu", copy=True))
     query = _combine(found, "query", recipe.cfg)
     maps = differences(query, known, sigma)
     cost = len(conds) * maps.shape[0] * maps.shape[1]

@@ -7,10 +7,9 @@ interruption included.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from ...morphing.fit import Branches, LoraRecipe, fit
 from ...morphing.schedule import Alphas
 from ..compatibility import require_invertible
-from ..content_cache import content_key, model_key
+from ..content_cache import RESULTS, content_key, model_key
 from ..family import diffusion_model, is_unet, model_class
 from ..gradients import plain
 from ..memory import chunked, or_sparing
@@ -32,9 +31,6 @@ from .row_lora import layer_hooks
 # the same projections in their own ways, some of them fused.
 UNET_LAYERS = re.compile(r"attn[12]\.to_(q|k|v|out\.0)$")
 OTHER_LAYERS = re.compile(r"(attn\w*|attention)\.(to_)?(q|k|v|o|qkv|out|proj|out\.0|add_[qkv]_proj|to_add_out)$")
-# Bytes of fitted LoRAs that are kept: some eighty of SD1's size at rank 16.
-KEPT_BYTES = 2**30
-_kept: OrderedDict[str, Fit] = OrderedDict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +78,7 @@ def fit_loras(
         fits = or_sparing(together, "LoRA Fit", sparing=sparing, helps=len(places) == 1)
         for place, one in zip(places, fits):
             found[marks[place]] = one
-            _keep(keys[place], one)
+            RESULTS.put(model, keys[place], one)
         return fits
 
     if missing:
@@ -150,18 +146,5 @@ def target_layers(model) -> list[str]:
 
 
 def _recalled(mark: str) -> Fit | None:
-    fitted = _kept.get(mark)
-    if fitted is None:
-        return None
-    _kept.move_to_end(mark)
-    return Fit(fitted.lora, fitted.losses, fitted.checks, reused=True)
-
-
-def _keep(key: str | None, fitted: Fit) -> None:
-    """Takes a fit into memory, and lets the oldest go where there are too many."""
-    if key is None:
-        return
-    _kept[key] = fitted
-    size = lambda one: sum(tensor.nbytes for tensor in one.lora.values())
-    while len(_kept) > 1 and sum(size(one) for one in _kept.values()) > KEPT_BYTES:
-        _kept.popitem(last=False)
+    fitted = RESULTS.get(mark)
+    return None if fitted is None else replace(fitted, reused=True)

@@ -11,7 +11,8 @@ from palimpsest.benchmarks import plots
 from palimpsest.benchmarks.diffedit import batch_edits, methods
 from palimpsest.benchmarks.diffedit.cases import KINDS, LARGEST, SMALLEST, edits, pictures
 from palimpsest.benchmarks.diffedit.cost import costs, peak_memory
-from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, single_maps
+from palimpsest.host.content_cache import RESULTS
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, single_maps
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 
@@ -78,9 +79,9 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
     with torch.inference_mode():
         maps, cost = single_maps(model, prompts, latent, MapRecipe(noises=4), [0, 1])
         whole, _ = heat(model, prompts, latent, MapRecipe(noises=4), [0, 1])
-        REFERENCES.clear()
+        RESULTS.clear()
         fewer, _ = single_maps(model, prompts, latent, MapRecipe(noises=2), [0, 1])
-        REFERENCES.clear()
+        RESULTS.clear()
     assert maps.shape == (4, 2, 8, 8) and cost == 16
     torch.testing.assert_close(maps.mean(0), whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(maps[:2], fewer, atol=1e-6, rtol=1e-5)

@@ -7,8 +7,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.diffedit.heat_map import change, differences, evenness, new_shape, off_ground
+from palimpsest.host.content_cache import RESULTS
 from palimpsest.host.diffedit.head_start import with_head_start
-from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, compare, single_maps
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, compare, single_maps
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.diffedit import DiffEditHeadStart, DiffEditMask
@@ -18,7 +19,7 @@ from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 
 @pytest.fixture(autouse=True)
 def inference():
-    REFERENCES.clear()
+    RESULTS.clear()
     with torch.inference_mode():
         yield
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.host.content_cache import TensorStore, content_key, model_key
+from palimpsest.host.content_cache import RESULTS, content_key, model_key
 from palimpsest.host.diffedit import heat_map
-from palimpsest.host.diffedit.heat_map import REFERENCES, MapRecipe, Prompts, heat, noise_level, same_content
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, noise_level, same_content
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_lora, tiny_model
 
@@ -14,10 +14,10 @@ RECIPE = MapRecipe(noises=3)
 
 @pytest.fixture(autouse=True)
 def fresh():
-    REFERENCES.clear()
+    RESULTS.clear()
     with torch.inference_mode():
         yield
-    REFERENCES.clear()
+    RESULTS.clear()
 
 
 def counted(model):
@@ -59,7 +59,7 @@ def test_a_known_reference_gives_the_same_map_to_the_last_bit():
         [0],
     )
     cold, cost = run(2)
-    REFERENCES.clear()
+    RESULTS.clear()
     run(3)
     warm, less = run(2)
     assert torch.equal(cold, warm) and less < cost
@@ -115,7 +115,7 @@ def test_chunks_change_nothing(noises_a_call, monkeypatch):
     prompts = Prompts(tiny_cond("sd1", batch=2, seed=1), tiny_cond("sd1", batch=2, seed=2))
     recipe, latent = MapRecipe(noises=5), tiny_latent("sd1", batch=2)
     whole, _ = heat(model, prompts, latent, recipe, [0, 1])
-    REFERENCES.clear()
+    RESULTS.clear()
     rows.clear()
     monkeypatch.setattr(heat_map, "_noises_a_call", lambda session, rows: noises_a_call)
     cut, cost = heat(model, prompts, latent, recipe, [0, 1])
@@ -135,7 +135,7 @@ def test_short_memory_makes_more_calls(monkeypatch):
     model = tiny_model("sd1")
     prompts = Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2))
     whole, _ = heat(model, prompts, tiny_latent("sd1"), MapRecipe(noises=6), [0])
-    REFERENCES.clear()
+    RESULTS.clear()
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "short", short)
     found, _ = heat(model, prompts, tiny_latent("sd1"), MapRecipe(noises=6), [0])
@@ -152,7 +152,7 @@ def test_another_query_costs_its_own_half_alone():
     assert cost == 3
     torch.testing.assert_close(again, first, atol=1e-6, rtol=1e-5)
     other, cost = heat(model, Prompts(reference, tiny_cond("sd1", seed=5)), latent, RECIPE, [0])
-    REFERENCES.clear()
+    RESULTS.clear()
     fresh, _ = heat(model, Prompts(reference, tiny_cond("sd1", seed=5)), latent, RECIPE, [0])
     assert cost == 3
     torch.testing.assert_close(other, fresh, atol=1e-6, rtol=1e-5)
@@ -196,7 +196,7 @@ def test_what_cannot_be_compared_is_not_remembered():
     model, _ = counted(tiny_model("sd1"))
     assert model_key(model) is None
     heat(model, Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2)), tiny_latent("sd1"), RECIPE, [0])
-    assert len(REFERENCES) == 0
+    assert len(RESULTS) == 0
     assert content_key([[torch.zeros(2), {"control": object()}]]) is None
 
 
@@ -211,19 +211,6 @@ def test_content_keys_see_every_bit():
     assert not same_content(a, c)
     assert content_key(torch.zeros(2, 3)) != content_key(torch.zeros(3, 2))
     assert content_key(["ab", "c"]) != content_key(["a", "bc"])
-
-
-def test_the_store_is_bounded_and_lets_the_oldest_go():
-    store = TensorStore(limit=3 * 400)
-    for name in "abc":
-        store.put(name, torch.zeros(100))
-    store.get("a")
-    store.put("d", torch.ones(100))
-    assert store.get("b") is None and store.get("a") is not None and len(store) == 3
-    store.put("large", torch.zeros(1000))
-    assert store.get("large") is None and len(store) == 3
-    store.put(None, torch.zeros(1))
-    assert len(store) == 3 and store.get(None) is None
 
 
 def test_noise_levels_are_the_model_s_own_steps():
@@ -252,6 +239,6 @@ def test_an_interrupted_map_leaves_nothing_behind():
     stopped.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "stop", stop)
     with pytest.raises(management.InterruptProcessingException):
         heat(stopped, prompts, tiny_latent("sd1"), RECIPE, [0])
-    assert len(REFERENCES) == 0
+    assert len(RESULTS) == 0
     found, cost = heat(model, prompts, tiny_latent("sd1"), RECIPE, [0])
     assert cost == 6 and torch.isfinite(found).all()

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from palimpsest.host.diffedit.heat_map import REFERENCES, Compared
+from palimpsest.host.content_cache import RESULTS
+from palimpsest.host.diffedit.heat_map import Compared
 from palimpsest.nodes.diffedit import DiffEditMask
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
@@ -27,7 +28,7 @@ PLAIN = dict(
 
 @pytest.fixture(autouse=True)
 def inference():
-    REFERENCES.clear()
+    RESULTS.clear()
     with torch.inference_mode():
         yield
 
@@ -97,7 +98,7 @@ def test_inputs_stay_as_they_are(model):
 def test_equal_prompts_are_refused_before_any_work(model):
     with pytest.raises(ValueError, match="The reference and the query prompt are the same"):
         found(model, query=tiny_cond("sd1", seed=1))
-    assert len(REFERENCES) == 0
+    assert len(RESULTS) == 0
 
 
 def test_an_equal_pair_within_a_batch_gets_an_empty_mask_and_a_warning(model, caplog):

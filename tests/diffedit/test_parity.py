@@ -77,11 +77,11 @@ def theirs(pipeline, reference, query, negative_reference, negative_query, laten
 def ours(model, prompts, latent, count, monkeypatch):
     noises = torch.randn(count, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(7))[:, None]
     monkeypatch.setattr(heat_map, "item_noises", lambda *_: noises)
-    heat_map.REFERENCES.clear()
+    heat_map.RESULTS.clear()
     raw = model.model.process_latent_out(latent)
     with torch.inference_mode():
         found, cost = heat(model, prompts, raw, MapRecipe(count, strength=481 / 999, cfg=CFG), [0])
-    heat_map.REFERENCES.clear()
+    heat_map.RESULTS.clear()
     return find(found, FAITHFUL)[0], cost
 
 

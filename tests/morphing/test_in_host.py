@@ -156,6 +156,27 @@ def test_pictures_fitted_before_are_reused(host, host_client):
     assert "2 of 3 pictures had been fitted before" in host.text()
 
 
+def test_what_was_fitted_goes_with_its_model_and_outlives_an_unloading(host, host_client):
+    """A fit takes minutes: unloading to the CPU keeps it. Once the host lets the model go, the fit goes as well."""
+
+    def times_reused(copies):
+        """Fit the same two pictures, by a batch that is put together anew, so that the node runs again."""
+        before = host.text().count("pictures had been fitted before")
+        scene = Morph(pictures=2, seed=77)
+        for _ in range(copies):
+            scene.latent = [scene.add("RepeatLatentBatch", samples=scene.latent, amount=1), 0]
+        scene.add("SaveLoRA", lora=[scene.fit(seed=7, steps=3), 0], prefix="loras/kept")
+        run(host_client, scene)
+        return host.text().count("pictures had been fitted before") - before
+
+    host_client.free()
+    assert times_reused(0) == 0
+    host_client.json("/free", {"unload_models": True, "free_memory": False})
+    assert times_reused(1) == 1
+    host_client.free()
+    assert times_reused(2) == 0
+
+
 def test_an_interrupted_fit_leaves_no_trace(host_client):
     def stock():
         scene = Morph(seed=6)

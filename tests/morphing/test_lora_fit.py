@@ -3,6 +3,7 @@
 import pytest
 import torch
 from palimpsest.host import memory
+from palimpsest.host.content_cache import RESULTS
 from palimpsest.host.morphing import lora_fit
 from palimpsest.host.morphing.lora_fit import fit_loras, target_layers
 from palimpsest.host.morphing.row_lora import interpolated
@@ -22,9 +23,9 @@ def pictures(family, count=2):
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    lora_fit._kept.clear()
+    RESULTS.clear()
     yield
-    lora_fit._kept.clear()
+    RESULTS.clear()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,7 +54,7 @@ def test_a_batch_of_pictures_is_as_many_single_fits(samples):
     model, (latents, conds) = tiny_model("sd1"), pictures("sd1", 3)
     recipe = LoraRecipe(rank=2, steps=4, learning_rate=5e-3, samples=samples)
     together = fit_loras(model, latents, conds, recipe)
-    lora_fit._kept.clear()
+    RESULTS.clear()
     alone = fit_loras(model, latents, conds, recipe, pictures_at_once=1)
     for one, other in zip(together, alone):
         assert torch.allclose(torch.tensor(one.losses), torch.tensor(other.losses), rtol=1e-3)
@@ -114,7 +115,7 @@ def test_a_single_picture_that_does_not_fit_is_fitted_in_less_memory(monkeypatch
     monkeypatch.setattr(lora_fit.Branches, "add", counted)
     whole = fit_loras(model, latents, conds, recipe, pictures_at_once=1)
     plain = sum(runs)
-    lora_fit._kept.clear(), runs.clear()
+    RESULTS.clear(), runs.clear()
     monkeypatch.setattr(lora_fit, "_fit_together", short)
     monkeypatch.setattr(memory, "notify", warned.append)
     spared = fit_loras(model, latents, conds, recipe)
@@ -147,7 +148,7 @@ def test_an_interruption_leaves_nothing(monkeypatch):
     monkeypatch.setattr("palimpsest.host.session.Session.report", stop)
     with pytest.raises(Stop):
         fit_loras(model, latents, conds, QUICK)
-    assert not lora_fit._kept
+    assert len(RESULTS) == 0
     assert not any(module._forward_hooks for module in model.model.modules())
     assert torch.equal(ask(model, conds[0], latents), before)
 

@@ -7,10 +7,7 @@ undone here, so that whatever picture is connected, an empty one included, sampl
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import comfy.samplers
 import torch
@@ -21,26 +18,16 @@ from ..compatibility import require_same_kind
 from ..notify import notify
 from ..sampler_traits import replay_kind, sampler_name
 from .anchor import noise_for_start
-
-FRAMES = 4
-
-
-@dataclass(frozen=True)
-class SamplerCall:
-    """What the caller is about to do with the noise: None where it keeps that under names of its own."""
-
-    sigmas: Tensor | None = None
-    sampler: Any = None
-    guider: Any = None
+from .sampling_call import SamplingCall, sampling_call
 
 
 class InvertedNoise:
     """The host's NOISE protocol: `seed`, and `generate_noise(LATENT) -> (B, C, h, w)`.
 
     A trajectory of one picture serves a batch of any length. Where the schedule starts below the trajectory's top,
-    sampling starts at the trajectory's latent of that level. Raises ValueError with a sentence for a latent of another
-    size, a sampler that draws fresh noise, another kind of model, and a schedule that starts outside the trajectory;
-    a schedule or sampler that can only come close is named on the running node.
+    sampling starts at the trajectory's latent of that level; `sampling_call.py` tells how that is known.
+    Raises ValueError for a latent of another size, a sampler that draws fresh noise, another kind of model, and a
+    schedule that starts outside the trajectory. A schedule or sampler that can only come close is named on the node.
     """
 
     seed = 0
@@ -54,7 +41,7 @@ class InvertedNoise:
     def generate_noise(self, input_latent: dict) -> Tensor:
         picture = input_latent["samples"]
         _require_fit(self.trajectory, picture)
-        run = _caller()
+        run = sampling_call()
         sigma = self._start_level(run)
         if sigma is None:
             return torch.zeros(picture.shape, dtype=torch.float32)
@@ -76,7 +63,7 @@ class InvertedNoise:
             )
         return noise
 
-    def _start_level(self, run: SamplerCall) -> float | None:
+    def _start_level(self, run: SamplingCall) -> float | None:
         """The noise level that sampling starts at; None for an empty schedule, which samples nothing."""
         top = float(self.trajectory.sigmas[-1])
         if run.sigmas is None:
@@ -96,29 +83,7 @@ class InvertedNoise:
         return sigma
 
 
-def _caller() -> SamplerCall:
-    """The arguments of the node that asks: a call without a sampler if it only adds noise, an empty one if unknown.
-
-    The protocol hands over the picture alone, and a wrong schedule would silently make a wrong picture. So the names
-    `sigmas`, `sampler` and `guider`, which the host's sampling nodes give their inputs, are read where they stand.
-    """
-    asking = sys._getframe(2)
-    frame, near = asking, FRAMES
-    while frame is not None and near:
-        found = {name: frame.f_locals.get(name) for name in ("sigmas", "sampler", "guider")}
-        if _is_schedule(found["sigmas"]) and isinstance(found["sampler"], comfy.samplers.Sampler):
-            known = hasattr(found["guider"], "model_patcher")
-            return SamplerCall(found["sigmas"], found["sampler"], found["guider"] if known else None)
-        frame, near = frame.f_back, near - 1
-    sigmas = asking.f_locals.get("sigmas")
-    return SamplerCall(sigmas) if _is_schedule(sigmas) else SamplerCall()
-
-
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 1
-
-
-def _is_full(run: SamplerCall, sampling, sigma: float) -> bool:
+def _is_full(run: SamplingCall, sampling, sigma: float) -> bool:
     """Whether the sampler takes the run for one from pure noise, which some parametrisations scale differently."""
     wrapped = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling))
     sampler = run.sampler or comfy.samplers.Sampler()
@@ -150,7 +115,7 @@ def _require_replay(sampler) -> None:
         )
 
 
-def _name_differences(trajectory: Trajectory, run: SamplerCall) -> None:
+def _name_differences(trajectory: Trajectory, run: SamplingCall) -> None:
     """What keeps the replay from being exact, in a sentence on the running node."""
     if replay_kind(run.sampler) == "close":
         notify(f"The sampler '{sampler_name(run.sampler)}' replays the inversion nearly; 'euler' does it exactly.")

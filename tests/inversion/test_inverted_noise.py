@@ -1,20 +1,24 @@
 """The host's own sampling node, given our NOISE, starts at exactly the trajectory's latent."""
 
-import inspect
+import ast
+from pathlib import Path
 
 import comfy.samplers
+import comfy_extras
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import AddNoise, BasicGuider, SamplerCustomAdvanced
 from palimpsest.host.family import latent_format_name, prediction
 from palimpsest.host.inversion.inverted_noise import InvertedNoise
+from palimpsest.host.inversion.sampling_call import NAMES, sampling_call
 from palimpsest.host.sampler_traits import replay_kind
 from palimpsest.inversion.trajectory import Trajectory
 
 from ..tiny_models import CHANNELS, tiny_cond, tiny_latent, tiny_model
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
+HOST = Path(next(iter(comfy_extras.__path__))).parent
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +183,59 @@ def test_options_turn_noise_on_and_off():
     assert replay_kind(comfy.samplers.Sampler()) == "unknown"
 
 
-def test_the_hosts_node_still_gives_its_inputs_these_names():
-    """We read them where they stand; a host that renames them must be noticed here."""
-    names = inspect.signature(SamplerCustomAdvanced.execute).parameters
-    assert {"sigmas", "sampler", "guider"} <= set(names)
+def _asks(function: ast.FunctionDef) -> bool:
+    """Whether a function is handed a node's NOISE and asks it: `noise.generate_noise(...)`, `noise` an argument."""
+    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    asked = (one.value for one in calls if isinstance(one, ast.Attribute) and one.attr == "generate_noise")
+    given = any(argument.arg == "noise" for argument in function.args.args)
+    return given and any(isinstance(one, ast.Name) and one.id == "noise" for one in asked)
+
+
+def test_every_host_function_whose_frame_is_read_is_known():
+    """A host that asks somewhere else, or names its arguments otherwise, must be noticed here."""
+    found = {}
+    for path in [*sorted(HOST.glob("comfy_extras/*.py")), HOST / "nodes.py"]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for owner in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            for function in (node for node in owner.body if isinstance(node, ast.FunctionDef) and _asks(node)):
+                arguments = {argument.arg for argument in function.args.args}
+                found[f"{owner.name}.{function.name}"] = arguments & set(NAMES)
+    assert found == {"SamplerCustomAdvanced.execute": set(NAMES), "AddNoise.execute": {"sigmas"}}
+
+
+def test_a_wrapper_of_another_pack_may_stand_between(models):
+    model, sigmas = models["sd1"], schedule(models["sd1"], 6)
+    trajectory = trajectory_of(model, sigmas)
+    inner = InvertedNoise(trajectory, model)
+
+    class Wrapped:
+        seed = 0
+
+        def generate_noise(self, latent):
+            return inner.generate_noise(latent)
+
+    start = start_of(model, "sd1", Wrapped(), sigmas[2:], tiny_latent("sd1"))
+    assert float((start - trajectory.latents[-3]).abs().max()) < 1e-5
+
+
+class Seen:
+    """NOISE that keeps the call it was asked in."""
+
+    seed = 0
+
+    def generate_noise(self, latent):
+        self.call = sampling_call()
+        return torch.zeros_like(latent["samples"])
+
+
+def test_sampler_custom_advanced_shows_what_it_was_given(models):
+    seen, steps, euler = Seen(), schedule(models["sd1"]), comfy.samplers.sampler_object("euler")
+    basic = BasicGuider.execute(models["sd1"], tiny_cond("sd1")).args[0]
+    SamplerCustomAdvanced.execute(seen, basic, euler, steps, {"samples": tiny_latent("sd1")})
+    assert seen.call.sigmas is steps and seen.call.sampler is euler and seen.call.guider is basic
+
+
+def test_add_noise_shows_a_schedule_alone(models):
+    seen, steps = Seen(), schedule(models["sd1"])
+    AddNoise.execute(models["sd1"], seen, steps, {"samples": tiny_latent("sd1")})
+    assert seen.call.sigmas is steps and seen.call.sampler is None and seen.call.guider is None

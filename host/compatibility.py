@@ -6,6 +6,7 @@ from ..inversion.sigmas import rising_sigmas
 from ..inversion.trajectory import Trajectory
 from .family import latent_format_name, model_class, prediction
 from .fingerprint import fingerprint
+from .notify import notify
 
 
 def require_invertible(model, technique: str = "DDIM Invert") -> str:
@@ -58,3 +59,16 @@ def require_same_model(trajectory: Trajectory, model, name: str = "The trajector
             f"{name} was made with another model, or with other LoRAs: connect the model of the inversion, invert "
             "again with this one, or allow another model if that is meant."
         )
+
+
+def warn_of_another_caption(trajectory: Trajectory, text: str | None, name: str = "The positive prompt") -> None:
+    """Warns on the running node where a prompt is not the one that the trajectory was made with; spaces aside.
+
+    text: the prompt's, None where it is not known.
+    """
+    if text is None or trajectory.prompt is None or text.split() == trajectory.prompt.split():
+        return
+    notify(
+        f"{name} is '{text}', but the trajectory was inverted with '{trajectory.prompt}': the picture comes back less "
+        "well, so give both the same text."
+    )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from .guidance_patches import asks_for_negative
 from .validation import require_unconditional
 
 MAX_DEPTH = 50
+# Where the host's text encoders take their text; some take one for each of several networks.
+TEXTS = ("text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl")
 
 
 def encode(clip, text: str = "") -> list:
@@ -27,10 +31,10 @@ def connected_or_encoded(conditioning, clip, name: str, text: str = ""):
 
 
 def conditionings(model, positive, negative, clip, cfg: float, technique: str, text: str = "") -> dict[str, list]:
-    """The prompts that a guided run needs, by name; ValueError with a sentence where one is missing.
+    """The prompts that a guided run needs, by name; raises ValueError where one is missing.
 
-    An open prompt is encoded with CLIP: a positive as `text`, a negative as the empty prompt. At CFG 1 no
-    negative is needed. technique: the node, for the sentence.
+    An open prompt is encoded with CLIP: a positive as `text`, a negative as the empty prompt. At CFG 1 a negative is
+    needed only where a patch of the model asks for it. technique: the node, for the sentence.
     """
     conds = {"positive": connected_or_encoded(positive, clip, "The positive prompt", text)}
     if cfg != 1.0:
@@ -38,36 +42,55 @@ def conditionings(model, positive, negative, clip, cfg: float, technique: str, t
         conds["negative"] = connected_or_encoded(negative, clip, "The negative prompt, needed where CFG is not 1,")
     elif negative is not None:
         conds["negative"] = negative  # patches may ask for it even then
+    elif asks_for_negative(model):
+        name = "The negative prompt, which a patch of the model (such as Self-Attention Guidance) needs at any CFG,"
+        conds["negative"] = connected_or_encoded(None, clip, name)
     return conds
 
 
-def text_behind(prompt: Mapping | None, node: str | None, name: str) -> str:
-    """The text that an input's CONDITIONING was encoded from, as far as the graph tells; "" where it does not.
+@dataclass(frozen=True)
+class Text:
+    """The text behind a CONDITIONING; whole: whether encoding it with CLIP alone gives that CONDITIONING."""
 
-    prompt: the host's hidden `prompt`; node: the id of the node whose input `name` is meant. Nodes that only pass a
-    conditioning on, such as ControlNets, are followed.
+    text: str
+    whole: bool
+
+
+def text_of_input(hidden, name: str) -> Text | None:
+    """The text behind an input of the running node, as `text_behind`. hidden: the node's hidden values, or None."""
+    return None if hidden is None else text_behind(hidden.prompt, hidden.unique_id, name)
+
+
+def text_behind(prompt: Mapping | None, node: str | None, name: str) -> Text | None:
+    """The text that an input's CONDITIONING was encoded from; None where the graph does not tell, or tells of several.
+
+    prompt: the host's hidden `prompt`; node: the id of the node whose input `name` is meant. Nodes that pass a single
+    conditioning on, such as ControlNets and areas, are followed; what they add is more than the text.
     """
-    prompt = prompt or {}
+    prompt, whole = prompt or {}, True
     for _ in range(MAX_DEPTH):
-        link = (prompt.get(str(node)) or {}).get("inputs", {}).get(name)
+        link = _inputs(prompt, node).get(name)
         if not isinstance(link, list) or len(link) != 2:
-            return ""
+            return None
         node = str(link[0])
-        inputs = (prompt.get(node) or {}).get("inputs", {})
-        text = inputs.get("text")
-        if isinstance(text, str):
-            return text
-        if isinstance(text, list):
-            return _literal(prompt, text)
+        inputs = _inputs(prompt, node)
+        texts = [inputs[key] for key in TEXTS if key in inputs]
+        if texts:
+            found = {one if isinstance(one, str) else _literal(prompt, one) for one in texts}
+            plain = whole and set(inputs) <= {"text", "clip"}
+            text = found.pop() if len(found) == 1 else None
+            return None if text is None else Text(text, plain)
         # A node with a positive and a negative side gives them out in that order.
-        sides = ["negative"] if int(link[1]) == 1 and "negative" in inputs else []
-        keys = [*sides, "conditioning", "positive", "cond", "conditioning_1"]
-        name = next((key for key in keys if key in inputs), "")
-    return ""
+        sides = ("negative",) if int(link[1]) == 1 and "negative" in inputs else ("conditioning", "positive", "cond")
+        name, whole = next((key for key in sides if key in inputs), ""), False
+    return None
 
 
-def _literal(prompt: Mapping, link: list) -> str:
+def _inputs(prompt: Mapping, node: str | None) -> Mapping:
+    return (prompt.get(str(node)) or {}).get("inputs", {})
+
+
+def _literal(prompt: Mapping, link: list) -> str | None:
     """The string that a text widget's link leads to, where it comes from a node that merely holds it."""
-    inputs = (prompt.get(str(link[0])) or {}).get("inputs", {})
-    texts = [value for value in inputs.values() if isinstance(value, str)]
-    return texts[0] if len(texts) == 1 else ""
+    texts = [value for value in _inputs(prompt, link[0]).values() if isinstance(value, str)]
+    return texts[0] if len(texts) == 1 else None

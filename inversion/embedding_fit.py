@@ -126,11 +126,20 @@ def pull_back(prediction: Tensor, embedding: Tensor, prediction_gradient: Tensor
 
 
 def predict_with_graph(unconditional: Unconditional, task: Task, embedding: Tensor, rows: Tensor, cost: Cost) -> tuple:
-    """D_u of some rows and the leaf (len(rows), T, D) that it depends on."""
+    """D_u of some rows and the leaf (len(rows), T, D) that it depends on.
+
+    Raises ValueError where it does not depend on the leaf.
+    """
     leaf = embedding[rows].detach().clone().requires_grad_(True)
     cost.forwards += len(rows)
     with torch.enable_grad():
-        return unconditional(task.x[rows], task.sigma[rows], leaf, task.pictures[rows]), leaf
+        prediction = unconditional(task.x[rows], task.sigma[rows], leaf, task.pictures[rows])
+    if not prediction.requires_grad:
+        raise ValueError(
+            "No gradient reaches the prompt: a patch on the model evaluates the picture in tiles or windows, or leaves "
+            "the prompt out at this noise level; take such patches off the model before NullText Optimize."
+        )
+    return prediction, leaf
 
 
 def predict(unconditional: Unconditional, task: Task, embedding: Tensor, rows: Tensor, cost: Cost) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from .diffusion import ddim_step, gain, guided, needed_unconditional, require_guidance
+from .diffusion import ddim_step, gain, guided, needed_denoised, needed_unconditional, require_guidance
 from .embedding_fit import Cost, Task
 
 Mode = Literal["fast", "faithful", "global"]
@@ -19,7 +19,13 @@ OFFICIAL_STEPS = 50
 
 
 class Predictor(Protocol):
-    """The model contract with two conds bound; pictures (R,) int64 says whose extra conditions go with each row."""
+    """The model contract with two conds bound; pictures (R,) int64 says whose extra conditions go with each row.
+
+    guided: whether `unconditional` gives the guided prediction as the sampler gets it, patches included. Then the fit
+    aims at the prediction that the step needs, and not at the unconditional one that plain guidance needs.
+    """
+
+    guided: bool
 
     def conditional(self, x: Tensor, sigma: Tensor, pictures: Tensor) -> Tensor:
         """x (R, C, h, w), sigma (R,) -> x0 (R, C, h, w) for the source prompt; no gradient is asked for."""
@@ -126,9 +132,13 @@ class NullTextRun:
         """
         sigma, below = self.sigmas[levels], self.sigmas[levels - 1]
         wanted = self.latents[levels - 1, pictures]
-        target = needed_unconditional(x, wanted, conditional, sigma, below, self.recipe.cfg)
         budget = self.budget(levels) if budget is None else budget
-        weight = torch.as_tensor(abs(self.recipe.cfg - 1) * gain(sigma, below, x, flow=self.flow))
+        weight = torch.as_tensor(gain(sigma, below, x, flow=self.flow))
+        if self.predictor.guided:
+            target = needed_denoised(x, wanted, sigma, below)
+        else:
+            target = needed_unconditional(x, wanted, conditional, sigma, below, self.recipe.cfg)
+            weight = abs(self.recipe.cfg - 1) * weight
         return Task(x, sigma, target, weight, pictures, x.new_tensor(self.enough(levels)), budget)
 
     def k(self, level: int) -> float:
@@ -146,7 +156,8 @@ class NullTextRun:
         return torch.tensor(most, device=self.latents.device)
 
     def down(self, x: Tensor, i: int, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        denoised = guided(conditional, unconditional, self.recipe.cfg)
+        plain = not self.predictor.guided
+        denoised = guided(conditional, unconditional, self.recipe.cfg) if plain else unconditional
         return ddim_step(x, denoised, float(self.sigmas[i]), float(self.sigmas[i - 1]))
 
     def tick(self, i: int, shown: Tensor | None = None) -> Callable[[], None]:

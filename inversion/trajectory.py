@@ -19,22 +19,28 @@ class Trajectory:
     sigmas: (N+1,) float32 CPU, rising; sigmas[0] is the clean end (0, or the model's lowest level).
     latents: (N+1, B, C, h, w) float32 CPU in the host's scaled form (variance-exploding; a flow model's own form),
         latents[0] the picture, latents[-1] the inverted noise.
-    prompt: the text that the levels were made with, where it is known.
+    prompt: the text that the levels were made with, "" for the empty prompt, None where it is not known.
     cfg: guidance of the inversion; 1 is none.
     fingerprint: of the model with its patches; see host/fingerprint.py.
     prediction: what the network predicts.
     latent_format: the class name of the host's latent format: which VAEs fit.
+    prompt_is_all: whether a plain encoding of the prompt is all that the model was given; not so with a ControlNet,
+        an area or an encoder with further inputs.
+    noise_mask: (1 or B, h, w) or (1 or B, 1, h, w) float32 CPU, any size, 1 = repaint: what an inpainting model was
+        shown; None without one.
 
     The tensors are shared, not copied: read them, never write to them. Raises ValueError where they do not agree.
     """
 
     sigmas: Tensor
     latents: Tensor
-    prompt: str
+    prompt: str | None
     cfg: float
     fingerprint: str
     prediction: Prediction
     latent_format: str
+    prompt_is_all: bool = False
+    noise_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         _require_tensors(self.sigmas, self.latents)
@@ -42,6 +48,8 @@ class Trajectory:
             raise ValueError(f"A trajectory of the prediction '{self.prediction}' is unknown to this version.")
         if not math.isfinite(self.cfg):
             raise ValueError("The trajectory's CFG is not a number: invert again.")
+        if self.noise_mask is not None:
+            _require_mask(self.noise_mask, self.rows)
 
     def __len__(self) -> int:
         """Number of levels, N+1."""
@@ -103,3 +111,13 @@ def _require_tensors(sigmas: Tensor, latents: Tensor) -> None:
             raise ValueError(f"A trajectory keeps its {name} in float32 on the CPU.")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"The trajectory's {name} hold values that are not numbers: invert again.")
+
+
+def _require_mask(mask: Tensor, rows: int) -> None:
+    if mask.ndim not in (3, 4) or mask.shape[0] not in (1, rows) or (mask.ndim == 4 and mask.shape[1] != 1):
+        raise ValueError(
+            f"The noise mask of a trajectory of {rows} pictures has the shape {tuple(mask.shape)}: set one mask, or "
+            "one for each picture, on the latent that is inverted."
+        )
+    if mask.dtype != torch.float32 or mask.device.type != "cpu" or not bool(torch.isfinite(mask).all()):
+        raise ValueError("A trajectory keeps its noise mask in float32 on the CPU, and every value is a number.")

@@ -14,8 +14,11 @@ from torch import Tensor
 from .trajectory import Trajectory
 
 FORMAT = "palimpsest.trajectory"
-VERSION = 1
-FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format")
+VERSION = 2
+FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format", "prompt_is_all")
+# Version 1 knew neither noise masks nor whether the prompt was all, and wrote an unknown prompt as an empty one.
+FIELDS_OF_1 = FIELDS[:5]
+TENSORS = ("sigmas", "latents", "noise_mask")
 
 
 class NotATrajectory(ValueError):
@@ -24,7 +27,8 @@ class NotATrajectory(ValueError):
 
 def write_trajectory(trajectory: Trajectory, path: Path) -> None:
     """Write to exactly `path`; the caller chooses a place and makes the write whole."""
-    tensors = {"sigmas": trajectory.sigmas.contiguous(), "latents": trajectory.latents.contiguous()}
+    present = {name: getattr(trajectory, name) for name in TENSORS}
+    tensors = {name: tensor.contiguous() for name, tensor in present.items() if tensor is not None}
     facts = {name: getattr(trajectory, name) for name in FIELDS}
     header = {"format": FORMAT, "version": VERSION, "checksum": _checksum(facts, tensors), **facts}
     save_file(tensors, str(path), metadata={FORMAT: json.dumps(header, sort_keys=True)})
@@ -39,12 +43,15 @@ def read_trajectory(path: Path) -> Trajectory:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             header = _header(file.metadata(), name)
-            tensors = {key: file.get_tensor(key) for key in ("sigmas", "latents")}
+            tensors = {key: file.get_tensor(key) for key in TENSORS if key != "noise_mask" or key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise NotATrajectory(f"'{name}' is damaged or no safetensors file ({error}): save it again.") from error
-    facts = {field: header[field] for field in FIELDS}
+    first = header["version"] == 1
+    facts = {field: header[field] for field in (FIELDS_OF_1 if first else FIELDS)}
     if _checksum(facts, tensors) != header["checksum"]:
         raise NotATrajectory(f"'{name}' is damaged, its contents are not what was saved: save the trajectory again.")
+    if first:
+        facts |= {"prompt": facts["prompt"] or None, "prompt_is_all": bool(facts["prompt"])}
     try:
         return Trajectory(**tensors, **facts)
     except (TypeError, ValueError) as error:
@@ -58,14 +65,23 @@ def _header(metadata: dict[str, str] | None, name: str) -> dict:
     try:
         header = json.loads(text)
         version = int(header["version"])
-        complete = all(type(header[f]) is str for f in FIELDS if f != "cfg") and isinstance(header["cfg"], (int, float))
     except (ValueError, TypeError, KeyError):
-        version, complete = VERSION, False
+        header, version = {}, 0
     if version > VERSION:
         raise NotATrajectory(f"'{name}' was saved by a newer Palimpsest (format {version}): update this one.")
-    if not complete or "checksum" not in header:
+    if not _is_complete(header, version):
         raise NotATrajectory(f"'{name}' is damaged, its description cannot be read: save the trajectory again.")
     return header
+
+
+def _is_complete(header: dict, version: int) -> bool:
+    """Whether every field of the version is there and of its type."""
+    text, first = (str,), version == 1
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("fingerprint", "prediction", "latent_format", "checksum"), text)
+    kinds |= {"cfg": (int, float), "prompt": text if first else (str, type(None))}
+    if not first:
+        kinds["prompt_is_all"] = (bool,)
+    return version > 0 and all(isinstance(header.get(field, ...), kind) for field, kind in kinds.items())
 
 
 def _checksum(facts: dict, tensors: dict[str, Tensor]) -> str:

@@ -53,7 +53,8 @@ def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
                 "invert all of them with one SIGMAS and one checkpoint."
             )
     latents = torch.cat([one.latents for one in trajectories], dim=1)
-    prompt = " | ".join(one.prompt for one in trajectories)
+    prompts = [one.prompt for one in trajectories if one.prompt is not None]
+    prompt = " | ".join(prompts) if len(prompts) == len(trajectories) else None
     # Each may have been inverted with a LoRA of its own.
     models = "+".join(dict.fromkeys(one.fingerprint for one in trajectories))
     return Trajectory(first.sigmas, latents, prompt, first.cfg, models, first.prediction, first.latent_format)

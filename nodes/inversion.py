@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
+from comfy.utils import repeat_to_batch_size
 from comfy_api.latest import io, ui
 
 from ..host.batching import by_rows
 from ..host.compatibility import levels_of, require_invertible, require_same_kind
 from ..host.family import latent_format, latent_format_name
 from ..host.fingerprint import fingerprint
+from ..host.guidance_patches import without_idle_guidance
 from ..host.inversion.inverted_noise import InvertedNoise
-from ..host.prompts import conditionings, text_behind
+from ..host.prompts import Text, conditionings, text_of_input
 from ..host.session import Session
 from ..host.validation import require_latent, require_picture, require_same_batch, require_vae_of
 from ..inversion.ddim import PAIRINGS, invert, replay
@@ -51,6 +53,17 @@ def inverted(levels: torch.Tensor, **how):
         return path, session.to_raw(path[-1])
 
     return body
+
+
+def noise_mask_of(latent: dict) -> torch.Tensor | None:
+    """The latent's noise mask as a trajectory keeps it, a row for all pictures or one for each; None without one."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    mask = mask.detach().to("cpu", torch.float32)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    rows = latent["samples"].shape[0]
+    return mask if mask.shape[0] == 1 else repeat_to_batch_size(mask, rows)
 
 
 class DDIMInvert(io.ComfyNode):
@@ -120,20 +133,22 @@ class DDIMInvert(io.ComfyNode):
         conds = conditionings(model, positive, negative, clip, cfg, "DDIM Invert")
 
         # The model sees the schedule as in sampling, so that patches which read it act alike both ways.
+        mask = noise_mask_of(latent)
         parts = by_rows(
-            model,
+            without_idle_guidance(model, cfg, "DDIM Invert"),
             conds,
             samples,
             levels.flip(0),
             inverted(levels, flow=prediction == "flow", pairing=pairing, refinement=refinement),
             cfg=cfg,
-            noise_mask=latent.get("noise_mask"),
+            noise_mask=mask,
             what="The batch to invert",
         )
         path, raw = torch.cat([one[0] for one in parts], dim=1), torch.cat([one[1] for one in parts])
-        hidden = cls.hidden
-        text = text_behind(hidden.prompt, hidden.unique_id, "positive") if hidden is not None else ""
-        made = Trajectory(levels, path, text, cfg, fingerprint(model), prediction, latent_format_name(model))
+        text = Text("", whole=True) if positive is None else text_of_input(cls.hidden, "positive")
+        facts = (text and text.text, cfg, fingerprint(model), prediction, latent_format_name(model))
+        whole = text is not None and text.whole
+        made = Trajectory(levels, path, *facts, prompt_is_all=whole, noise_mask=mask)
         return io.NodeOutput(made, latent_with(latent, raw), InvertedNoise(made, model))
 
 
@@ -190,7 +205,8 @@ class InversionCheck(io.ComfyNode):
         require_same_kind(trajectory, model)
         require_vae_of(model, vae)
         source = source_picture(image, trajectory, vae)
-        conds = conditionings(model, positive, negative, clip, cfg, "Inversion Check", trajectory.prompt)
+        text = prompt_of(trajectory) if positive is None else ""
+        conds = conditionings(model, positive, negative, clip, cfg, "Inversion Check", text)
         through_vae, reconstruction = round_trip(model, vae, trajectory, conds, cfg)
         checks = measure(through_vae if source is None else source, through_vae, reconstruction, trajectory, source)
         texts = [lines(check, made_at=trajectory.cfg, sampled_at=cfg) for check in checks]
@@ -203,6 +219,17 @@ class InversionCheck(io.ComfyNode):
         means = [sum(getattr(check, name) for check in checks) / len(checks) for name in ("psnr", "ssim")]
         report = "\n\n".join("\n".join(text) for text in texts)
         return io.NodeOutput(made, reconstruction, *means, report, ui=ui.PreviewImage(made, cls=cls))
+
+
+def prompt_of(trajectory: Trajectory) -> str:
+    """The text that makes the inversion's conditioning again; raises ValueError where a text alone does not."""
+    if trajectory.prompt is None or not trajectory.prompt_is_all:
+        raise ValueError(
+            "The prompt of the inversion is not a text that CLIP alone could encode again (a ControlNet, an area, a "
+            "combination or another encoder belongs to it), or it is not known: connect the positive prompt that "
+            "DDIM Invert was given to Inversion Check as well."
+        )
+    return trajectory.prompt
 
 
 def source_picture(image, trajectory: Trajectory, vae) -> torch.Tensor | None:
@@ -235,7 +262,16 @@ def round_trip(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> t
         path = replay(session.guided, noisy, levels, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x))
         return session.to_raw(path[0])
 
-    parts = by_rows(model, conds, raw, trajectory.sigmas.flip(0), body, cfg=cfg, what="The batch to sample back")
+    parts = by_rows(
+        without_idle_guidance(model, cfg, "Inversion Check"),
+        conds,
+        raw,
+        trajectory.sigmas.flip(0),
+        body,
+        cfg=cfg,
+        noise_mask=trajectory.noise_mask,
+        what="The batch to sample back",
+    )
     back = torch.cat(parts)
     return tuple(vae.decode(samples)[..., :3].float().cpu() for samples in (raw, back))
 

@@ -8,8 +8,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..guidance.proximal import Threshold
+from ..host.compatibility import warn_of_another_caption
 from ..host.inversion.null_text import fit_null_text
-from ..host.prompts import connected_or_encoded
+from ..host.prompts import connected_or_encoded, text_of_input
 from ..host.proximal import with_proximal_guidance
 from ..host.validation import require_conditioning, require_unconditional
 from ..inversion.negative_prompt import between
@@ -83,6 +84,7 @@ class NullTextOptimize(io.ComfyNode):
                 io.Image.Output("losses", tooltip="The error at each step, before and after the fit."),
                 io.String.Output("report", tooltip="What was done, in numbers."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -101,7 +103,11 @@ class NullTextOptimize(io.ComfyNode):
         levels_at_once=0,
     ) -> io.NodeOutput:
         require_unconditional(model, "NullText Optimize")
-        recipe = NullTextRecipe(cfg, mode, inner_steps, learning_rate, tolerance)
+        recipe = NullTextRecipe(
+            cfg=cfg, mode=mode, inner_steps=inner_steps, learning_rate=learning_rate, enough=tolerance
+        )
+        text = text_of_input(cls.hidden, "positive")
+        warn_of_another_caption(trajectory, text and text.text)
         if mode != "fast":
             negative = connected_or_encoded(negative, clip, "The negative prompt")
         conditioning, found = fit_null_text(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ...inversion.trajectory import Trajectory
 from ..compatibility import require_same_model
 from ..conds import has_row_hints, pick_rows
 from ..family import latent_format
+from ..guidance_patches import patches_guidance
 from ..memory import is_out_of_memory
 from ..notify import notify
 from ..session import Session, with_denoiser
@@ -47,7 +49,8 @@ def fit_null_text(
     entry, the others from the negative's; that must be a single entry without a range of its own.
     levels_at_once: of fast mode's teacher forcing; 0 takes what memory allows on a GPU, and 1 on a CPU. Where memory
     does not hold the rows of a backward pass at once, they go through the network in parts, to the same result.
-    Raises ValueError with a sentence for what cannot work, before anything is loaded.
+    Where patches act on the model's guidance (RescaleCFG, perturbed-attention guidance), the fit goes through them, at
+    twice the cost. Raises ValueError for what cannot work, before anything is loaded where that can be told.
     """
     require_unconditional(model, TECHNIQUE)
     require_same_model(trajectory, model)
@@ -62,65 +65,127 @@ def fit_null_text(
             f"The trajectory was inverted at CFG {trajectory.cfg:g}: the fit has more to make up for than after an "
             "inversion at CFG 1, which is what the method is made for."
         )
-    raw = latent_format(model).process_out(trajectory.latents[0])
+    guided = patches_guidance(model)
 
     def body(session: Session) -> NullText:
-        predictor, latents = Predictor(session), trajectory.latents.to(session.device)
-        start = base[0].to(session.device)
-        plan = Plan.of(session, predictor, latents, start, levels_at_once if fast else 1)
-        settings = replace(recipe, levels_at_once=plan.levels)
-        chunks = RowsInMemory(session, plan.rows, "The fit") if plan.apart else nullcontext(all_at_once)
-        with chunks as in_chunks:
-            found = optimise(
-                predictor,
-                trajectory.sigmas,
-                latents,
-                start,
-                settings,
-                flow=trajectory.flow,
-                on_step=lambda step, total, x0: session.report(step, total, x0),
-                in_chunks=in_chunks,
-            )
-        found.cost.forwards += plan.cost
-        return found
+        predictor = GuidedPredictor(session) if guided else Predictor(session)
+        return _fitted(session, predictor, trajectory, base[0], recipe, levels_at_once if fast and not guided else 1)
 
-    conds = {"positive": positive, NULL: [list(base)]}
-    levels = trajectory.sigmas.flip(0)
     # One graph is enough to begin with; how many more there is room for, the plan finds out.
-    found = with_denoiser(model, conds, raw, levels, body, cfg=recipe.cfg, gradients=True, graphs=1)
+    found = with_denoiser(
+        model,
+        {"positive": positive, NULL: [list(base)]},
+        latent_format(model).process_out(trajectory.latents[0]),
+        trajectory.sigmas.flip(0),
+        body,
+        cfg=recipe.cfg,
+        gradients=True,
+        graphs=1,
+        noise_mask=trajectory.noise_mask,
+    )
     return per_level(base, found.embeddings, trajectory.sigmas), found
+
+
+def _fitted(
+    session: Session, predictor: Predictor, trajectory: Trajectory, start: Tensor, recipe: NullTextRecipe, levels: int
+) -> NullText:
+    """The fit inside a session. start: (1 or B, T, D); levels: at once, 0 for what fits into memory."""
+    latents, start = trajectory.latents.to(session.device), start.to(session.device)
+    start = predictor.checked_start(latents[-1], start)
+    plan = Plan.of(session, predictor, latents, start, levels)
+    chunks = RowsInMemory(session, plan.rows, "The fit") if plan.apart else nullcontext(all_at_once)
+    with chunks as in_chunks:
+        found = optimise(
+            predictor,
+            trajectory.sigmas,
+            latents,
+            start,
+            replace(recipe, levels_at_once=plan.levels),
+            flow=trajectory.flow,
+            on_step=lambda step, total, x0: session.report(step, total, x0),
+            in_chunks=in_chunks,
+        )
+    found.cost.forwards = (found.cost.forwards + plan.cost) * predictor.halves
+    found.cost.backwards *= predictor.halves
+    return found
 
 
 class Predictor:
     """The two predictions that the optimiser asks for; the rows it asks for may be any of the batch's pictures."""
 
+    guided, halves = False, 1
+
     def __init__(self, session: Session):
         self.session, self.batch = session, session.latent.shape[0]
         self.known = {cond: list(session.entries(cond)) for cond in ("positive", NULL)}
 
+    def checked_start(self, x: Tensor, start: Tensor) -> Tensor:
+        """Where the fit may begin. x: (B, C, h, w) at the first level; start: (1 or B, T, D), what it is to begin with.
+        Raises ValueError where nothing can be fitted to these predictions."""
+        return start
+
     def conditional(self, x: Tensor, sigma: Tensor, pictures: Tensor) -> Tensor:
-        return self._ask("positive", x, sigma, self._of(self.known["positive"], pictures))
+        with self._entries(pictures):
+            return self.session.denoise(x, sigma, "positive")
 
     def unconditional(self, x: Tensor, sigma: Tensor, embedding: Tensor, pictures: Tensor) -> Tensor:
-        entries = [
-            {**entry, "model_conds": {**entry["model_conds"], CROSS: comfy.conds.CONDCrossAttn(embedding)}}
-            for entry in self._of(self.known[NULL], pictures)
-        ]
-        return self._ask(NULL, x, sigma, entries)
+        with self._entries(pictures, embedding):
+            return self.session.denoise(x, sigma, NULL)
 
-    def _ask(self, cond: str, x: Tensor, sigma: Tensor, entries: list[dict]) -> Tensor:
-        prepared = self.session.entries(cond)
+    @contextmanager
+    def _entries(self, pictures: Tensor, embedding: Tensor | None = None) -> Iterator[None]:
+        """Inside, the session's conditionings are those of these pictures, the negative with this embedding."""
+        prepared = {cond: self.session.entries(cond) for cond in self.known}
         try:
-            prepared[:] = entries
-            return self.session.denoise(x, sigma, cond)
+            for cond, entries in prepared.items():
+                entries[:] = self._of(self.known[cond], pictures)
+            if embedding is not None:
+                prepared[NULL][:] = [
+                    {**entry, "model_conds": {**entry["model_conds"], CROSS: comfy.conds.CONDCrossAttn(embedding)}}
+                    for entry in prepared[NULL]
+                ]
+            yield
         finally:
-            prepared[:] = self.known[cond]
+            for cond, entries in prepared.items():
+                entries[:] = self.known[cond]
 
     def _of(self, entries: list[dict], pictures: Tensor) -> list[dict]:
         """The entries with the conditions of these pictures, where they differ from picture to picture."""
         if self.batch == 1:
             return entries
         return [{**entry, "model_conds": pick_rows(entry["model_conds"], pictures)} for entry in entries]
+
+
+class GuidedPredictor(Predictor):
+    """The guided prediction as a sampler gets it, every patch honoured; both halves are asked for in each call."""
+
+    guided, halves = True, 2
+
+    def unconditional(self, x: Tensor, sigma: Tensor, embedding: Tensor, pictures: Tensor) -> Tensor:
+        with self._entries(pictures, embedding):
+            return self.session.guided(x, sigma)
+
+    def checked_start(self, x: Tensor, start: Tensor) -> Tensor:
+        """The start, or a thousandth beside it where a patch has no derivative there: at equal prompts some divide by
+        the size of a guidance that is 0 (Adaptive Projected Guidance).
+
+        Raises ValueError where a patch answers otherwise when it is asked again: it remembers other steps, and the fit
+        asks for the same step many times.
+        """
+        rows = torch.arange(self.batch, device=x.device)
+        sigma, embedding = self.session.sigmas[:1].expand(self.batch), start.expand(self.batch, -1, -1)
+        with torch.no_grad():
+            # Another question lies between, so that a memory has something else to remember.
+            first, _, again = (self.unconditional(x, sigma, sign * embedding, rows) for sign in (0.0, -1.0, 0.0))
+        if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
+            raise ValueError(
+                f"A patch on guidance remembers the steps before (as Adaptive Projected Guidance with momentum does), "
+                f"so that {TECHNIQUE} cannot fit to it: take it off the model, or set its momentum to 0."
+            )
+        leaf = embedding.detach().clone().requires_grad_(True)
+        prediction = self.unconditional(x, sigma, leaf, rows)
+        finite = not prediction.requires_grad or torch.autograd.grad(prediction.sum(), leaf)[0].isfinite().all()
+        return start if finite else 1.001 * start
 
 
 def single_entry(conditioning: list, name: str, rows: int) -> tuple[Tensor, dict]:
@@ -167,7 +232,7 @@ class Plan(NamedTuple):
     def of(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor, levels: int) -> "Plan":
         """latents: (N + 1, B, C, h, w), embedding: (1 or B, T, D), both on the device; levels: 0 for what fits."""
         count = latents.shape[1]
-        if not rows_apart(session):
+        if not rows_apart(session) or (predictor.guided and count > 1):
             return Plan(1, None, apart=False)
         if session.device.type == "cpu":
             return Plan(levels or 1, None)

@@ -12,6 +12,8 @@ DISTANCE = 0.2  # of the empty text from the source text: a few updates a level 
 class Toy:
     """x0 from x and a text: epsilon is a little of the input and much of what the text's tokens say about it."""
 
+    guided = False
+
     def __init__(self, dtype: torch.dtype = torch.float32, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
 

@@ -11,8 +11,6 @@ from ..tiny_models import tiny_cond, tiny_vae
 from .test_nodes import TinyClip, calm, inverted
 from .test_trajectory import make
 
-pytestmark = pytest.mark.xfail(strict=True, reason="the text of a trajectory is guessed, and never compared")
-
 ENCODE = {"class_type": "CLIPTextEncode", "inputs": {"text": "a red kite", "clip": ["9", 1]}}
 OTHER = {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["9", 1]}}
 

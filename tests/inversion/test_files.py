@@ -9,7 +9,13 @@ import pytest
 import torch
 from palimpsest.host import folders
 from palimpsest.inversion.trajectory import Trajectory
-from palimpsest.inversion.trajectory_file import FORMAT, NotATrajectory, read_trajectory, write_trajectory
+from palimpsest.inversion.trajectory_file import (
+    FORMAT,
+    NotATrajectory,
+    _checksum,
+    read_trajectory,
+    write_trajectory,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -55,8 +61,20 @@ def rewrite(path: Path, header: dict) -> None:
 def test_what_is_saved_comes_back_to_the_bit(trajectory, saved):
     loaded = read_trajectory(saved)
     assert torch.equal(loaded.sigmas, trajectory.sigmas) and torch.equal(loaded.latents, trajectory.latents)
-    for field in ("prompt", "cfg", "fingerprint", "prediction", "latent_format"):
+    for field in ("prompt", "cfg", "fingerprint", "prediction", "latent_format", "prompt_is_all", "noise_mask"):
         assert getattr(loaded, field) == getattr(trajectory, field)
+
+
+@pytest.mark.parametrize("prompt", ["a red kite", ""])
+def test_a_file_of_the_first_version_is_read(trajectory, tmp_path, prompt):
+    """It wrote an unknown prompt as an empty one, and knew no masks."""
+    facts = {"prompt": prompt, "cfg": 1.5, "fingerprint": "abc", "prediction": "v", "latent_format": "SD15"}
+    tensors = {"sigmas": trajectory.sigmas, "latents": trajectory.latents}
+    header = {"format": FORMAT, "version": 1, "checksum": _checksum(facts, tensors), **facts}
+    save_file(tensors, str(tmp_path / "old.safetensors"), metadata={FORMAT: json.dumps(header)})
+    read = read_trajectory(tmp_path / "old.safetensors")
+    assert torch.equal(read.latents, trajectory.latents) and read.noise_mask is None
+    assert (read.prompt, read.prompt_is_all) == ((prompt, True) if prompt else (None, False))
 
 
 def test_every_damaged_byte_is_noticed(saved):
@@ -93,7 +111,7 @@ def test_a_lora_is_no_trajectory(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "newer"),
+        ({"version": 3}, "newer"),
         ({"version": "x"}, "damaged"),
         ({"prompt": "another"}, "damaged"),
         ({"cfg": None}, "damaged"),

@@ -6,8 +6,6 @@ from comfy.patcher_extension import WrappersMP
 
 from .test_null_text_host import fit, prepared
 
-pytestmark = pytest.mark.xfail(strict=True, reason="PyTorch's own words")
-
 
 def tiled(executor, x, t, *args, **kwargs):
     """As tiled diffusion does it: parts of the picture, each written into a buffer without gradients."""

@@ -55,14 +55,12 @@ class Clip:
         return tiny_cond("sd1", seed=1)
 
 
-@pytest.mark.xfail(strict=True, reason="the host hands it zeros for the second prediction")
 @pytest.mark.parametrize("name", IDLE)
 def test_at_cfg_1_a_patch_on_guidance_changes_nothing(model, name):
     plain, patched = (inverted(one)[0] for one in (model, PATCHES[name](model)))
     assert torch.equal(plain.latents, patched.latents)
 
 
-@pytest.mark.xfail(strict=True, reason="the host hands it zeros for the second prediction")
 @pytest.mark.parametrize("name", IDLE)
 def test_the_check_leaves_it_out_as_well(model, name):
     trajectory = inverted(model)[0]
@@ -91,7 +89,6 @@ def test_what_guides_even_at_cfg_1_takes_part_and_is_replayed(model):
     assert error(inverted(patched, refinement=8)[2]) < 0.1 * error(inverted(model, refinement=8)[2])
 
 
-@pytest.mark.xfail(strict=True, reason="an AttributeError of the patch")
 def test_a_patch_that_needs_the_negative_prompt_asks_for_it(model):
     patched = PATCHES["SAG"](model)
     with pytest.raises(ValueError, match="negative prompt"):
@@ -100,7 +97,6 @@ def test_a_patch_that_needs_the_negative_prompt_asks_for_it(model):
     assert torch.equal(encoded.latents, connected.latents)
 
 
-@pytest.mark.xfail(strict=True, reason="plain guidance is fitted, whatever the model does")
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
 @pytest.mark.parametrize("name", ["RescaleCFG", "PAG", "SAG", "APG", "sharpening"])
 def test_null_text_is_fitted_to_the_guidance_that_samples(name, mode):
@@ -114,7 +110,6 @@ def test_null_text_is_fitted_to_the_guidance_that_samples(name, mode):
     assert error < lost
 
 
-@pytest.mark.xfail(strict=True, reason="plain guidance is fitted, whatever the model does")
 def test_a_patch_that_remembers_other_steps_cannot_be_fitted():
     model, _, trajectory = prepared("sd1")
     with pytest.raises(ValueError, match="patch on guidance"):

@@ -12,8 +12,6 @@ from ..tiny_models import tiny_cond, tiny_latent, tiny_vae
 from .test_nodes import schedule
 from .test_trajectory import make
 
-pytestmark = pytest.mark.xfail(strict=True, reason="the noise mask is dropped after the inversion")
-
 
 @pytest.fixture(autouse=True)
 def inference():

@@ -242,8 +242,8 @@ def test_the_text_behind_a_prompt_is_found():
         "6": {"class_type": "PrimitiveString", "inputs": {"value": "a blue kite"}},
         "7": {"class_type": "PalimpsestDDIMInvert", "inputs": {"positive": ["5", 0], "negative": ["99", 0]}},
     }
-    assert text_behind(graph, "4", "positive") == "a red kite"
-    assert text_behind(graph, "4", "negative") == "blurry"
-    assert text_behind(graph, "7", "positive") == "a blue kite"
-    assert text_behind(graph, "7", "negative") == ""
-    assert text_behind(None, None, "positive") == "" and text_behind(graph, "8", "positive") == ""
+    assert text_behind(graph, "4", "positive").text == "a red kite"
+    assert text_behind(graph, "4", "negative").text == "blurry"
+    assert text_behind(graph, "7", "positive").text == "a blue kite"
+    assert text_behind(graph, "7", "negative") is None
+    assert text_behind(None, None, "positive") is None and text_behind(graph, "8", "positive") is None

@@ -56,6 +56,22 @@ def test_the_stock_sampler_comes_nearer_to_the_source(host_client, family, mode)
     assert (found - want).square().mean() < (lost - want).square().mean()
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("RescaleCFG", {"multiplier": 0.7}), ("PerturbedAttentionGuidance", {"scale": 2.0})]
+)
+def test_the_fit_goes_through_patches_on_guidance(host_client, kind, settings):
+    """A fit to plain guidance is farther from the source, in the sampler with the patch, than one with it."""
+    scene = Fitted(mode="faithful", inner_steps=6)
+    plain = scene.null
+    patch = [scene.add(kind, model=scene.model, **settings), 0]
+    inputs = {**scene.nodes[scene.fit]["inputs"], "model": patch}
+    scene.model, scene.null = patch, [scene.add("PalimpsestNullTextOptimize", **inputs), 0]
+    source, lost, fitted = scene.save(scene.latent), scene.sampled(plain), scene.sampled(scene.null)
+    result = run(host_client, scene)
+    want, far, near = (latent(host_client, result, node) for node in (source, lost, fitted))
+    assert (near - want).square().mean() < (far - want).square().mean()
+
+
 def test_twice_in_a_row_is_the_same(host_client):
     results = []
     for _ in range(2):

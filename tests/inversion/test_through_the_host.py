@@ -125,6 +125,37 @@ def refusal(client, graph) -> str:
     return result.error
 
 
+PATCHES = [
+    ("APG", {"eta": 1.0, "norm_threshold": 5.0, "momentum": -0.5}),
+    ("FreSca", {"scale_low": 1.0, "scale_high": 1.25, "freq_cutoff": 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), PATCHES, ids=[kind for kind, _ in PATCHES])
+def test_a_patch_on_guidance_is_left_out_at_cfg_1(host, host_client, kind, settings):
+    results = []
+    for patched in (False, True):
+        scene = Inversion(refinement=0, seed=9)
+        if patched:
+            scene.nodes[scene.invert]["inputs"]["model"] = [scene.add(kind, model=scene.model, **settings), 0]
+        node = scene.save(scene.inverted)
+        results.append(latent(host_client, run(host_client, scene), node))
+    assert torch.equal(*results) and "leaves out the model's patches on guidance" in host.text()
+
+
+def test_self_attention_guidance_asks_for_a_negative(host_client):
+    def scene() -> tuple[Inversion, str]:
+        made = Inversion(refinement=0)
+        patch = made.add("SelfAttentionGuidance", model=made.model, scale=0.5, blur_sigma=2.0)
+        made.nodes[made.invert]["inputs"]["model"] = [patch, 0]
+        return made, made.save(made.inverted)
+
+    assert "negative prompt" in refusal(host_client, scene()[0])
+    made, node = scene()
+    made.nodes[made.invert]["inputs"]["negative"] = made.negative
+    assert torch.isfinite(latent(host_client, run(host_client, made), node)).all()
+
+
 def with_nan(scene: Inversion, host) -> None:
     save_file(
         {"latent_tensor": torch.full((1, 4, 8, 8), float("nan")), "latent_format_version_0": torch.tensor([])},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..inversion.trajectory import Trajectory
 
 TOP_TOLERANCE = 0.02
-"""How far above the trajectory's noisiest level a sampler may start, as a share of it."""
+"""How far above the trajectory's noisiest level a sampler may start, as a fraction of it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Anchor:
     strength: float = 1.0
 
     def weight(self, like: Tensor) -> Tensor:
-        """The sampler's own share (B, 1, h, w) in [0, 1] of a batch `like` (B, C, h, w): 0 = kept, 1 = free.
+        """The sampler's own weight (B, 1, h, w) in [0, 1] of a batch `like` (B, C, h, w): 0 = kept, 1 = free.
 
         Raises ValueError where mask, rows and batch do not go together.
         """
@@ -66,7 +66,7 @@ class Anchor:
     def check(self, like: Tensor, top: float) -> None:
         """Refuse a run that the trajectory does not fit, before anything is computed.
 
-        like: (B, C, h, w) what will be sampled; top: its first noise level. Raises ValueError with a sentence.
+        like: (B, C, h, w) what will be sampled; top: its first noise level. Raises ValueError.
         """
         self.check_reach(like, top)
         self._owners(like.shape[0])
@@ -170,7 +170,7 @@ def shrink_mask(mask: Tensor, height: int, width: int) -> Tensor:
 def parse_rows(text: str) -> tuple[int, ...] | None:
     """Rows of a batch as artists write them, "0, 2-4" -> (0, 2, 3, 4); nothing written -> None.
 
-    Raises ValueError with a sentence.
+    Raises ValueError.
     """
     rows: list[int] = []
     for part in text.replace(";", ",").split(","):

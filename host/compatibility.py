@@ -1,4 +1,4 @@
-"""Does a trajectory belong to this model? Sentences where it does not."""
+"""Whether a trajectory belongs to this model, and to this prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .notify import notify
 
 
 def require_invertible(model, technique: str = "DDIM Invert") -> str:
-    """The model's prediction, "eps", "v" or "flow", or a sentence."""
+    """The model's prediction, "eps", "v" or "flow"; raises ValueError for any other."""
     kind = prediction(model)
     if kind not in ("eps", "v", "flow"):
         raise ValueError(
@@ -21,7 +21,7 @@ def require_invertible(model, technique: str = "DDIM Invert") -> str:
 
 
 def levels_of(model, sigmas):
-    """SIGMAS -> the rising ladder of noise levels for this model; a sentence where they do not fit it."""
+    """SIGMAS -> the rising noise levels for this model; raises ValueError where they do not fit it."""
     sampling = model.get_model_object("model_sampling")
     low, high = float(sampling.sigma_min), float(sampling.sigma_max)
     return rising_sigmas(sigmas, sigma_min=low, sigma_max=high, flow=prediction(model) == "flow")

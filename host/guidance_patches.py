@@ -23,7 +23,7 @@ def asks_for_negative(model) -> bool:
 
 def patches_guidance(model) -> bool:
     """Whether a guided prediction may be more than plain classifier-free guidance between two predictions that are made
-    alike: functions round the guidance, or attention patches, which may tell the two halves of a call apart."""
+    alike: functions round the guidance, or attention patches, which may treat the two halves of a call differently."""
     options = model.model_options
     transformer = options.get("transformer_options", {})
     attention = any(key.startswith("attn") for key in transformer.get("patches", {}))
@@ -35,7 +35,7 @@ def without_idle_guidance(model, cfg: float, technique: str):
     """The MODEL without the patches that act on the difference of two predictions, where there is only one.
 
     The model itself at another CFG than 1, where a patch has the negative predicted at CFG 1, and where nothing is to
-    be left out. technique: the node, for the sentence on it.
+    be left out. technique: the node, for the warning.
     """
     if cfg != 1.0 or asks_for_negative(model) or not any(model.model_options.get(key) for key in OF_DIFFERENCE):
         return model

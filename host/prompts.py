@@ -19,7 +19,7 @@ def encode(clip, text: str = "") -> list:
 
 
 def connected_or_encoded(conditioning, clip, name: str, text: str = ""):
-    """The CONDITIONING, or where none is connected the encoded text; without a CLIP, a sentence as ValueError."""
+    """The CONDITIONING, or where none is connected the encoded text; raises ValueError without a CLIP."""
     if conditioning is not None:
         return conditioning
     if clip is None:
@@ -34,7 +34,7 @@ def conditionings(model, positive, negative, clip, cfg: float, technique: str, t
     """The prompts that a guided run needs, by name; raises ValueError where one is missing.
 
     An open prompt is encoded with CLIP: a positive as `text`, a negative as the empty prompt. At CFG 1 a negative is
-    needed only where a patch of the model asks for it. technique: the node, for the sentence.
+    needed only where a patch of the model asks for it. technique: the node, for the error.
     """
     conds = {"positive": connected_or_encoded(positive, clip, "The positive prompt", text)}
     if cfg != 1.0:
@@ -62,7 +62,7 @@ def text_of_input(hidden, name: str) -> Text | None:
 
 
 def text_behind(prompt: Mapping | None, node: str | None, name: str) -> Text | None:
-    """The text that an input's CONDITIONING was encoded from; None where the graph does not tell, or tells of several.
+    """The text that an input's CONDITIONING was encoded from; None where the graph does not say, or names several.
 
     prompt: the host's hidden `prompt`; node: the id of the node whose input `name` is meant. Nodes that pass a single
     conditioning on, such as ControlNets and areas, are followed; what they add is more than the text.

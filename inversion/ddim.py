@@ -1,15 +1,15 @@
 """DDIM inversion: Denoising Diffusion Implicit Models (arXiv 2010.02502, eq. 13) run from the picture to the noise.
 
 In the host's variance-exploding form x = z / sqrt(alpha_bar), sigma = sqrt((1 - alpha_bar) / alpha_bar), the DDIM step
-is Euler's: x' = x + (sigma' - sigma) e with the slope e = (x - x0) / sigma. The same line serves epsilon, v and flow
-models, since all of them are asked for x0 (for a flow model, e is its velocity).
+is Euler's: x' = x + (sigma' - sigma) e with the derivative e = (x - x0) / sigma. The same line serves epsilon, v and
+flow models, since all of them are asked for x0 (for a flow model, e is its velocity).
 
-Going down, the sampler takes the slope at the *noisier* end of each step. Going up that end is not known yet, so the
-inversion must guess where to ask the network (the pairing) and may then ask again (the refinement, a fixed-point
+Going down, the sampler takes the derivative at the *noisier* end of each step. Going up that end is not known yet. So
+the inversion guesses where to ask the network (the pairing), and may then ask again (the refinement, a fixed-point
 iteration as in AIDI, arXiv 2309.04907, and ReNoise, arXiv 2403.14602). Its limit is replayed exactly.
 
-Differs from the papers: `extrapolated`, the default, guesses the noisier end from the slopes of the last two steps,
-at no cost; with the papers' pairing (Null-text Inversion, arXiv 2211.09794) the previous latent stands in for it.
+Differs from the papers: `extrapolated`, the default, guesses the noisier end from the derivatives of the last two
+steps, at no cost. With the papers' pairing (Null-text Inversion, arXiv 2211.09794) the previous latent stands for it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def invert(
     """The path of a picture to noise.
 
     latent: (B, C, h, w) float32, scaled, lying at levels[0]; levels: (N+1,) rising, from `rising_sigmas`.
-    pairing: where the network is asked for the slope of a step from s to t:
-        extrapolated: at t, the latent carried there by the slopes of the last two steps;
-        held: at t, the latent carried there by the last slope;
+    pairing: where the network is asked for the derivative of a step from s to t:
+        extrapolated: at t, the latent extrapolated by the derivatives of the last two steps;
+        held: at t, the latent extrapolated by the last derivative;
         papers: at t, the previous latent, unchanged in the network's own input;
         same level: at s, as it is (the first step, whose s is 0, as `papers`).
     refinement: more evaluations at t, each from the result of the one before; a row stops by itself once it changes
-        by less than tolerance (RMS, a share of its picture's), or once it changes more than it did before.
+        by less than tolerance (RMS, as a fraction of its picture's), or once it changes more than it did before.
     Returns (N+1, B, C, h, w) float32 on the CPU. Raises ValueError where the model's answer is not finite.
     """
     if pairing not in PAIRINGS:
@@ -98,7 +98,7 @@ def replay(denoise: Denoise, noisy: Tensor, levels: Tensor, *, on_step: OnStep |
 def _where_to_ask(
     pairing: Pairing, x: Tensor, s: float, t: float, derivatives: list[tuple[tuple[float, float], Tensor]], flow: bool
 ) -> tuple[Tensor, float]:
-    """The latent and the noise level at which the slope from s to t is taken; derivatives: the last one or two."""
+    """The latent and the noise level at which the derivative from s to t is taken; derivatives: the last one or two."""
     if pairing == "same level" and s > 0:
         return x, s
     if pairing in ("papers", "same level") or not derivatives:
@@ -106,7 +106,7 @@ def _where_to_ask(
         return (x if flow else x * math.sqrt((1 + t * t) / (1 + s * s))), t
     e = derivatives[-1][1]
     if pairing == "extrapolated" and len(derivatives) == 2:
-        # Every slope was taken at the upper end of its step: a straight line through the last two, read at t.
+        # Every derivative was taken at the upper end of its step: a straight line through the last two, read at t.
         (_, before), older = derivatives[0]
         e = e + (e - older) * ((t - s) / (s - before))
     return x + (t - s) * e, t

@@ -9,7 +9,7 @@ a flow model's own form is x = (1 - sigma) * x0 + sigma * noise. One line then s
     D  = D_u + w (D_c - D_u)          guidance with CFG w
     x' = D + r (x - D),  r = s' / s   the step from the level s down to s'
 
-Both are affine, so the prediction D_u* that carries x exactly to a wanted x' is known without any optimisation:
+Both are affine, so the prediction D_u* with which x arrives exactly at a wanted x' is known without any optimisation:
 
     D* = (x' - r x) / (1 - r),        D_u* = (D* - w D_c) / (1 - w)
 
@@ -30,7 +30,7 @@ def append_dims(x: Tensor, ndim: int) -> Tensor:
 
 
 def to_d(x: Tensor, sigma: float | Tensor, denoised: Tensor) -> Tensor:
-    """The slope of the sampler's path, (x - x0) / sigma: the predicted noise, or a flow model's velocity.
+    """The derivative of the sampler's path, (x - x0) / sigma: the predicted noise, or a flow model's velocity.
 
     x, denoised: (B, C, h, w); sigma: a number or (B,), above 0.
     """

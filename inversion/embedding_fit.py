@@ -237,7 +237,7 @@ def _gradient(prediction: Tensor, leaf: Tensor, prediction_gradient: Tensor, cos
 
 
 def _checked(loss: Tensor, rows: Tensor, history: list[list[float]]) -> Tensor:
-    """The losses, noted in the history; one that is not a number is a sentence."""
+    """The losses, noted in the history. Raises ValueError where one is not a number."""
     values = loss.tolist()
     for row, value in zip(rows.tolist(), values):
         history[row].append(value)

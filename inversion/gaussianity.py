@@ -27,7 +27,7 @@ class Gaussianity:
 
 
 def unit_noise(latent: Tensor, sigma: float, *, flow: bool) -> Tensor:
-    """A latent at a noise level, (B, C, ..., h, w), scaled to unit deviation if picture and noise had it.
+    """A latent at a noise level, (B, C, ..., h, w), scaled to unit std if picture and noise had it.
 
     Variance-exploding: x / sqrt(1 + sigma^2), the network's own view. Flow: x / sqrt((1 - sigma)^2 + sigma^2).
     """

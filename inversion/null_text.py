@@ -1,7 +1,7 @@
 """NULL-text Inversion for Editing Real Images using Guided Diffusion Models (arXiv 2211.09794, section 3.3,
 algorithm 1): for each noise level the unconditional embedding with which guided sampling follows the trajectory.
 
-Three ways to find it:
+Three methods:
 
 faithful: the official recipe. From the noisiest level down: up to ten Adam steps on the embedding, learning rate
     0.01 (1 - k/100) at step k of 50, starting from the embedding of the level before; stop once the loss falls below
@@ -51,7 +51,7 @@ def optimise(
     sigmas: (N+1,) rising; latents: (N+1, B, C, h, w), scaled; start: (B, T, D), where the fit begins: the embedding of
     the empty prompt, or in fast mode the source prompt's, whose `unconditional` prediction must be the conditional one.
     in_chunks: how rows that need a backward pass go through the network, where they are too many for it at once.
-    Raises ValueError with a sentence where predictions, losses or gradients are not finite.
+    Raises ValueError where predictions, losses or gradients are not finite.
     """
     latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
     run = NullTextRun(predictor, sigmas.to(latents), latents, recipe, flow, on_step, Cost(), in_chunks)

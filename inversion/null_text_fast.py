@@ -1,5 +1,5 @@
-"""The fast mode of `null_text.py`: one way down from the source prompt's embedding, or from what teacher forcing has
-made of it.
+"""The fast mode of `null_text.py`: one pass down the levels from the source prompt's embedding, or from what teacher
+forcing has made of it.
 
 Teacher forcing keeps to the budget. A level with b updates costs 1 + 2b forward-equivalents on the way down alone.
 Forced, it costs 1 + 2u for u updates at the trajectory's latent and two predictions more at the latent that the way

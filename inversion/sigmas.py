@@ -1,4 +1,4 @@
-"""The ladder of noise levels that an inversion climbs, made from the SIGMAS that a sampler will descend."""
+"""The rising noise levels of an inversion, made from the falling SIGMAS of a sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rising_sigmas(sigmas: Tensor, *, sigma_min: float, sigma_max: float, flow: b
     sigmas: (N+1,) falling, as every stock scheduler gives them; a part of a schedule is welcome as long as it ends
         at the clean picture (0, or a level no higher than sigma_min).
     sigma_min, sigma_max: the model's own range; flow: the model's levels run from 0 to 1.
-    Returns (N+1,) float32 on the CPU, strictly rising. Raises ValueError with a sentence for anything else.
+    Returns (N+1,) float32 on the CPU, strictly rising. Raises ValueError for anything else.
     """
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1:
         raise ValueError("SIGMAS must be one list of noise levels: connect a scheduler node.")

@@ -73,7 +73,7 @@ class Trajectory:
         """The index of the level at sigma (relative tolerance), or None if sigma is none of the levels."""
         distance = (self.sigmas - sigma).abs()
         index = int(distance.argmin())
-        # At the clean end a relative tolerance says nothing: there a share of the first step counts.
+        # At the clean end a relative tolerance says nothing: there a fraction of the first step counts.
         scale = float(self.sigmas[index]) or float(self.sigmas[1])
         return index if float(distance[index]) <= tolerance * scale else None
 

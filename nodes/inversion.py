@@ -132,7 +132,7 @@ class DDIMInvert(io.ComfyNode):
         prediction, levels = require_invertible(model), levels_of(model, sigmas)
         conds = conditionings(model, positive, negative, clip, cfg, "DDIM Invert")
 
-        # The model sees the schedule as in sampling, so that patches which read it act alike both ways.
+        # The model sees the schedule as in sampling, so that patches which read it act alike in both.
         mask = noise_mask_of(latent)
         parts = by_rows(
             without_idle_guidance(model, cfg, "DDIM Invert"),
@@ -277,7 +277,7 @@ def round_trip(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> t
 
 
 def measure(target, through_vae, reconstruction, trajectory: Trajectory, source) -> list[Check]:
-    """One Check for each row. target: what the reconstruction is held against."""
+    """One Check for each row. target: what the reconstruction is compared with."""
     top = float(trajectory.sigmas[-1])
     noise = gaussianity(unit_noise(trajectory.latents[-1], top, flow=trajectory.flow))
     bound = [None] * trajectory.rows if source is None else psnr(through_vae, source).tolist()

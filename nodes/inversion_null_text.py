@@ -1,4 +1,4 @@
-"""NullText Optimize, and the two ways that cost nothing: Negative-Prompt Inversion and Proximal Guidance."""
+"""NullText Optimize, and the two methods that cost nothing: Negative-Prompt Inversion and Proximal Guidance."""
 
 from __future__ import annotations
 

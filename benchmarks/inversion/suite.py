@@ -88,7 +88,7 @@ def overhead(context) -> float:
     """Percent that a step of DDIM Invert takes longer than the bare UNet of Stable Diffusion 1 (random weights).
 
     Steps and bare calls take turns inside the same session, and the medians are compared. On a CPU the latent is a
-    quarter of the usual 64 x 64; the share of our own work is then larger, not smaller.
+    quarter of the usual 64 x 64; the fraction of our own work is then larger, not smaller.
     """
     from ...host.session import with_denoiser
     from ...inversion.ddim import invert

@@ -99,7 +99,7 @@ Found = tuple[dict[str, float], dict[str, Fitted]]
 
 
 def came_back(context, fixtures: Papercut, modes: Sequence[str], pairing: str = "extrapolated") -> Found:
-    """PSNR of the ways without a fit, of the VAE alone and of the fits; and the fits."""
+    """PSNR of the methods without a fit, of the VAE alone and of the fits; and the fits."""
     from ...guidance.anchor import Anchor
     from ...host.inversion.anchor import anchored
 

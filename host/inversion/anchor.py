@@ -14,7 +14,7 @@ KEY = "palimpsest_anchor"
 
 
 def anchored(model, anchor: Anchor, *, start_from_source: bool = False):
-    """A clone of the MODEL whose sampling is held to the anchor; nothing of `model` is changed.
+    """A clone of the MODEL whose sampling keeps to the anchor; nothing of `model` is changed.
 
     start_from_source: the run starts at the trajectory's latent at its first noise level, whatever the NOISE.
     A strength of 0 gives the plain clone.
@@ -31,7 +31,7 @@ def anchored(model, anchor: Anchor, *, start_from_source: bool = False):
 
 
 def require_fit(trajectory, model) -> None:
-    """The trajectory's latents and noise levels mean the same to this MODEL, or a sentence.
+    """The trajectory's latents and noise levels mean the same to this MODEL; raises ValueError where they do not.
 
     Other weights (a LoRA, a fine-tune) are only named on the running node: what is kept is kept all the same.
     """
@@ -99,7 +99,7 @@ class _Hold:
 def noise_for_start(model_sampling, start: Tensor, sigma: Tensor, latent_image: Tensor, max_denoise: bool) -> Tensor:
     """The noise from which the host's own scaling makes `start`; all are (B, C, h, w) in the host's scaled form.
 
-    Every parametrisation scales noise to a * noise + b(latent), so two probes tell a and b.
+    Every parametrisation scales noise to a * noise + b(latent), so two probes give a and b.
     """
     zero, one = torch.zeros_like(start), torch.ones_like(start)
     shift = model_sampling.noise_scaling(sigma, zero.clone(), latent_image, max_denoise)

@@ -25,7 +25,7 @@ class InvertedNoise:
     """The host's NOISE protocol: `seed`, and `generate_noise(LATENT) -> (B, C, h, w)`.
 
     A trajectory of one picture serves a batch of any length. Where the schedule starts below the trajectory's top,
-    sampling starts at the trajectory's latent of that level; `sampling_call.py` tells how that is known.
+    sampling starts at the trajectory's latent of that level; `sampling_call.py` says how that is known.
     Raises ValueError for a latent of another size, a sampler that draws fresh noise, another kind of model, and a
     schedule that starts outside the trajectory. A schedule or sampler that can only come close is named on the node.
     """
@@ -116,7 +116,7 @@ def _require_replay(sampler) -> None:
 
 
 def _name_differences(trajectory: Trajectory, run: SamplingCall) -> None:
-    """What keeps the replay from being exact, in a sentence on the running node."""
+    """Warns on the running node of what keeps the replay from being exact."""
     if replay_kind(run.sampler) == "close":
         notify(f"The sampler '{sampler_name(run.sampler)}' replays the inversion nearly; 'euler' does it exactly.")
     rising = run.sigmas.detach().to("cpu", torch.float32).flip(0)

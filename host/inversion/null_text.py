@@ -50,7 +50,7 @@ def fit_null_text(
     levels_at_once: of fast mode's teacher forcing; 0 takes what memory allows on a GPU, and 1 on a CPU. Where memory
     does not hold the rows of a backward pass at once, they go through the network in parts, to the same result.
     Where patches act on the model's guidance (RescaleCFG, perturbed-attention guidance), the fit goes through them, at
-    twice the cost. Raises ValueError for what cannot work, before anything is loaded where that can be told.
+    twice the cost. Raises ValueError for what cannot work, before anything is loaded where it can be known.
     """
     require_unconditional(model, TECHNIQUE)
     require_same_model(trajectory, model)
@@ -189,7 +189,7 @@ class GuidedPredictor(Predictor):
 
 
 def single_entry(conditioning: list, name: str, rows: int) -> tuple[Tensor, dict]:
-    """The one entry of a CONDITIONING as (embedding, options), or a sentence."""
+    """The one entry of a CONDITIONING as (embedding, options). Raises ValueError where there is not one to fit."""
     entries = require_conditioning(conditioning, name)
     if len(entries) != 1:
         raise ValueError(

@@ -22,6 +22,19 @@ def sharpened(model):
     return LatentApplyOperationCFG.execute(model, operation).args[0]
 
 
+def by_halves(model):
+    """As image prompts do it: what the text says counts less where the negative prompt is predicted."""
+
+    def output(values, options):
+        halves = options["cond_or_uncond"]
+        scale = torch.tensor([1.0 if half == 0 else 0.3 for half in halves])
+        return values * scale.repeat_interleave(values.shape[0] // len(halves))[:, None, None]
+
+    clone = model.clone()
+    clone.set_model_attn2_output_patch(output)
+    return clone
+
+
 PATCHES = {
     "RescaleCFG": lambda model: RescaleCFG().patch(model, 0.7)[0],
     "PAG": lambda model: PerturbedAttentionGuidance.execute(model, 3.0).args[0],
@@ -29,6 +42,7 @@ PATCHES = {
     "APG": lambda model: APG.execute(model, 1.0, 5.0, 0.0).args[0],
     "APG with momentum": lambda model: APG.execute(model, 1.0, 5.0, -0.5).args[0],
     "sharpening": sharpened,
+    "attention by halves": by_halves,
 }
 # What acts on the difference of two prompts alone.
 IDLE = ("RescaleCFG", "APG", "APG with momentum", "sharpening")
@@ -98,7 +112,7 @@ def test_a_patch_that_needs_the_negative_prompt_asks_for_it(model):
 
 
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
-@pytest.mark.parametrize("name", ["RescaleCFG", "PAG", "SAG", "APG", "sharpening"])
+@pytest.mark.parametrize("name", ["RescaleCFG", "PAG", "SAG", "APG", "sharpening", "attention by halves"])
 def test_null_text_is_fitted_to_the_guidance_that_samples(name, mode):
     """The stock sampler with the patch arrives where the fit says that it does, and nearer than unfitted."""
     model, _, trajectory = prepared("sd1")

@@ -91,7 +91,8 @@ def pytest_pycollect_makemodule(module_path: Path, parent):
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     for item in items:
         name = item.nodeid.split("::")[1].split("[")[0]
-        item.add_marker("host" if needs_host(item.path, name) else "core")
+        if not item.get_closest_marker("host"):  # a test that needs a file of the host's says so itself
+            item.add_marker("host" if needs_host(item.path, name) else "core")
         if lacking := missing(item.path, name):
             item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(lacking)}"))
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from palimpsest.papercut.export import export, fit_preview_colours
 from palimpsest.papercut.networks import new_text_encoder, new_unet, new_vae
 
 
@@ -32,6 +31,8 @@ def networks():
 
 @pytest.fixture(scope="session")
 def exported(networks, tmp_path_factory):
+    from palimpsest.papercut.export import export, fit_preview_colours  # needs safetensors, which core tests lack
+
     unet, text, vae = networks
     colours = fit_preview_colours(vae, torch.rand(2, 3, 64, 64) * 2 - 1)
     path = tmp_path_factory.mktemp("papercut") / "papercut.safetensors"

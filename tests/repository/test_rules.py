@@ -266,6 +266,7 @@ def test_the_changelog_knows_the_version():
     assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.host
 def test_the_licence_is_the_hosts():
     assert (ROOT / "LICENSE").read_text() == (ROOT / ".host" / "ComfyUI" / "LICENSE").read_text()
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..guidance.sketch.guidance import SketchRecipe
 from ..guidance.sketch.prepare import FITS, Strokes, find_strokes, fit as fitted, fit_lines, read_strokes
 from ..host.notify import notify
+from ..host.progress import check_interrupt
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch, sketch_guided
 from ..host.validation import require_finite, require_vae_of
@@ -30,7 +31,7 @@ def require_image(image, name: str) -> torch.Tensor:
 
 def strokes_of(sketch, grey: bool = True) -> Strokes:
     """The strokes of a connected sketch, what was found said on the node; a blank one is a sentence."""
-    strokes = read_strokes(require_image(sketch, "The sketch"))
+    strokes = read_strokes(require_image(sketch, "The sketch"), check_interrupt)
     if strokes.blank:
         raise ValueError(
             "The sketch is blank, so there is nothing to guide by: draw on it; a drawing on a transparent "
@@ -225,7 +226,7 @@ class SketchPrepare(io.ComfyNode):
                 grey_levels=True, transparency=None) -> io.NodeOutput:  # fmt: skip
         picture = with_alpha(require_image(image, "The drawing"), transparency)
         found = find_strokes(picture, even=even_light, sensitivity=sensitivity, smallest=drop_specks, thinned=thin,
-                             grey=grey_levels)  # fmt: skip
+                             grey=grey_levels, check=check_interrupt)  # fmt: skip
         if found.blank:
             raise ValueError(
                 "No strokes are left of the drawing: raise sensitivity, lower drop_specks, switch even_light off if it "
@@ -234,7 +235,10 @@ class SketchPrepare(io.ComfyNode):
         for note in found.notes:
             notify(note)
         size = (height or picture.shape[1], width or picture.shape[2])
-        strokes = fit_lines(found.lines, found.weight, *size, fit)[1] if thin else fitted(found.weight, *size, fit)
+        if thin:
+            strokes = fit_lines(found.lines, found.weight, *size, fit, check_interrupt)[1]
+        else:
+            strokes = fitted(found.weight, *size, fit)
         return io.NodeOutput(shown(strokes), strokes, ui=ui.PreviewImage(shown(strokes), cls=cls))
 
 

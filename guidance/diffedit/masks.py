@@ -7,8 +7,8 @@ pixel for the measure of the object; Otsu's looks for the two levels that the ma
 
 An object that changes its shape lights up along its outline alone, and brightly only here and there: the adaptive rule
 marks what such a fence encloses, by a second and lower threshold (two thresholds as in Canny's edge detector, IEEE PAMI
-8(6), 1986; the height of the fence by grey-scale reconstruction, Vincent, IEEE TIP 2(2), 1993). Outlines
-with gaps that nothing closes are left to `outlines.py`.
+8(6), 1986; the height of the fence is that of the lowest way out). Outlines with gaps that nothing closes are left to
+`outlines.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from scipy.sparse import csgraph, csr_array
 from torch import Tensor
 
 from ..morphology import close_gaps, fill_holes, grow, keep_largest, otsu, soften, touching, widen
@@ -166,24 +167,42 @@ def fences(heat: Tensor) -> Tensor:
 
     One side of the border at a time may close a fence, as objects are cut off by it; the best of the five counts.
     """
-    # Below zero, so that the flood is a dilation: what passes a cell, and nothing passes the closed sides.
-    passes = F.pad(-heat, (1, 1, 1, 1), value=torch.inf)[:, None].repeat(1, 5, 1, 1)
-    for closed in (passes[:, 1, 0], passes[:, 2, -1], passes[:, 3, :, 0], passes[:, 4, :, -1]):
-        closed.fill_(-torch.inf)
-    rim = F.pad(torch.zeros_like(heat[:1], dtype=torch.bool), (1, 1, 1, 1), value=True)
-    passes = rearrange(passes, "b s h w -> (b s) h w")
-    flood = torch.where(rim, passes, -torch.inf)
-    while True:
-        before = flood
-        for _ in range(8):
-            flood = torch.minimum(_crossed(flood), passes)
-        if torch.equal(flood, before):
-            return -rearrange(flood, "(b s) h w -> b s h w", s=5)[..., 1:-1, 1:-1].amin(1)
+    return torch.stack([_fences_of(one) for one in heat])
 
 
-def _crossed(values: Tensor) -> Tensor:
-    """The greatest value of each cell (B, h, w) and its four neighbours."""
-    return torch.maximum(F.max_pool2d(values, (3, 1), 1, (1, 0)), F.max_pool2d(values, (1, 3), 1, (0, 1)))
+def _fences_of(heat: Tensor) -> Tensor:
+    """The same for (h, w). The lowest of all ways leads along a minimum spanning tree, whose edges are as high as the
+    higher of their two cells."""
+    levels, rank = heat.cpu().unique(return_inverse=True)
+    rank = rank + 1  # zero would be no edge
+    cells = torch.arange(rank.numel()).view(rank.shape)
+    inside = [(cells[1:], cells[:-1]), (cells[:, 1:], cells[:, :-1])]
+    sides = (cells[0], cells[-1], cells[:, 0], cells[:, -1])
+    found = []
+    for closed in (None, *range(4)):
+        ways = torch.cat([side for i, side in enumerate(sides) if i != closed])
+        found.append(_least_heights(rank.flatten(), inside, ways.unique()))
+    return levels[torch.stack(found).amax(0) - 1].view(heat.shape).to(heat.device)
+
+
+def _least_heights(rank: Tensor, inside: list[tuple[Tensor, Tensor]], ways: Tensor) -> Tensor:
+    """(N,) the least height at which each of N cells (their heights are `rank`) is connected to the outside.
+
+    inside: pairs of neighbours; ways: the cells that lie next to the outside.
+    """
+    outside = len(rank)
+    rank = torch.cat((rank, rank.new_zeros(1)))
+    pairs = [*inside, (ways, torch.full_like(ways, outside))]
+    here, there = (torch.cat([side.flatten() for side in sides]) for sides in zip(*pairs))
+    height = torch.maximum(rank[here], rank[there])
+    graph = csr_array((height.numpy(), (here.numpy(), there.numpy())), shape=(len(rank), len(rank)))
+    tree = csgraph.minimum_spanning_tree(graph)
+    towards = torch.from_numpy(csgraph.breadth_first_order(tree, outside, directed=False)[1]).long()
+    towards[outside] = outside
+    while bool((towards != outside).any()):
+        # Each cell knows the highest on a part of its way out, and where that part ends; the parts double.
+        rank, towards = torch.maximum(rank, rank[towards]), towards[towards]
+    return rank[:outside]
 
 
 def to_size(values: Tensor, frame: Frame) -> Tensor:

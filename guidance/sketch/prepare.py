@@ -2,11 +2,12 @@
 
 Ink is what differs from the paper. The paper is a wide median, so that shadows and creases of a photograph belong to
 it, and so that dark ink on light paper and light ink on dark paper are the same thing. Otsu's threshold (Otsu 1979)
-parts ink from paper; thinning and dropping specks follow (sketch_strokes.py).
+parts ink from paper; thinning and dropping specks follow (strokes.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,6 +22,7 @@ from .strokes import thickness, thin, without_specks
 
 Fit = Literal["pad", "crop", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
+Check = Callable[[], None] | None
 PAPER_SIDE = 96
 PAPER_WINDOW = 15
 LEAST_CONTRAST = 0.06
@@ -59,10 +61,9 @@ def ink(image: Tensor, *, even: bool = True) -> tuple[Tensor, Tensor]:
     picture = rearrange(image.float().clamp(0, 1), "b h w c -> b c h w")
     alpha = picture[:, 3:4] if picture.shape[1] == 4 else None
     picture = picture[:, :3]
-    flat = picture.flatten(2).median(2).values
     if alpha is not None:
         layer = ((alpha > 0.5).flatten(1).float().mean(1) <= 0.5)[:, None, None]
-    paper = _local_paper(picture) if even else flat[:, :, None, None]
+    paper = _local_paper(picture) if even else picture.flatten(2).median(2).values[:, :, None, None]
     difference, seen = (picture - paper).abs().amax(1), paper.expand_as(picture).mean((2, 3))
     if alpha is None:
         return difference, seen
@@ -93,42 +94,61 @@ def find_strokes(
     smallest: int = 0,
     thinned: bool | None = None,
     grey: bool = True,
+    check: Check = None,
 ) -> Strokes:
     """A drawing on paper (B, H, W, C) in 0..1 -> its strokes.
 
     even: see `ink`. sensitivity: 0..1; 0.5 is Otsu's threshold, 1 takes in the faintest ink, 0 the darkest only.
     smallest: pieces with fewer pixels of line than this are dropped. thinned: None thins strokes thicker than THICK.
     grey: the strength of the ink becomes the weight of the stroke (the strongest is 1); otherwise all weigh 1.
+    check: called often, so that work on a large picture can be interrupted.
     """
     strength, paper = ink(image, even=even)
+    _checked(check)
     threshold = (otsu(strength.flatten(1), BINS) * 2 * (1 - sensitivity)).clamp_min(LEAST_CONTRAST)
-    return _strokes(image, strength, threshold, paper, smallest, thinned, grey)
+    return _strokes(image, strength, threshold, paper, smallest, thinned, grey, check)
 
 
-def read_strokes(image: Tensor) -> Strokes:
+def read_strokes(image: Tensor, check: Check = None) -> Strokes:
     """A clean drawing (B, H, W, C) in 0..1, as a canvas or an edge detector gives it -> its strokes.
 
     Otsu's threshold would take faint strokes for paper; here every stroke counts, by its own grey level or alpha.
     """
     strength, paper = ink(image, even=False)
+    _checked(check)
     threshold = (CLEAN_FRACTION * strength.flatten(1).amax(1)).clamp_min(LEAST_CONTRAST)
-    return _strokes(image, strength, threshold, paper, 0, None, True)
+    return _strokes(image, strength, threshold, paper, 0, None, True, check)
 
 
 def _strokes(
-    image: Tensor, strength: Tensor, threshold: Tensor, paper: Tensor, smallest: int, thinned: bool | None, grey: bool
+    image: Tensor,
+    strength: Tensor,
+    threshold: Tensor,
+    paper: Tensor,
+    smallest: int,
+    thinned: bool | None,
+    grey: bool,
+    check: Check,
 ) -> Strokes:
     found = strength > threshold[:, None, None]
     notes = _notes(image, found, paper)
-    thick = thickness(found) if thinned is None else 0.0
+    _checked(check)
+    lines = found if thinned is False else thin(found, check)
+    thick = thickness(found, lines) if thinned is None else 0.0
     if thinned or thick > THICK:
-        found = thin(found)
+        found = lines
     if thick > THICK:
         notes.append(f"Its strokes are about {thick:.0f} pixels wide and were thinned to their centre lines.")
     found = without_specks(found, smallest)
+    _checked(check)
     strongest = torch.where(found, strength, 0).flatten(1).amax(1).clamp_min(1e-6)
     weight = strength / strongest[:, None, None] if grey else torch.ones_like(strength)
     return Strokes(found, torch.where(found, weight, 0), tuple(notes))
+
+
+def _checked(check: Check) -> None:
+    if check is not None:
+        check()
 
 
 def _notes(image: Tensor, found: Tensor, paper: Tensor) -> list[str]:
@@ -169,15 +189,21 @@ def _centred(x: Tensor, count: int, dim: int) -> Tensor:
     return F.pad(x, (before, after) if dim == -1 else (0, 0, before, after))
 
 
-def fit_lines(lines: Tensor, weight: Tensor, height: int, width: int, how: Fit = "pad") -> tuple[Tensor, Tensor]:
+def fit_lines(
+    lines: Tensor, weight: Tensor, height: int, width: int, how: Fit = "pad", check: Check = None
+) -> tuple[Tensor, Tensor]:
     """Thin lines (B, H, W) bool and their weights, moved to another size without breaking or thickening them."""
     if tuple(lines.shape[-2:]) == (height, width):
         return lines, weight
     ratio = max(lines.shape[-2] / height, lines.shape[-1] / width, height / lines.shape[-2], width / lines.shape[-1])
     # Drawn thicker than the step of the new grid, so that nothing falls between its pixels; then thinned again.
     reach = 2 * max(1, round(ratio)) + 1
-    wide = F.max_pool2d(torch.where(lines, weight.clamp_min(1e-3), 0)[:, None], reach, 1, reach // 2)[:, 0]
+    wide = torch.where(lines, weight.clamp_min(1e-3), 0)[:, None]
+    for side in ((reach, 1), (1, reach)):
+        wide = F.max_pool2d(wide, side, 1, (side[0] // 2, side[1] // 2))
+    wide = wide[:, 0]
+    _checked(check)
     moved = fit(wide, height, width, how)
     cover = fit((wide > 0).float(), height, width, how) > 0.5
-    thinned = thin(cover)
+    thinned = thin(cover, check)
     return thinned, torch.where(thinned, moved, 0)

@@ -256,3 +256,30 @@ def test_chance_encloses_nothing():
     assert iou(enclose(heat, heat > thresholds(heat, "adaptive")[:, None, None]), truth) > 0.9
     ring_only = 0.02 + 0.3 * ring().float()
     assert not enclose(ring_only, torch.zeros_like(ring())).any()
+
+
+def flooded(heat):
+    """Fences by the definition: the water rises from the open sides, a cell at a time."""
+    best = torch.zeros_like(heat)
+    for closed in (None, "top", "bottom", "left", "right"):
+        padded = torch.full((heat.shape[0] + 2, heat.shape[1] + 2), torch.inf)
+        sides = {"top": padded[0], "bottom": padded[-1], "left": padded[:, 0], "right": padded[:, -1]}
+        for name, side in sides.items():
+            if name != closed:
+                side[1:-1] = 0
+        while True:
+            before = padded[1:-1, 1:-1].clone()
+            around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+            lowest = torch.stack([before, *around]).amin(0)
+            padded[1:-1, 1:-1] = torch.minimum(before, torch.maximum(lowest, heat))
+            if torch.equal(before, padded[1:-1, 1:-1]):
+                break
+        best = torch.maximum(best, before)
+    return best
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 4), (17, 23)])
+def test_fences_are_as_high_as_the_lowest_way_out(size):
+    heat = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    heat[1] = (5 * heat[1]).round()  # with many equal values, and zeros
+    assert torch.equal(fences(heat), torch.stack([flooded(one) for one in heat]))

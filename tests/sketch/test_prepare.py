@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from palimpsest.benchmarks.sketch.suite_prepare import drawing, old_label, old_thin, same_parts
 from palimpsest.guidance.morphology import label, otsu
 from palimpsest.guidance.sketch.prepare import find_strokes, fit, fit_lines, ink, read_strokes
 from palimpsest.guidance.sketch.score import edge_score
@@ -36,9 +38,29 @@ def test_thinning_keeps_a_line_in_one_piece_and_in_its_place():
     assert torch.equal(thin(lines), lines)
 
 
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 0.6, 0.9, 1.0])
+def test_the_table_thins_as_the_rule_written_out(density):
+    strokes = torch.rand(3, 40, 51, generator=torch.Generator().manual_seed(0)) < density
+    assert torch.equal(thin(strokes), torch.stack([old_thin(picture) for picture in strokes]))
+
+
+def test_a_drawing_is_thinned_as_the_rule_written_out():
+    strokes = drawing(160, 9, 6)
+    assert torch.equal(thin(strokes[None])[0], old_thin(strokes))
+    assert same_parts(old_label(strokes), label(strokes)[0])
+
+
+def test_thinning_can_be_interrupted_often():
+    """Between two checks lies at most a fiftieth of the work: there are more checks than that, evenly over it."""
+    seen = []
+    thin(ring(width=15)[None], lambda: seen.append(None))
+    assert len(seen) > 50
+
+
 def test_thickness():
-    assert thickness(ring(width=9)[None]) == pytest.approx(9, rel=0.15)
-    assert thickness(torch.zeros(1, 8, 8, dtype=torch.bool)) == 0
+    assert thickness(ring(width=9)[None], thin(ring(width=9)[None])) == pytest.approx(9, rel=0.15)
+    blank = torch.zeros(1, 8, 8, dtype=torch.bool)
+    assert thickness(blank, thin(blank)) == 0
 
 
 def test_pieces_are_those_that_touch():
@@ -126,6 +148,17 @@ def test_a_blank_page_is_blank():
     for page in (torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64, 3), torch.full((1, 64, 64, 3), 0.5)):
         grain = 0.01 * torch.randn(page.shape, generator=torch.Generator().manual_seed(0))
         assert read_strokes(page).blank and find_strokes((page + grain).clamp(0, 1)).blank
+
+
+def test_a_photograph_of_24_megapixels_is_read_with_many_checks_on_the_way():
+    lines = drawing(1000, 9, 6).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    photo = (0.9 - 0.7 * F.pad(lines, (0, 2000)).float())[None, ..., None].expand(1, 4000, 6000, 3)
+    checks = []
+    found = find_strokes(photo, smallest=12, thinned=True, check=lambda: checks.append(None))
+    assert found.lines.shape == (1, 4000, 6000) and not found.blank and len(checks) > 50
+    assert bool((F.pad(lines, (0, 2000))[None] | ~found.lines).all())
+    small, _ = fit_lines(found.lines, found.weight, 512, 768, check=lambda: checks.append(None))
+    assert small.any()
 
 
 def test_each_picture_of_a_batch_is_read_by_itself():

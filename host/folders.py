@@ -15,7 +15,7 @@ Kind = Literal["trajectories", "flows", "edge_predictors"]
 
 EXTENSIONS: dict[Kind, set[str]] = {
     "trajectories": {".safetensors"},
-    "flows": {".flo", ".npz", ".safetensors", ".pt", ".pth"},
+    "flows": {".flo", ".npz", ".npy", ".safetensors", ".pt", ".pth"},
     "edge_predictors": {".safetensors"},
 }
 

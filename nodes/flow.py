@@ -16,7 +16,7 @@ from ..guidance.flow.fields import (
     resize_layers,
     transform_flow,
 )
-from ..guidance.flow.points import KINDS, drag_pairs, parse_points, points_flow, track_pairs
+from ..guidance.flow.points import KINDS, drag_pairs, parse_points, points_flow, require_drags, track_pairs
 from ..guidance.flow.warp import forward_warp, land
 from ..host.gradients import plain
 from ..host.images import as_image, as_pictures
@@ -137,7 +137,10 @@ class FlowFromPoints(io.ComfyNode):
         mask = require_mask(mask)
         starts, ends = cls.tracked(tracks) if tracks is not None else drag_pairs(parse_points(points))
         height, width = mask.shape[1:]
-        scale = torch.tensor([width / (canvas_width or width), height / (canvas_height or height)], dtype=torch.float64)
+        canvas = (canvas_height or height, canvas_width or width)
+        if tracks is None:
+            require_drags(starts, ends, canvas)
+        scale = torch.tensor([width / canvas[1], height / canvas[0]], dtype=torch.float64)
         return io.NodeOutput(points_flow(mask, starts * scale, ends * scale, kind, pin_edge=pin_edge))
 
     @staticmethod

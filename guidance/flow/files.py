@@ -85,27 +85,51 @@ def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
         ) from error
     if path.suffix.lower() == ".safetensors":
         _require_version(path)
-    flow = as_flow(arrays.get("flow", next(iter(arrays.values()), None)), path.name)
+    flow = as_flow(_flow_among(arrays, path.name), path.name)
     layers = arrays.get("layers")
-    if layers is not None and layers.shape != flow.shape[:3]:
+    if layers is None:
+        return flow, None
+    layers = layers[None].expand(len(flow), -1, -1) if layers.ndim == 2 else layers
+    if layers.shape != flow.shape[:3]:
         raise ValueError(f"The layers in '{path.name}' are {tuple(layers.shape)}, the flow {tuple(flow.shape)}.")
-    return flow, None if layers is None else layers.float()
+    return flow, layers.float()
+
+
+def _flow_among(arrays: dict[str, object], name: str) -> object:
+    """The array that is a flow: by its shape, and where several are, by its name; `u` and `v` may lie apart."""
+    tensors = {key: value for key, value in arrays.items() if isinstance(value, Tensor)}
+    if {"u", "v"} <= set(tensors) and tensors["u"].shape == tensors["v"].shape:
+        return torch.stack((tensors["u"], tensors["v"]), dim=-1)
+    flows = {key: value for key, value in tensors.items() if _is_flow(value)}
+    for likely in (lambda key: key == "flow", lambda key: "fw" in key or "forward" in key, lambda key: True):
+        found = [value for key, value in flows.items() if likely(key.lower())]
+        if len(found) == 1:
+            return found[0]
+    held = ", ".join(f"{key} {tuple(value.shape)}" for key, value in tensors.items()) or "no arrays"
+    wanted = "save the one to use alone, or name it 'flow'" if flows else "expected (B, H, W, 2) or (B, 2, H, W)"
+    raise ValueError(f"'{name}' holds {'several flows' if flows else 'no flow'} ({held}): {wanted}.")
+
+
+def _is_flow(value: Tensor) -> bool:
+    """(B, H, W, 2), (H, W, 2), (B, 2, H, W) or (2, H, W)."""
+    return value.ndim in (3, 4) and (value.shape[-1] == 2 or value.shape[-3] == 2)
 
 
 def as_flow(value: object, name: str) -> Tensor:
-    """Any of (B, H, W, 2), (H, W, 2), (B, 2, H, W), (2, H, W) -> (B, H, W, 2) float32, finite."""
-    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+    """Any of (B, H, W, 2), (H, W, 2), (B, 2, H, W), (2, H, W) -> (B, H, W, 2) float32.
+
+    Unknown vectors, marked by NaN or by more than UNKNOWN as in .flo, come back as 0.
+    """
+    if not isinstance(value, Tensor) or not _is_flow(value):
         raise ValueError(f"'{name}' holds no flow: expected an array (B, H, W, 2) or (B, 2, H, W).")
     value = value[None] if value.ndim == 3 else value
-    if value.shape[-1] != 2 and value.shape[1] == 2:
-        value = rearrange(value, "b c h w -> b h w c")
     if value.shape[-1] != 2:
-        raise ValueError(f"'{name}' holds an array {tuple(value.shape)}, which is no flow of two components.")
+        value = rearrange(value, "b c h w -> b h w c")
     value = value.float().contiguous()
-    value = torch.where(value.abs() > UNKNOWN, 0.0, value)
-    if not torch.isfinite(value).all():
-        raise ValueError(f"The flow in '{name}' holds NaN or infinite vectors: make it again.")
-    return value
+    known = (value.abs() <= UNKNOWN).all(dim=-1, keepdim=True)  # NaN is not below anything
+    if not known.any():
+        raise ValueError(f"The flow in '{name}' holds no known vector: make it again.")
+    return torch.where(known, value, 0.0)
 
 
 def _require_version(path: Path) -> None:
@@ -129,7 +153,11 @@ def _read_flo(path: Path) -> dict[str, Tensor]:
 
 
 def _read_tensor(path: Path) -> dict[str, Tensor]:
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        # PyTorch's own words advise to switch its safety off.
+        raise ValueError("it is no file of plain tensors; save the flow as .npz or .safetensors") from None
     return value if isinstance(value, dict) else {"flow": value}
 
 

@@ -6,6 +6,7 @@ Kernels sit on the points' sources, so the bending energy is minimal; equal poin
 
 from __future__ import annotations
 
+import ast
 import json
 
 import torch
@@ -109,20 +110,43 @@ def _rim_points(region: Tensor, count: int = 24) -> Tensor:
     return rim[order[keep]]
 
 
-def parse_points(text: str) -> list[list[tuple[float, float]]]:
-    """The curves in a point editor's JSON: [{"x","y"}, ...] or [[x, y], ...], or a list of several such lists.
+def parse_points(points: object) -> list[list[tuple[float, float]]]:
+    """The curves of a point editor: [{"x","y"}, ...] or [[x, y], ...], or a list of several such lists.
 
-    Raises ValueError with one sentence if the text is nothing of the kind.
+    points: JSON, or Python's own spelling of it (single quotes), or the lists themselves; a list may hold texts, and
+    numbers may be written as text. Raises ValueError if it is nothing of the kind.
     """
-    try:
-        data = json.loads(text)
-    except ValueError:
-        raise ValueError("The input 'points' is not JSON: connect the coordinates output of a spline editor.") from None
-    if isinstance(data, list) and data and all(_is_point(item) for item in data):
+    data = _read(points)
+    if isinstance(data, (list, tuple)) and data and all(_is_point(item) for item in data):
         data = [data]
-    if not isinstance(data, list) or not all(isinstance(c, list) and all(_is_point(p) for p in c) for c in data):
+    if not isinstance(data, (list, tuple)):
         raise ValueError("The input 'points' must be a list of points with x and y, or a list of such lists.")
-    return [[_point(item) for item in curve] for curve in data if curve]
+    curves = []
+    for item in data:
+        if isinstance(item, str):
+            curves += parse_points(item)
+        elif isinstance(item, (list, tuple)) and all(_is_point(point) for point in item):
+            curves += [[_point(point) for point in item]]
+        else:
+            raise ValueError("The input 'points' must be a list of points with x and y, or a list of such lists.")
+    return [curve for curve in curves if curve]
+
+
+def _read(points: object) -> object:
+    """A text as the lists and dicts that it writes; anything else as it is."""
+    if not isinstance(points, str):
+        return points
+    try:
+        return json.loads(points)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(points.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError(
+            "The input 'points' is neither JSON nor a list of points: connect the coordinates output of a spline "
+            "editor."
+        ) from None
 
 
 def drag_pairs(curves: list[list[tuple[float, float]]]) -> tuple[Tensor, Tensor]:
@@ -133,6 +157,32 @@ def drag_pairs(curves: list[list[tuple[float, float]]]) -> tuple[Tensor, Tensor]
         torch.tensor([curve[0] for curve in curves], dtype=torch.float64),
         torch.tensor([curve[-1] for curve in curves], dtype=torch.float64),
     )
+
+
+def require_drags(starts: Tensor, ends: Tensor, size: tuple[int, int]) -> None:
+    """Raises ValueError where drags (N, 2) cannot be meant in pixels of a picture of `size` (height, width).
+
+    Fractions of the picture, points further outside than the picture is large, and drags that move nothing.
+    """
+    points = torch.cat((starts, ends))
+    height, width = size
+    if min(height, width) > 2 and bool(((points >= 0) & (points <= 1)).all()):
+        raise ValueError(
+            "The input 'points' lies within one pixel, so its numbers look like fractions of the picture: switch the "
+            "editor's normalising off, or set canvas_width and canvas_height to 1."
+        )
+    limit = points.new_tensor([width, height])
+    if bool(((points < -limit) | (points > 2 * limit)).any()):
+        far = points[((points < -limit) | (points > 2 * limit)).any(dim=1)][0]
+        raise ValueError(
+            f"The input 'points' has a point at ({far[0]:.0f}, {far[1]:.0f}), far outside the picture of {width} x "
+            f"{height}: set canvas_width and canvas_height to the size of the editor in which it was set."
+        )
+    if bool((starts == ends).all()):
+        raise ValueError(
+            "The input 'points' would move nothing, since each curve ends where it begins: draw a line from what is to "
+            "be moved to its goal."
+        )
 
 
 def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
@@ -160,12 +210,18 @@ def track_pairs(tracks: object) -> tuple[Tensor, Tensor]:
 def _is_point(item: object) -> bool:
     if isinstance(item, dict):
         return _is_number(item.get("x")) and _is_number(item.get("y"))
-    return isinstance(item, list) and len(item) == 2 and all(_is_number(v) for v in item)
+    return isinstance(item, (list, tuple)) and len(item) == 2 and all(_is_number(v) for v in item)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+    """A number, or a text of one, of a size that coordinates can have; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    try:
+        return abs(float(value)) < 1e6
+    except ValueError:
+        return False
 
 
-def _point(item: dict | list) -> tuple[float, float]:
+def _point(item: dict | list | tuple) -> tuple[float, float]:
     return (float(item["x"]), float(item["y"])) if isinstance(item, dict) else (float(item[0]), float(item[1]))

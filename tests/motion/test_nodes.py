@@ -121,7 +121,11 @@ def test_the_canvas_without_and_with_a_drawing(nodes, caplog):
             "empty",
         ),
         ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="[]", kind="rigid", pin_edge=False), "no point"),
-        ("FlowFromPoints", dict(mask=torch.ones(1, 8, 8), points="x", kind="rigid", pin_edge=False), "not JSON"),
+        (
+            "FlowFromPoints",
+            dict(mask=torch.ones(1, 8, 8), points="x", kind="rigid", pin_edge=False),
+            "neither JSON nor a list",
+        ),
         ("FlowPreview", dict(flow=torch.full((1, 8, 8, 2), torch.nan)), "NaN"),
         ("FlowWarp", dict(flow=torch.zeros(1, 8, 8, 3), image=torch.zeros(1, 8, 8, 3)), "not a flow"),
         (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from palimpsest.guidance.flow.points import drag_pairs, parse_points
+from palimpsest.guidance.flow.points import drag_pairs, parse_points, require_drags
 
 DRAG = [(96.0, 128.0), (140.0, 128.0)]
 OTHER = [(160.0, 128.0), (160.0, 90.0)]
@@ -14,7 +14,6 @@ def dicts(curve):
     return [{"x": x, "y": y} for x, y in curve]
 
 
-@pytest.mark.xfail(strict=True, reason="not read or not refused yet")
 @pytest.mark.parametrize(
     "points, curves",
     [
@@ -32,24 +31,17 @@ def test_every_spelling_of_a_drag_is_read(points, curves):
     assert parse_points(points) == curves
 
 
-@pytest.mark.parametrize("points", ["x = 1", "[{'x': __import__('os')}]", '[{"x": NaN, "y": 1}]'])
+@pytest.mark.parametrize("points", [None, 5, "x = 1", [[1, 2, 3]], "[{'x': __import__('os')}]", '[{"x": NaN, "y": 1}]'])
 def test_what_holds_no_points_is_one_sentence(points):
-    with pytest.raises(ValueError, match="^The input 'points' ") as caught:
+    with pytest.raises(ValueError, match=r"^The input 'points' ") as caught:
         parse_points(points)
     assert caught.value.args[0].count("\n") == 0
-
-
-def require_drags(*arguments):
-    from palimpsest.guidance.flow.points import require_drags
-
-    return require_drags(*arguments)
 
 
 def drags(*curves):
     return drag_pairs([list(curve) for curve in curves])
 
 
-@pytest.mark.xfail(strict=True, reason="not read or not refused yet")
 def test_drags_in_pixels_pass():
     require_drags(*drags(DRAG, OTHER), (256, 256))
     require_drags(*drags([(0, 0), (0, 0)], DRAG), (256, 256))  # one point is held, another moves
@@ -57,7 +49,6 @@ def test_drags_in_pixels_pass():
     require_drags(*drags([(0.0, 0.5), (1.0, 0.5)]), (1, 2))  # a picture of one pixel has no fractions
 
 
-@pytest.mark.xfail(strict=True, reason="not read or not refused yet")
 @pytest.mark.parametrize(
     "curve, words",
     [
@@ -73,7 +64,6 @@ def test_points_that_cannot_be_a_drag_in_pixels_are_refused(curve, words):
         require_drags(*drags(curve), (256, 256))
 
 
-@pytest.mark.xfail(strict=True, reason="not read or not refused yet")
 def test_fractions_are_pixels_once_the_editor_is_one_pixel_large():
     from palimpsest.nodes.flow import FlowFromPoints
 

@@ -1,7 +1,7 @@
 """Puts the pack on the path as one program sees it, and the host beside it as soon as a test needs the host.
 
 Each test is marked `core` or `host` by what it imports (see needs.py). With `-m core` no module of ComfyUI can be
-imported, and files that need one are left out unread.
+imported, and files that need more than the cores' packages are left out unread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path[:] = [str(PACKAGES), *(entry for entry in sys.path if entry not in ("",
 
 import pytest  # noqa: E402
 from palimpsest.tests import portability  # noqa: E402
-from palimpsest.tests.needs import HOST_MODULES, needs_host, packages_of  # noqa: E402
+from palimpsest.tests.needs import HOST_MODULES, is_core, needs_host, packages_of  # noqa: E402
 
 
 class NoHost:
@@ -75,7 +75,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config):
         return None
     if lacking := missing(collection_path):
         config.left_out.append(f"{collection_path.relative_to(ROOT)} is left out: it needs {' and '.join(lacking)}")
-    return bool(lacking) or (config.core_only and needs_host(collection_path)) or None
+    return bool(lacking) or (config.core_only and not is_core(collection_path)) or None
 
 
 def pytest_report_collectionfinish(config: pytest.Config):
@@ -92,13 +92,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
     for item in items:
         name = item.nodeid.split("::")[1].split("[")[0]
         if not item.get_closest_marker("host"):  # a test that needs a file of the host's says so itself
-            item.add_marker("host" if needs_host(item.path, name) else "core")
+            item.add_marker("core" if is_core(item.path, name) else "host")
         if lacking := missing(item.path, name):
             item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(lacking)}"))
 
 
 def pytest_runtest_setup(item: pytest.Item):
-    if item.get_closest_marker("host"):
+    if needs_host(item.path, item.nodeid.split("::")[1].split("[")[0]):
         enter_host()
 
 

@@ -1,7 +1,8 @@
 """Which packages a test needs, read from its source and from what that imports, without importing anything.
 
-A test is `host` if it reaches a module of ComfyUI: by an import at the top of its file, or by an import inside a
-function that it names, at any depth; or if it starts a server. Fixtures count as names. Every other test is `core`.
+A test is `core` if all packages that it reaches are the cores' own: by imports at the top of its file, or by imports
+inside a function that it names, at any depth. Fixtures count as names. Every other test is `host`: it needs ComfyUI, in
+this process or as a server, or another package of the whole environment.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ HOST_MODULES = {
     "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "comfyui_version", "execution",
     "folder_paths", "latent_preview", "main", "node_helpers", "nodes", "server",
 }  # fmt: skip
+CORE_PACKAGES = {"PIL", "einops", "kornia", "numpy", "pytest", "safetensors", "scipy", "torch", "torchvision"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 Place = tuple[Path, "str | None"]  # a file of the repository, and a name in it or None for the file itself
 
@@ -39,6 +41,10 @@ def packages_of(path: Path, name: str | None = None) -> frozenset[str]:
         else:
             todo += _next(place)
     return frozenset(found)
+
+
+def is_core(path: Path, name: str | None = None) -> bool:
+    return packages_of(path, name) <= CORE_PACKAGES
 
 
 def needs_host(path: Path, name: str | None = None) -> bool:
@@ -74,7 +80,11 @@ class _File:
         modules = {module.split(".")[0] for node in self._imports(name) for module in self._modules(node)}
         # Modules that are named in a string are run as a script, replaced, or imported by that name.
         texts = {text.split(".")[0] for node in self._nodes(name) for text in _texts(node) if text.startswith("comfy")}
-        return (modules | texts) - sys.stdlib_module_names - {"palimpsest", "tests"}
+        tops = self._nodes(name) if name else _executed(self.tree)
+        skipped = {
+            text for top in tops for call in _calls(top, within=name is not None) for text in _skipped_without(call)
+        }
+        return (modules | texts | skipped) - sys.stdlib_module_names - {"palimpsest", "tests"}
 
     def places(self, name: str | None) -> list[Place]:
         found = [(file, None) for node in self._imports(name) for file in self._files(node)]
@@ -189,13 +199,21 @@ def _bound(node: ast.AST) -> list[str]:
     return [one.id for target in targets if target for one in ast.walk(target) if isinstance(one, ast.Name)]
 
 
-def _calls(node: ast.AST) -> Iterator[ast.Call]:
+def _calls(node: ast.AST, within: bool = False) -> Iterator[ast.Call]:
+    """Calls that run with the statement; with `within` those inside a function too."""
     parts = [node]
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    if within:
+        pass
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         parts = list(node.decorator_list)
     elif isinstance(node, (ast.If, ast.For, ast.While, ast.With, ast.Try)):
         parts = []  # their statements come by themselves
     return (one for part in parts for one in ast.walk(part) if isinstance(one, ast.Call))
+
+
+def _skipped_without(call: ast.Call) -> list[str]:
+    named = getattr(call.func, "attr", None) == "importorskip"
+    return [one.value.split(".")[0] for one in call.args if isinstance(one, ast.Constant)] if named else []
 
 
 def _words(node: ast.AST) -> Iterator[tuple[str, str | None]]:

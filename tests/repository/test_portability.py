@@ -26,7 +26,7 @@ def place(monkeypatch, tmp_path):
     def asked(source: str, name: str | None = None) -> bool:
         path: Path = folder / f"test_{len(list(folder.iterdir()))}.py"
         path.write_text(source)
-        return needs.needs_host(path, name)
+        return not needs.is_core(path, name)
 
     return asked
 
@@ -34,6 +34,10 @@ def place(monkeypatch, tmp_path):
 @pytest.mark.parametrize("source, name, expected", [
     ("import torch\ndef test_it(): pass", None, False),
     ("import comfy.sd\ndef test_it(): pass", None, True),
+    ("import diffusers\ndef test_it(): pass", None, True),
+    ("diffusers = pytest.importorskip('diffusers')", None, True),
+    ("def test_it(): pytest.importorskip('diffusers')\ndef test_other(): pass", "test_it", True),
+    ("def test_it(): pytest.importorskip('diffusers')\ndef test_other(): pass", "test_other", False),
     ("try:\n    import comfy\nexcept ImportError: pass", None, False),
     ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import comfy", None, False),
     ("def test_it():\n    import comfy", None, False),

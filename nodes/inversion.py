@@ -7,20 +7,19 @@ from comfy.utils import repeat_to_batch_size
 from comfy_api.latest import io, ui
 
 from ..host.batching import by_rows
-from ..host.compatibility import levels_of, require_invertible, require_same_kind
-from ..host.family import latent_format, latent_format_name
+from ..host.compatibility import levels_of, require_invertible, require_same_kind, warn_of_another_caption
+from ..host.family import latent_format_name
 from ..host.fingerprint import fingerprint
 from ..host.guidance_patches import without_idle_guidance
 from ..host.inversion.inverted_noise import InvertedNoise
 from ..host.prompts import Text, conditionings, text_of_input
 from ..host.session import Session
-from ..host.validation import require_latent, require_picture, require_same_batch, require_vae_of
-from ..inversion.ddim import PAIRINGS, invert, replay
-from ..inversion.gaussianity import gaussianity, unit_noise
-from ..inversion.quality import psnr, ssim
+from ..host.validation import require_latent, require_vae_of
+from ..inversion.ddim import PAIRINGS, invert
 from ..inversion.trajectory import Trajectory
-from ..inversion.verdict import Check, lines
+from ..inversion.verdict import lines
 from ._panel import error_map, panel
+from ._reconstruction import measure, prompt_of, round_trip, source_picture
 from .sockets import Trajectory as TrajectorySocket
 
 CATEGORY = "Palimpsest/inversion"
@@ -196,6 +195,7 @@ class InversionCheck(io.ComfyNode):
                 io.Float.Output("ssim", tooltip="Structural similarity, the mean of the batch; 1 means equal."),
                 io.String.Output("report", tooltip="The numbers and what they mean."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -206,6 +206,8 @@ class InversionCheck(io.ComfyNode):
         require_vae_of(model, vae)
         source = source_picture(image, trajectory, vae)
         text = prompt_of(trajectory) if positive is None else ""
+        given = None if positive is None else text_of_input(cls.hidden, "positive")
+        warn_of_another_caption(trajectory, given and given.text)
         conds = conditionings(model, positive, negative, clip, cfg, "Inversion Check", text)
         through_vae, reconstruction = round_trip(model, vae, trajectory, conds, cfg)
         checks = measure(through_vae if source is None else source, through_vae, reconstruction, trajectory, source)
@@ -219,79 +221,6 @@ class InversionCheck(io.ComfyNode):
         means = [sum(getattr(check, name) for check in checks) / len(checks) for name in ("psnr", "ssim")]
         report = "\n\n".join("\n".join(text) for text in texts)
         return io.NodeOutput(made, reconstruction, *means, report, ui=ui.PreviewImage(made, cls=cls))
-
-
-def prompt_of(trajectory: Trajectory) -> str:
-    """The text that makes the inversion's conditioning again; raises ValueError where a text alone does not."""
-    if trajectory.prompt is None or not trajectory.prompt_is_all:
-        raise ValueError(
-            "The prompt of the inversion is not a text that CLIP alone could encode again (a ControlNet, an area, a "
-            "combination or another encoder belongs to it), or it is not known: connect the positive prompt that "
-            "DDIM Invert was given to Inversion Check as well."
-        )
-    return trajectory.prompt
-
-
-def source_picture(image, trajectory: Trajectory, vae) -> torch.Tensor | None:
-    """The connected picture (B, H, W, 3), a row for each of the trajectory's; None where none is connected."""
-    if image is None:
-        return None
-    require_picture(image, "The image", multiple=1)
-    scale = vae.spacial_compression_decode()
-    size = tuple(side * scale for side in trajectory.latents.shape[-2:])
-    # VAE Encode crops to whole latent pixels from the middle; what it left out cannot come back.
-    top, left = ((have - want) // 2 for have, want in zip(image.shape[1:3], size))
-    if not (0 <= image.shape[1] - size[0] < scale and 0 <= image.shape[2] - size[1] < scale):
-        raise ValueError(
-            f"The image is {image.shape[2]} x {image.shape[1]} and the trajectory's pictures are {size[1]} x "
-            f"{size[0]}: connect the picture that was encoded."
-        )
-    require_same_batch(image, trajectory.latents[0], "The image", "the trajectory")
-    cropped = image[:, top : top + size[0], left : left + size[1], :3].float().cpu()
-    return cropped.expand(trajectory.rows, -1, -1, -1)
-
-
-def round_trip(model, vae, trajectory: Trajectory, conds: dict, cfg: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (B, H, W, 3): the source through the VAE alone, and sampled back from the noise."""
-    form = latent_format(model)
-    raw = form.process_out(trajectory.latents[0])
-
-    def body(session: Session, rows: slice):
-        noisy = trajectory.latents[-1, rows].to(session.device)
-        levels = trajectory.sigmas
-        path = replay(session.guided, noisy, levels, on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x))
-        return session.to_raw(path[0])
-
-    parts = by_rows(
-        without_idle_guidance(model, cfg, "Inversion Check"),
-        conds,
-        raw,
-        trajectory.sigmas.flip(0),
-        body,
-        cfg=cfg,
-        noise_mask=trajectory.noise_mask,
-        what="The batch to sample back",
-    )
-    back = torch.cat(parts)
-    return tuple(vae.decode(samples)[..., :3].float().cpu() for samples in (raw, back))
-
-
-def measure(target, through_vae, reconstruction, trajectory: Trajectory, source) -> list[Check]:
-    """One Check for each row. target: what the reconstruction is compared with."""
-    top = float(trajectory.sigmas[-1])
-    noise = gaussianity(unit_noise(trajectory.latents[-1], top, flow=trajectory.flow))
-    bound = [None] * trajectory.rows if source is None else psnr(through_vae, source).tolist()
-    columns = (
-        psnr(reconstruction, target).tolist(),
-        ssim(reconstruction, target).tolist(),
-        bound,
-        psnr(reconstruction, through_vae).tolist(),
-        noise.mean.tolist(),
-        noise.std.tolist(),
-        noise.correlation.tolist(),
-        noise.log_likelihood.tolist(),
-    )
-    return [Check(*row) for row in zip(*columns)]
 
 
 NODES = (DDIMInvert, InversionCheck)

@@ -56,7 +56,7 @@ def inverted(fixtures: Papercut, pairing: str, refinement: int, cfg: float = 1.0
 def came_back(fixtures: Papercut, trajectory, cfg: float) -> tuple[float, float]:
     """Mean PSNR against the pictures: sampled back at a CFG, and of the VAE alone."""
     from ...inversion.quality import psnr
-    from ...nodes.inversion import round_trip
+    from ...nodes._reconstruction import round_trip
 
     conds = {"positive": fixtures.positive, **({"negative": fixtures.negative} if cfg != 1.0 else {})}
     through_vae, back = round_trip(fixtures.model, fixtures.vae, trajectory, conds, cfg)

@@ -123,7 +123,6 @@ def test_null_text_compares_the_captions(models, caplog):
     assert "blurry" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="the check advises more refinement instead")
 def test_the_check_compares_the_captions(models, caplog):
     """Or else it would advise more refinement where another prompt is the cause."""
     trajectory = replace(inverted(models, refinement=0)[0], prompt="a red kite")

@@ -183,8 +183,10 @@ class GuidedPredictor(Predictor):
                 f"so that {TECHNIQUE} cannot fit to it: take it off the model, or set its momentum to 0."
             )
         leaf = embedding.detach().clone().requires_grad_(True)
-        prediction = self.unconditional(x, sigma, leaf, rows)
-        finite = not prediction.requires_grad or torch.autograd.grad(prediction.sum(), leaf)[0].isfinite().all()
+        # Before it is known what memory holds.
+        with self.session.checkpointed():
+            prediction = self.unconditional(x, sigma, leaf, rows)
+            finite = not prediction.requires_grad or torch.autograd.grad(prediction.sum(), leaf)[0].isfinite().all()
         return start if finite else 1.001 * start
 
 

@@ -9,6 +9,8 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from .attention.blocks import unet_blocks
+
 Keep = Callable[[str, Tensor], "Tensor | None"]
 
 
@@ -18,10 +20,11 @@ class EnoughSeen(Exception):
 
 def sketch_layers(network: UNetModel) -> dict[str, torch.nn.Module]:
     """Every place that can be read, in the order of the forward pass -> the layer whose output it is."""
-    layers = {f"input.{i}": block[-1] for i, block in enumerate(network.input_blocks)}
-    layers.update({f"middle.{i}": layer for i, layer in enumerate(network.middle_block or ())})
-    layers.update({f"output.{i}": block[-1] for i, block in enumerate(network.output_blocks)})
-    return layers
+    found: dict[str, torch.nn.Module] = {}
+    for (side, number), layers in unet_blocks(network).items():
+        chosen = enumerate(layers) if side == "middle" else [(number, layers[-1])]
+        found.update({f"{side}.{i}": layer for i, layer in chosen})
+    return found
 
 
 @contextmanager

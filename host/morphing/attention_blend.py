@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import comfy.ldm.modules.attention as host_attention
-from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...inversion.trajectory import Trajectory
 from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows
 from ...morphing.schedule import Alphas
+from ..attention.blocks import attention_blocks
 from ..batch_rows import PLAN, Rows, alphas_of, key_row, rows_of
+from ..family import diffusion_model
 from ..validation import require_unet
 from .extra_keys import ExtraKeys
 from .row_chunks import Limits, RowChunks
@@ -67,7 +68,7 @@ def blended(
     if blend == "input":
         clone.set_model_attn1_patch(patch.inputs)
     else:
-        for number in _transformer_blocks(model):
+        for number in (number for side, number in attention_blocks(diffusion_model(model)) if side == BLOCK):
             _replace(clone, number, patch.values if blend == "values" else patch.outputs)
     return clone
 
@@ -156,12 +157,6 @@ class _Blend:
 
     def _mix(self, features: Tensor, reads: Reads) -> Tensor:
         return mix_rows(features, reads.weights, reads.key_rows, self.strength, reads.groups)
-
-
-def _transformer_blocks(model) -> list[int]:
-    """The numbers of the decoder's blocks that hold attention."""
-    blocks = model.get_model_object("diffusion_model").output_blocks
-    return [i for i, block in enumerate(blocks) if any(isinstance(layer, SpatialTransformer) for layer in block)]
 
 
 def _replace(clone, number: int, function) -> None:

@@ -26,7 +26,8 @@ from ...guidance.prompt_to_prompt.attention_control import (
 )
 from ...guidance.prompt_to_prompt.local_blend import keep_source_outside, map_factor
 from ...guidance.prompt_to_prompt.plan import EditPlan
-from ..attention import Block, attention_blocks, cells, conditional_rows, plain_attention, wrap_attention
+from ..attention.blocks import Block, attention_blocks
+from ..attention.patching import cells, conditional_rows, plain_attention, wrap_attention
 from ..conds import pick_rows
 from ..family import diffusion_model
 from ..inversion.anchor import KEY as ANCHOR

@@ -11,7 +11,8 @@ from ...guidance.prompt_to_prompt.attention_control import word_maps
 from ...guidance.prompt_to_prompt.local_blend import map_factor
 from ...guidance.prompt_to_prompt.token_alignment import Prompt
 from ...inversion.trajectory import Trajectory
-from ..attention import attention_blocks, cells, wrap_attention
+from ..attention.blocks import attention_blocks
+from ..attention.patching import cells, wrap_attention
 from ..family import diffusion_model, latent_format
 from ..session import Session, with_denoiser
 from ..validation import require_unet

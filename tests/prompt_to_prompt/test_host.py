@@ -8,7 +8,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.prompt_to_prompt.plan import Blend, plan_edits
-from palimpsest.host.attention import attention_blocks, wrap_attention
+from palimpsest.host.attention.blocks import attention_blocks
+from palimpsest.host.attention.patching import wrap_attention
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt

@@ -1,4 +1,4 @@
-"""Where attention happens in the host's UNet, and how to step into it without pushing others out.
+"""How to step into attention of the host's UNet without pushing others out.
 
 The host has one slot a block for a replacement of attention. `wrap_attention` puts a function round whatever stands
 there; with no function of its own to run, the layer's attention is the host's to the last bit.
@@ -10,14 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 import comfy.ldm.modules.attention as host_attention
-import torch
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import Tensor
 
+from .blocks import Block
+
 Kind = Literal["attn1", "attn2"]
-# "input", "middle" or "output", and the block's number; as `transformer_options["block"]` has it.
-Block = tuple[str, int]
 
 
 class Around(Protocol):
@@ -26,24 +23,6 @@ class Around(Protocol):
     def __call__(
         self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, options: dict
     ) -> Tensor: ...
-
-
-def attention_blocks(network: torch.nn.Module) -> dict[Block, int]:
-    """The UNet's blocks with attention, and how many times smaller than the latent their pictures are."""
-    found: dict[Block, int] = {}
-    factor = 1
-    sides = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
-    for side, blocks in sides.items():
-        for number, block in enumerate(blocks):
-            for layer in block:
-                if isinstance(layer, SpatialTransformer):
-                    found[side, number] = factor
-                # In a block the change of size comes last, or alone.
-                elif isinstance(layer, Downsample):
-                    factor *= 2
-                elif isinstance(layer, Upsample):
-                    factor = max(1, factor // 2)
-    return found
 
 
 def plain_attention(options: Mapping) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

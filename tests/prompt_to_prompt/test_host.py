@@ -39,15 +39,15 @@ def rows_of(clip, texts=TEXTS):
         return as_rows([encode_tokens(clip, read_prompt(clip, text)[1]) for text in texts])
 
 
-def schedule(model):
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+def schedule(model, steps=STEPS):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
 
 
 def start(batch, size=SIZE, seed=3):
     return torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed)).expand(batch, -1, -1, -1).clone()
 
 
-def run(model, positive, batch, *, cfg=4.0, sampler="euler", size=SIZE, noise=None, negative=None):
+def run(model, positive, batch, *, cfg=4.0, sampler="euler", size=SIZE, noise=None, negative=None, steps=STEPS):
     noise = start(batch, size) if noise is None else noise
     with torch.inference_mode():
         return comfy.sample.sample_custom(
@@ -55,7 +55,7 @@ def run(model, positive, batch, *, cfg=4.0, sampler="euler", size=SIZE, noise=No
             noise,
             cfg,
             comfy.samplers.sampler_object(sampler),
-            schedule(model),
+            schedule(model, steps),
             positive,
             negative or tiny_cond("sd1", seed=2),
             torch.zeros_like(noise),

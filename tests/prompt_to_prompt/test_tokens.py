@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from palimpsest.guidance.prompt_to_prompt.plan import chosen_columns
 from palimpsest.guidance.prompt_to_prompt.token_alignment import align
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 
@@ -24,6 +25,17 @@ def test_words_end_where_the_tokenizer_says(clip):
     prompt, _ = read_prompt(clip, "a supercalifragilistic heart")
     assert [word.text for word in prompt.words] == ["a", "supercalifragilistic", "heart"]
     assert len(prompt.words[1].columns) > 1 and prompt.find(read_prompt(clip, "heart")[0]) == prompt.words[2].columns
+
+
+@pytest.mark.parametrize(
+    "text", ["红色 心", "a café under the naïve sky", "ein schönes größeres herz", "красное сердце", "赤い ハート"]
+)
+def test_words_are_read_as_they_were_written(clip, text):
+    """The tokenizer cuts bytes, and a letter outside ASCII has several."""
+    assert "".join(words(clip, text)) == text.replace(" ", "")
+    prompt, _ = read_prompt(clip, text)
+    with pytest.raises(ValueError, match=f"choose from {', '.join(words(clip, text))}"):
+        chosen_columns([prompt], [read_prompt(clip, "cafe")[0]])
 
 
 def test_columns_are_the_networks(clip):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .attention_control import Roles
 from .local_blend import heat, outline
+from .pairing import Method
 from .token_alignment import Alignment, Prompt, align
 
 # Half of the strongest: where a smooth map has its outline.
@@ -50,14 +51,31 @@ class EditPlan:
     def prompts(self) -> tuple[Prompt, ...]:
         return (self.source, *self.edits)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(prompt.text for prompt in self.prompts)
+
     def report(self) -> str:
-        """A line a row."""
+        """A line for each row, and warnings."""
         lines = [f"row 0, the source: {self.source.text}"]
         for i, (edit, alignment) in enumerate(zip(self.edits, self.alignments)):
             lines.append(f"row {i + 1}, {alignment.describe(edit)}")
-        if self.cross_steps == 0 and any(bool((alignment.scale != 1).any()) for alignment in self.alignments):
-            lines.append("but weights act in the share of cross_steps alone, and at 0 they do nothing: raise it")
+        lines += self.warnings()
         return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """What the artist should check before sampling."""
+        found = []
+        guessed = [alignment for alignment in self.alignments if alignment.guessed]
+        if guessed:
+            pairs = ", ".join(f"'{old}' becomes '{new}'" for alignment in guessed for old, new in alignment.swaps)
+            found.append(
+                "The texts have none of the English words (a, of, with, in ...) by which phrases are told apart, so "
+                f"that words were paired from the right: check that {pairs} is meant."
+            )
+        if self.cross_steps == 0 and any(bool((alignment.scale != 1).any()) for alignment in self.alignments):
+            found.append("Weights act in the fraction of cross_steps alone, and at 0 they do nothing: raise it.")
+        return found
 
     def masks(self, maps: Sequence[Tensor], roles: Roles, size: tuple[int, int]) -> Tensor:
         """maps: for each row of the batch (K, h, w), the run's sums -> (len(roles.rows), H, W), 1 = edit.
@@ -99,13 +117,14 @@ def plan_edits(
     self_steps: float = 0.5,
     self_reduction: int = 2,
     blend: Blend | None = None,
+    pairing: Method = "by phrase",
 ) -> EditPlan:
     """Raises ValueError with a sentence for an empty source, no edits, or an edit that changes nothing."""
     if not source.words:
         raise ValueError("The source text is empty: write the caption that the picture was inverted with.")
     if not edits:
         raise ValueError("There is no edited text: write one on a line of its own for each picture to make.")
-    alignments = tuple(align(source, edit) for edit in edits)
+    alignments = tuple(align(source, edit, pairing) for edit in edits)
     for number, (edit, alignment) in enumerate(zip(edits, alignments), 1):
         if not edit.words:
             raise ValueError(f"Edited text {number} is empty: write what its picture should show, or remove the line.")

@@ -1,9 +1,9 @@
 """Which token of an edited prompt takes over which token's attention: Prompt-to-Prompt Image Editing with Cross
 Attention Control (arXiv 2208.01626, section 3.2: word swap and adding a new phrase).
 
-The words of both prompts are aligned by their longest common subsequence (the paper's two cases fall out of it). Words
-that both have keep their columns; between two of them, words of the source against words of the edit are a swap, words
-of the edit alone are new and keep their own attention, words of the source alone are gone.
+`pairing` says which words belong together (the paper's two cases fall out of it). Words that both prompts have keep
+their columns; a word that replaces another takes over that one's, words of the edit alone are new and keep their own
+attention, words of the source alone are gone.
 
 Differs from the official code: one rule for replace and refine, so that word counts may differ; words come from the
 tokenizer, so that punctuation breaks nothing; a prompt may span several chunks of 77 tokens; end and padding of a
@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .pairing import Method, Word, pair
+
 TokenKind = Literal["word", "start", "end", "pad"]
 EditKind = Literal["identical", "re-weight", "replace", "refine", "replace and refine"]
 WORD_END = "</w>"
-# A run of neighbours counts for more than scattered matches, but never for a whole match more.
-NEIGHBOUR = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,6 @@ class Token:
     piece: str
     weight: float = 1.0
     kind: TokenKind = "word"
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and its columns."""
-
-    text: str
-    keys: tuple[Hashable, ...]
-    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,9 +58,9 @@ class Prompt:
                 continue
             piece, keys, columns = piece + token.piece.removesuffix(WORD_END), [*keys, token.key], [*columns, column]
             if token.piece.endswith(WORD_END):
-                words.append(Word(piece, tuple(keys), tuple(columns)))
+                words.append(Word(readable(piece), tuple(keys), tuple(columns)))
                 piece, keys, columns = "", [], []
-        return tuple(words) + ((Word(piece, tuple(keys), tuple(columns)),) if keys else ())
+        return tuple(words) + ((Word(readable(piece), tuple(keys), tuple(columns)),) if keys else ())
 
     @property
     def weights(self) -> Tensor:
@@ -93,7 +84,8 @@ class Alignment:
 
     take: (K_source, K_edit); new: (K_edit,), 1 where a column keeps its own attention; scale: (K_edit,), emphasis
     against the source's; encoded: (K_edit,), emphasis that the embedding has already, as the source's has it.
-    swaps: pairs of words (source, edit); added, dropped: words.
+    swaps: pairs of words (source, edit); fresh, gone: runs of words that the edit or the source has alone; guessed:
+    whether the language has no words that tell phrases apart, so that another reading was possible.
     """
 
     take: Tensor
@@ -101,14 +93,25 @@ class Alignment:
     scale: Tensor
     encoded: Tensor
     swaps: tuple[tuple[str, str], ...] = ()
-    added: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    guessed: bool = False
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The words of the edit alone."""
+        return tuple(word for run in self.fresh for word in run.split(" "))
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The words of the source alone."""
+        return tuple(word for run in self.gone for word in run.split(" "))
 
     @property
     def kind(self) -> EditKind:
         if self.swaps:
-            return "replace and refine" if self.added or self.dropped else "replace"
-        if self.added or self.dropped:
+            return "replace and refine" if self.fresh or self.gone else "replace"
+        if self.fresh or self.gone:
             return "refine"
         return "identical" if bool((self.scale == 1).all()) else "re-weight"
 
@@ -119,36 +122,65 @@ class Alignment:
     def describe(self, edit: Prompt) -> str:
         """For people: what happens to which words."""
         parts = [f"'{old}' becomes '{new}'" for old, new in self.swaps]
-        parts += [f"'{word}' is new" for word in self.added] + [f"'{word}' is gone" for word in self.dropped]
+        parts += [f"'{run}' is new" for run in self.fresh] + [f"'{run}' is gone" for run in self.gone]
         for word in edit.words:
             scale = float(self.scale[list(word.columns)].mean())
             parts += [f"'{word.text}' counts {scale:.3g} times"] if scale != 1 else []
         return f"{self.kind}: {', '.join(parts) or 'nothing changes'}"
 
 
-def align(source: Prompt, edit: Prompt) -> Alignment:
-    """The alignment of two prompts; see the head of this file."""
+def align(source: Prompt, edit: Prompt, method: Method = "by phrase") -> Alignment:
+    """The alignment of two prompts; method: how their words are paired."""
     take, new = torch.zeros(len(source), len(edit)), torch.zeros(len(edit))
     scale, encoded = edit.weights.clone(), torch.ones(len(edit))
-    swaps, added, dropped = [], [], []
-    for old, fresh in _blocks(source.words, edit.words):
-        if old and fresh and len(old) == len(fresh) and all(a.keys == b.keys for a, b in zip(old, fresh)):
-            for a, b in zip(old, fresh):
-                _keep(take, scale, encoded, source, a, b)
-            continue
-        pairs, more = _pair(old, fresh)
-        for group, word in pairs:
-            _spread(take, [c for one in group for c in one.columns], word.columns)
-            swaps.append((" ".join(one.text for one in group), word.text))
-        for word in more:
-            new[list(word.columns)] = 1.0
-        added += [word.text for word in more]
-        dropped += [] if fresh else [word.text for word in old]
+    old, fresh = source.words, edit.words
+    found = pair(old, fresh, method)
+    for i, j in found.kept:
+        _keep(take, scale, encoded, source, old[i], fresh[j])
+    for group, j in found.swaps:
+        _spread(take, [column for i in group for column in old[i].columns], fresh[j].columns)
+    for j in found.added:
+        new[list(fresh[j].columns)] = 1.0
     _marks(take, new, source, edit)
-    return Alignment(take, new, scale, encoded, tuple(swaps), tuple(added), tuple(dropped))
+    swaps = tuple((" ".join(old[i].text for i in group), fresh[j].text) for group, j in found.swaps)
+    return Alignment(
+        take, new, scale, encoded, swaps, _runs(fresh, found.added), _runs(old, found.dropped), found.guessed
+    )
+
+
+def _runs(words: Sequence[Word], places: Sequence[int]) -> tuple[str, ...]:
+    """The words at these places, neighbours joined."""
+    runs: list[list[str]] = []
+    for n, place in enumerate(places):
+        if n and place == places[n - 1] + 1:
+            runs[-1].append(words[place].text)
+        else:
+            runs.append([words[place].text])
+    return tuple(" ".join(run) for run in runs)
+
+
+def _bytes() -> dict[str, int]:
+    """The letters by which byte-level tokenizers (CLIP's, GPT-2's) write bytes: printable ones stand for themselves."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTES = _bytes()
+
+
+def readable(piece: str) -> str:
+    """The text of a word as its author wrote it; as it stands where its pieces are no whole letters."""
+    try:
+        return bytes(BYTES[letter] for letter in piece).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return piece
 
 
 def _keep(take: Tensor, scale: Tensor, encoded: Tensor, source: Prompt, old: Word, word: Word) -> None:
+    if len(old.columns) != len(word.columns):
+        _spread(take, old.columns, word.columns)
+        return
     for a, b in zip(old.columns, word.columns):
         take[a, b] = 1.0
         # The host works the source's emphasis into its embedding; the edit starts from there.
@@ -162,20 +194,6 @@ def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
         take[list(old), list(columns)] = 1.0
     else:
         take[torch.tensor(old)[:, None], torch.tensor(columns)] = 1.0 / len(columns)
-
-
-def _pair(old: Sequence[Word], fresh: Sequence[Word]) -> tuple[list[tuple[list[Word], Word]], list[Word]]:
-    """Words that stand in the same place of both prompts -> pairs for a swap, and words of the edit that are new.
-
-    From the right, as the noun of a phrase comes last; words of the source that are left over join the first pair.
-    """
-    count = min(len(old), len(fresh))
-    if count == 0:
-        return [], list(fresh)
-    heads, tails = list(old[: len(old) - count]), list(old[len(old) - count :])
-    pairs = [([tail], word) for tail, word in zip(tails, fresh[len(fresh) - count :])]
-    pairs[0] = (heads + pairs[0][0], pairs[0][1])
-    return pairs, list(fresh[: len(fresh) - count])
 
 
 def _marks(take: Tensor, new: Tensor, source: Prompt, edit: Prompt) -> None:
@@ -198,38 +216,3 @@ def _marks(take: Tensor, new: Tensor, source: Prompt, edit: Prompt) -> None:
     for column, token in enumerate(edit.tokens):
         if token.kind != "word" and not bool(take[:, column].any()):
             new[column] = 1.0
-
-
-def _blocks(old: Sequence[Word], fresh: Sequence[Word]) -> list[tuple[list[Word], list[Word]]]:
-    """Both lists cut into blocks in order: pairs of equal words, and between them what differs."""
-    blocks, a, b = [], 0, 0
-    for i, j in [*_common(old, fresh), (len(old), len(fresh))]:
-        if i > a or j > b:
-            blocks.append((list(old[a:i]), list(fresh[b:j])))
-        if i < len(old):
-            blocks.append(([old[i]], [fresh[j]]))
-        a, b = i + 1, j + 1
-    return blocks
-
-
-def _common(old: Sequence[Word], fresh: Sequence[Word]) -> list[tuple[int, int]]:
-    """The longest common subsequence of words, as pairs of indices; among equals the one with the longest runs."""
-    rows, columns = len(old), len(fresh)
-    # best[i][j][m]: the score of the rest from (i, j); m: whether the pair before was a match.
-    best = [[[0.0, 0.0] for _ in range(columns + 1)] for _ in range(rows + 1)]
-    for i in range(rows - 1, -1, -1):
-        for j in range(columns - 1, -1, -1):
-            skip = max(best[i + 1][j][0], best[i][j + 1][0])
-            match = 1.0 + best[i + 1][j + 1][1] if old[i].keys == fresh[j].keys else -1.0
-            best[i][j] = [max(skip, match), max(skip, match + NEIGHBOUR)]
-    pairs, i, j, after = [], 0, 0, 0
-    while i < rows and j < columns:
-        here = best[i][j][after]
-        if old[i].keys == fresh[j].keys and here == 1.0 + best[i + 1][j + 1][1] + NEIGHBOUR * after:
-            pairs.append((i, j))
-            i, j, after = i + 1, j + 1, 1
-        elif here == best[i + 1][j][0]:
-            i, after = i + 1, 0
-        else:
-            j, after = j + 1, 0
-    return pairs

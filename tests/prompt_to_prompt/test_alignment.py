@@ -14,7 +14,7 @@ SWAPS = [
     ("a red striped heart", "a red heart", "refine", [], [], ["striped"]),
     ("a heart", "a big blue heart", "refine", [], ["big", "blue"], []),
     ("a dog on grass", "a small cat on grass", "replace and refine", [("dog", "cat")], ["small"], []),
-    ("a red striped heart", "a blue heart", "replace", [("red striped", "blue")], [], []),
+    ("a red striped heart", "a blue heart", "replace and refine", [("striped", "blue")], [], ["red"]),
     ("a cat and a dog", "a cow and a pig", "replace", [("cat", "cow"), ("dog", "pig")], [], []),
     ("a red heart", "A  red heart", "identical", [], [], []),
     ("a red heart", "a {red:1.5} heart", "re-weight", [], [], []),

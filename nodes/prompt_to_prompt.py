@@ -5,10 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..guidance.edit_measures import fit_mask, measure
+from ..guidance.prompt_to_prompt.pairing import METHODS
 from ..guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
 from ..host.edit_scores import with_scores
 from ..host.family import latent_format
+from ..host.notify import notify
 from ..host.prompt_to_prompt.negative_rows import negative_rows
+from ..host.prompt_to_prompt.own_prompt import marked
 from ..host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from ..host.validation import require_latent
@@ -98,6 +101,14 @@ class PromptToPrompt(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="Of the edits. Left open, the empty prompt, which edits best."
                 ),
+                advanced(
+                    io.Combo,
+                    "pairing",
+                    "How words are matched. By phrase: a head becomes a head, and what one text has alone is new or "
+                    "gone. From the right: for other languages than English.",
+                    options=list(METHODS),
+                    default=METHODS[0],
+                ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
@@ -123,32 +134,47 @@ class PromptToPrompt(io.ComfyNode):
         keep_words="",
         source_negative=None,
         negative=None,
+        pairing=METHODS[0],
     ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
         prompts = [prompt for prompt, _ in read]
-        words, kept = phrases(clip, blend_words), phrases(clip, keep_words)
-        columns = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
-        blend = Blend(columns[0], blend_start, blend_threshold, columns[1]) if words or kept else None
         plan = plan_edits(
             prompts[0],
             prompts[1:],
             cross_steps=cross_steps,
             self_steps=self_steps,
             self_reduction=WHERE[self_layers],
-            blend=blend,
+            blend=_blend(clip, prompts, blend_words, keep_words, blend_start, blend_threshold),
+            pairing=pairing,
         )
-        if words and uncovered(plan):
-            raise ValueError(
-                f"The blend words stand neither in the source nor in edited text {uncovered(plan)[0]}: name the thing "
-                "that changes there as well."
-            )
+        _require_covered(plan, blend_words)
         patched = with_prompt_to_prompt(model, plan)
         # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
         tokens = [reweighted(t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
-        positive = as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)])
+        positive = marked(as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)]), plan)
         negative = encode_tokens(clip, clip.tokenize("")) if negative is None else negative
-        return io.NodeOutput(patched, positive, plan.report(), negative_rows(source_negative, negative, len(tokens)))
+        rows = negative_rows(source_negative, negative, len(tokens))
+        for warning in plan.warnings():
+            notify(warning)
+        return io.NodeOutput(patched, positive, plan.report(), rows, ui=ui.PreviewText(plan.report()))
+
+
+def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> Blend | None:
+    """The local blend that the chosen words make; None without any."""
+    words, kept = phrases(clip, blend_words), phrases(clip, keep_words)
+    if not (words or kept):
+        return None
+    columns, kept = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
+    return Blend(columns, start, threshold, kept)
+
+
+def _require_covered(plan, blend_words: str) -> None:
+    if blend_words.strip() and uncovered(plan):
+        raise ValueError(
+            f"The blend words stand neither in the source nor in edited text {uncovered(plan)[0]}: name the thing that "
+            "changes there as well."
+        )
 
 
 class WordAttentionMask(io.ComfyNode):

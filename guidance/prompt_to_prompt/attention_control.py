@@ -41,25 +41,32 @@ class Roles:
     which: tuple[int, ...]
 
     @staticmethod
-    def of(batch: int, size: int, offset: int = 0) -> "Roles":
-        """batch: rows (a multiple of size), which begin at row `offset` of a larger batch."""
+    def of(batch: int, size: int) -> "Roles":
+        """batch: rows, a multiple of size."""
         edits = [row for row in range(batch) if row % size]
-        return Roles(
-            tuple(offset + row for row in edits),
-            tuple(offset + row - row % size for row in edits),
-            tuple(row % size - 1 for row in edits),
-        )
+        return Roles(tuple(edits), tuple(row - row % size for row in edits), tuple(row % size - 1 for row in edits))
+
+    def at(self, places: Sequence[int]) -> "Roles":
+        """The same rows where they stand in a larger batch: row i at places[i]."""
+        return Roles(tuple(places[row] for row in self.rows), tuple(places[row] for row in self.sources), self.which)
 
     def join(self, other: "Roles") -> "Roles":
         return Roles(self.rows + other.rows, self.sources + other.sources, self.which + other.which)
 
 
-def self_attention(q: Tensor, k: Tensor, v: Tensor, roles: Roles, attend: Attend) -> Tensor:
-    """Self-attention in which every edit looks where its source looks."""
-    q, k = q.clone(), k.clone()
+def source_shapes(n: Tensor, k: Tensor, roles: Roles) -> tuple[Tensor, Tensor]:
+    """What queries and keys of self-attention are projected from, with every edit's replaced by its source's.
+
+    n, k: (B, tokens, C). The values stay: M' = M_source.
+    """
     rows, sources = list(roles.rows), list(roles.sources)
-    q[rows], k[rows] = q[sources], k[sources]
-    return attend(q, k, v)
+    asking = n.clone()
+    asking[rows] = n[sources]
+    if k is n:
+        return asking, asking
+    asked = k.clone()
+    asked[rows] = k[sources]
+    return asking, asked
 
 
 def cross_attention(

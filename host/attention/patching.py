@@ -1,31 +1,64 @@
-"""How to step into attention of the host's UNet without pushing others out.
+"""Attention of the host's UNet, changed for single model calls.
 
-The host has one slot a block for a replacement of attention. `wrap_attention` puts a function round whatever stands
-there; with no function of its own to run, the layer's attention is the host's to the last bit.
+A MODEL has one slot a layer for a replacement of attention, and the node that comes last takes it. So nothing of ours
+is put there: a technique's APPLY_MODEL wrapper hands on the options of its one call, with a wrapper that is the last
+before the network itself and puts our functions round whatever stands in the slots then, from whatever node, hook or
+wrapper. The patches of others stay where the host looks for their `to`, `models` and `cleanup`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import comfy.ldm.modules.attention as host_attention
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .blocks import Block
 
+KEY = "palimpsest_attention"
 Kind = Literal["attn1", "attn2"]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Around(Protocol):
     """A function round attention: `attend` is what would have run. q, k, v: (B, tokens, heads * width)."""
 
-    def __call__(
-        self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, options: dict
-    ) -> Tensor: ...
+    def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor: ...
 
 
-def plain_attention(options: Mapping) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+class Before(Protocol):
+    """A function of what queries, keys and values are projected from, each (B, tokens, width): the same three."""
+
+    def __call__(self, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPatch:
+    """What happens to one kind of attention in some blocks of the UNet: a function before it, round it, or both."""
+
+    kind: Kind
+    blocks: Collection[Block]
+    before: Before | None = None
+    around: Around | None = None
+
+
+def with_attention(options: Mapping, patches: Sequence[AttentionPatch], technique: str) -> dict:
+    """The transformer_options of one model call, for an APPLY_MODEL wrapper to hand on, in which attention goes through
+    `patches`, whatever other nodes do. `before` comes before the patches of others, `around` goes round them.
+
+    The call raises ValueError if none of the patches was reached. technique: the node, for the message.
+    """
+    wrappers = options.get("wrappers", {})
+    ours = _Innermost([patch for patch in patches if patch.blocks], technique)
+    innermost = {**wrappers.get(WrappersMP.DIFFUSION_MODEL, {})}
+    innermost[f"{KEY}_{len(innermost)}"] = [ours]
+    return {**options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: innermost}}
+
+
+def plain_attention(options: Mapping) -> Attend:
     """The layer's own attention, as the host computes it where nothing is replaced."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -36,54 +69,59 @@ def plain_attention(options: Mapping) -> Callable[[Tensor, Tensor, Tensor], Tens
     return attend
 
 
-def wrap_attention(model, kind: Kind, blocks: list[Block], around: Around) -> None:
-    """Puts `around` into the blocks of a cloned MODEL, round the replacements that are there already."""
-    replaced = model.model_options["transformer_options"].get("patches_replace", {}).get(kind, {})
-    for block in blocks:
-        # A replacement of one layer goes before that of its block, so both must be wrapped.
-        for place in {block, *(place for place in replaced if place[:2] == block)}:
-            patch = _Replacement(around, replaced.get(place))
-            (model.set_model_attn1_replace if kind == "attn1" else model.set_model_attn2_replace)(patch, *place)
+class _Innermost:
+    """A DIFFUSION_MODEL wrapper of a single call, called last before the network."""
 
+    def __init__(self, patches: Sequence[AttentionPatch], technique: str):
+        self.patches, self.technique, self.reached = patches, technique, False
 
-class _Replacement:
-    """What stands in the host's slot; it answers for the replacement that stood there before."""
+    def __call__(self, executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):
+        out = executor(x, timesteps, context, y, control, self._patched(transformer_options), **kwargs)
+        if self.patches and not self.reached:
+            raise ValueError(
+                f"The model ran without the attention that {self.technique} changes, because another node replaces or "
+                "compiles its layers: take that node off the model."
+            )
+        return out
 
-    def __init__(self, around: Around, previous):
-        self.around, self.previous = around, previous
+    def _patched(self, options: dict) -> dict:
+        patches = dict(options.get("patches", {}))
+        slots = {kind: dict(found) for kind, found in options.get("patches_replace", {}).items()}
+        for patch in self.patches:
+            if patch.before is not None:
+                name = f"{patch.kind}_patch"
+                patches[name] = [self._before(patch), *patches.get(name, [])]
+            if patch.around is not None:
+                self._surround(slots.setdefault(patch.kind, {}), patch)
+        return {**options, "patches": patches, "patches_replace": slots}
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        previous = self.previous
+    def _before(self, patch: AttentionPatch):
+        def before(n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+            if tuple(options["block"]) not in patch.blocks:
+                return n, k, v
+            self.reached = True
+            return patch.before(n, k, v, options)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return plain_attention(options)(q, k, v) if previous is None else previous(q, k, v, options)
+        return before
 
-        return self.around(attend, q, k, v, options)
+    def _surround(self, slots: dict, patch: AttentionPatch) -> None:
+        """slots: the replacements by block, or by block and layer; a layer's own goes before that of its block."""
+        for block in patch.blocks:
+            for place in {block, *(place for place in slots if place[:2] == block)}:
+                slots[place] = self._replacement(patch.around, slots.get(place))
 
-    def to(self, *args, **kwargs) -> "_Replacement":
-        moved = self.previous.to(*args, **kwargs) if hasattr(self.previous, "to") else self.previous
-        return _Replacement(self.around, moved)
+    def _replacement(self, around: Around, previous):
+        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                return plain_attention(options)(q, k, v) if previous is None else previous(q, k, v, options)
 
-    def models(self) -> list:
-        return self.previous.models() if hasattr(self.previous, "models") else []
+            self.reached = True
+            return around(attend, q, k, v, options)
 
-    def cleanup(self) -> None:
-        if hasattr(self.previous, "cleanup"):
-            self.previous.cleanup()
+        return replacement
 
 
 def cells(options: Mapping) -> tuple[int, int]:
-    """Height and width of the map that the tokens of this layer lie on."""
+    """Height and width of the feature map that the tokens of this layer lie on."""
     height, width = options["activations_shape"][-2:]
     return int(height), int(width)
-
-
-def conditional_rows(options: Mapping, rows: int, positive: int | None = 0) -> tuple[list[int], int]:
-    """Where the conditional batches begin among `rows` rows of a model call, and how many rows each batch has.
-
-    The host puts the parts of a call one after the other, in any order; `positive` is the conditional one's number
-    among the conditionings that the guider asks for (0 with most, 2 with Dual CFG Guider), None where it is not asked.
-    """
-    parts = options.get("cond_or_uncond") or [0]
-    size = rows // len(parts)
-    return [i * size for i, part in enumerate(parts) if part == positive], size

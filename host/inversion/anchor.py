@@ -22,12 +22,18 @@ def anchored(model, anchor: Anchor, *, start_from_source: bool = False):
     clone = model.clone()
     if anchor.strength <= 0:
         return clone
-    hold = _Hold(anchor, start_from_source)
+    hold = Hold(anchor, start_from_source)
+    clone.set_attachments(KEY, (*holds_of(model), hold))
     # Wrappers, and not a post-CFG function: those belong to one guider, and later ones would run after ours.
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, hold.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, hold.sampler_sample)
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, hold.predict_noise)
     return clone
+
+
+def holds_of(model) -> tuple["Hold", ...]:
+    """The anchors of a MODEL, in the order of their nodes."""
+    return model.get_attachment(KEY) or ()
 
 
 def require_fit(trajectory, model) -> None:
@@ -43,7 +49,7 @@ def require_fit(trajectory, model) -> None:
         )
 
 
-class _Hold:
+class Hold:
     """The three places of a sampling run where the anchor takes hold. Keeps nothing between calls."""
 
     def __init__(self, anchor: Anchor, start_from_source: bool):

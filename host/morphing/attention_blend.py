@@ -8,15 +8,16 @@ each carry the key rows they read, with the same result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-import comfy.ldm.modules.attention as host_attention
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...inversion.trajectory import Trajectory
 from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows
 from ...morphing.schedule import Alphas
-from ..attention.blocks import attention_blocks
+from ..attention.blocks import Block, attention_blocks
+from ..attention.patching import Attend, AttentionPatch, with_attention
 from ..batch_rows import PLAN, Rows, alphas_of, key_row, rows_of
 from ..family import diffusion_model
 from ..validation import require_unet
@@ -61,26 +62,25 @@ def blended(
     if strength <= 0 or until <= 0:
         return clone
     extra_keys = ExtraKeys(alphas, keys)
-    patch = _Blend(alphas, extra_keys.missing, strength, until, RowChunks(rows_at_once))
+    blocks = [block for block in attention_blocks(diffusion_model(model)) if block[0] == BLOCK]
+    patch = _Blend(alphas, extra_keys.missing, strength, until, blend, blocks, RowChunks(rows_at_once))
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, extra_keys.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
-    if blend == "input":
-        clone.set_model_attn1_patch(patch.inputs)
-    else:
-        for number in (number for side, number in attention_blocks(diffusion_model(model)) if side == BLOCK):
-            _replace(clone, number, patch.values if blend == "values" else patch.outputs)
     return clone
 
 
 class _Blend:
     """The patch round each model call, and in the self-attention within it. Keeps nothing between calls."""
 
-    def __init__(self, alphas: Alphas, missing: tuple[int, ...], strength: float, until: float, chunks: RowChunks):
+    def __init__(
+        self, alphas: Alphas, missing: tuple[int, ...], strength: float, until: float, blend: Blend,
+        blocks: list[Block], chunks: RowChunks,
+    ):  # fmt: skip
         self.alphas, self.missing, self.strength, self.until, self.chunks = alphas, missing, strength, until, chunks
-        # Two Attention Blends in a row must not read each other's plan.
-        self.name = f"{KEY}_{id(self):x}"
-        self.limits = f"{self.name}_limits"
+        self.blend, self.blocks = blend, blocks
+        # Two Attention Blends in a row must not read each other's limits.
+        self.limits = f"{KEY}_{id(self):x}_limits"
 
     def outer_sample(self, executor, *args, **kwargs):
         """The host's whole sampling run, which keeps in its options how many rows have fitted into memory."""
@@ -96,7 +96,7 @@ class _Blend:
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
             options = {**transformer_options, PLAN: part}
             if active:
-                options[self.name] = self._reads(part, groups)
+                options = with_attention(options, [self._patch(self._reads(part, groups))], NODE)
             return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
@@ -129,51 +129,24 @@ class _Blend:
             return True
         return float(sigma[0]) > active_until(levels, self.until)
 
-    def _reads_here(self, options: dict) -> Reads | None:
-        block = options.get("block")
-        return options.get(self.name) if block is not None and block[0] == BLOCK else None
+    def _patch(self, reads: Reads) -> AttentionPatch:
+        """What happens to self-attention in one model call: to its sources, or to queries, keys and values."""
+        if self.blend == "input":
+            return AttentionPatch("attn1", self.blocks, before=partial(self._sources, reads))
+        return AttentionPatch("attn1", self.blocks, around=partial(getattr(self, f"_{self.blend}"), reads))
 
-    def inputs(self, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
-        """attn1_patch: the sources of queries, keys and values, before projection."""
-        reads = self._reads_here(options)
-        if reads is None:
-            return n, k, v
+    def _sources(self, reads: Reads, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """Before projection."""
         mixed = self._mix(k, reads)
         return n, mixed, mixed if v is k else self._mix(v, reads)
 
-    def values(self, attention, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        """attn1 replacement: queries, keys and values after projection."""
-        reads = self._reads_here(options)
-        if reads is None:
-            return attention(q, k, v)
-        return attention(q, self._mix(k, reads), self._mix(v, reads))
+    def _values(self, reads: Reads, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """After projection."""
+        return attend(q, self._mix(k, reads), self._mix(v, reads))
 
-    def outputs(self, attention, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        """attn1 replacement that blends what comes out of attention."""
-        reads = self._reads_here(options)
-        if reads is None:
-            return attention(q, k, v)
-        return mix_outputs(attention, q, k, v, reads.weights, reads.key_rows, self.strength, reads.groups)
+    def _output(self, reads: Reads, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """What comes out of attention is blended."""
+        return mix_outputs(attend, q, k, v, reads.weights, reads.key_rows, self.strength, reads.groups)
 
     def _mix(self, features: Tensor, reads: Reads) -> Tensor:
         return mix_rows(features, reads.weights, reads.key_rows, self.strength, reads.groups)
-
-
-def _replace(clone, number: int, function) -> None:
-    """Puts `function(attention, q, k, v, options)` into one block, round whatever replacement is there already."""
-    found = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-    places = [place for place in found if place[:2] == (BLOCK, number)] or [(BLOCK, number)]
-    for place in places:
-        previous = found.get(place)
-
-        def replacement(q, k, v, options, previous=previous):
-            def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                if previous is not None:
-                    return previous(q, k, v, options)
-                return host_attention.optimized_attention(
-                    q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
-                )
-
-            return function(attention, q, k, v, options)
-
-        clone.set_model_attn1_replace(replacement, *place)

@@ -1,103 +1,63 @@
 """Prompt-to-Prompt as a patch of the host's MODEL: row 0 of the batch is the source, the other rows are its edits.
 
-A run's own state lives in the run's options, so that nothing stays on the model but the records of the last runs. Edits
-are made in the conditional part alone. The blend takes hold in two places: what the model sees (innermost, where an
-anchor has put the trajectory in place already) and what the sampler gets (outermost, after the anchor's exact answer).
+A run's state lives in the run's options, so that nothing stays on the model but the records of the last runs. Edits are
+made in the plan's own entries of the positive prompt alone. The blend takes hold in three places: what the model sees
+(innermost, where an anchor has put the trajectory in place already), what the sampler gets (outermost, after the
+anchor's exact answer), and the result, for samplers whose last step is not a prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...guidance.prompt_to_prompt.attention_control import (
-    Roles,
-    cross_attention,
-    early,
-    edited_maps,
-    self_attention,
-    step_of,
-    word_maps,
-)
+from ...guidance.prompt_to_prompt.attention_control import Roles
 from ...guidance.prompt_to_prompt.local_blend import keep_source_outside, map_factor
+from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
 from ..attention.blocks import Block, attention_blocks
-from ..attention.patching import cells, conditional_rows, plain_attention, wrap_attention
+from ..attention.patching import with_attention
 from ..conds import pick_rows
 from ..family import diffusion_model
-from ..inversion.anchor import KEY as ANCHOR
+from ..inversion.anchor import holds_of
+from ..notify import notify
 from ..validation import require_unet
 from .attention_record import Record, Recording
+from .own_prompt import asked_entries, is_due, require_own
+from .run import TECHNIQUE, EditRun, cut_apart
 
 KEY = "palimpsest_prompt_to_prompt"
-TECHNIQUE = "Prompt-to-Prompt"
 # Entries that carry any of these are evaluated as the host would: their parts cannot be cut row by row.
 UNCUT = ("control", "hooks", "area", "mask", "gligen", "default")
-
-
-@dataclass
-class EditRun:
-    """One sampling run. step: of the model call under way; positive: which of the conditionings asked for in it is the
-    edits' own, None where it is none of them; sums: maps so far, row by row."""
-
-    plan: EditPlan
-    schedule: list[float]
-    size: tuple[int, int]
-    factor: int
-    guider: object = None
-    step: int = 0
-    positive: int | None = 0
-    cross: bool = False
-    self_: bool = False
-    blends: bool = False
-    sums: list[Tensor] = field(default_factory=list)
-    calls: int = 0
-    mask: Tensor | None = None
-
-    def begin(self, sigma: float, conds: Sequence[list | None]) -> None:
-        plan = self.plan
-        self.positive = _place_of_positive(self.guider, conds)
-        self.step = step_of(sigma, self.schedule)
-        self.cross = early(sigma, self.schedule, plan.cross_steps)
-        self.self_ = early(sigma, self.schedule, plan.self_steps)
-        steps = len(self.schedule) - 1
-        self.blends = plan.blend is not None and self.step >= int(steps * plan.blend.start + 1e-6)
-
-    def roles(self, rows: int) -> Roles:
-        return Roles.of(rows, self.plan.rows)
-
-    def remember(self, maps: Sequence[Tensor]) -> None:
-        if not self.sums:
-            self.sums = [m.clone() for m in maps]
-        elif len(maps) == len(self.sums) and maps[0].shape[-2:] == self.sums[0].shape[-2:]:
-            for total, one in zip(self.sums, maps):
-                total += one
-        self.calls += 1
 
 
 def with_prompt_to_prompt(model, plan: EditPlan):
     """A clone of the MODEL that edits as the plan says, and keeps a `Recording` under `recording(model)`.
 
-    With both shares of steps at 0 and no blend the results are the plain host's to the last bit.
+    With both fractions of steps at 0 and no blend the results are the plain host's to the last bit. Raises ValueError
+    for models without a UNet, and for one that has a Prompt-to-Prompt already.
     """
     require_unet(model, TECHNIQUE)
+    if recording(model) is not None:
+        raise ValueError(
+            f"This model has a {TECHNIQUE} already: connect the model as it was before, and write each edit on a line "
+            "of its own."
+        )
     clone = model.clone()
-    blocks = attention_blocks(diffusion_model(model))
-    patch = _PromptToPrompt(plan, blocks)
+    patch = _PromptToPrompt(plan, attention_blocks(diffusion_model(model)))
     clone.set_attachments(KEY, patch.recording)
-    wrap_attention(clone, "attn1", [b for b, factor in blocks.items() if factor >= plan.self_reduction], patch.attn1)
-    wrap_attention(clone, "attn2", list(blocks), patch.attn2)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, patch.calc_cond_batch)
-    clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, patch.predict_noise)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
     # The first wrapper is the outermost, whatever order the nodes stand in.
-    wrappers = clone.wrappers[WrappersMP.PREDICT_NOISE]
-    clone.wrappers[WrappersMP.PREDICT_NOISE] = {KEY: wrappers.pop(KEY), **wrappers}
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, patch.outer_sample), (WrappersMP.PREDICT_NOISE, patch.predict_noise),
+    ):  # fmt: skip
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+        wrappers = clone.wrappers[kind]
+        clone.wrappers[kind] = {KEY: wrappers.pop(KEY), **wrappers}
     return clone
 
 
@@ -107,7 +67,7 @@ def recording(model) -> Recording | None:
 
 
 class _PromptToPrompt:
-    """The places of a sampling run where the edits happen. Keeps nothing between runs but the last record."""
+    """The places of a sampling run where the edits happen. Keeps nothing between runs but the last records."""
 
     def __init__(self, plan: EditPlan, blocks: dict[Block, int]):
         self.plan, self.blocks, self.recording = plan, MappingProxyType(blocks), Recording()
@@ -115,139 +75,109 @@ class _PromptToPrompt:
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         self._check(noise.shape[0], guider.conds.get("positive") or [])
+        _warn_of_other_noises(noise, self.plan.rows, guider.model_patcher)
         size = tuple(int(n) for n in noise.shape[-2:])
-        run = EditRun(self.plan, sigmas.tolist(), size, map_factor(self.blocks.values(), *size), guider)
+        maps = MapSums(size, map_factor(self.blocks.values(), *size))
+        run = EditRun(self.plan, sigmas.tolist(), noise.shape[0], size, maps, self.blocks, guider)
         # The guider's options are this run's own copy.
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        if run.sums:
+        if run.blends and run.mask is not None:
+            samples = keep_source_outside(samples, run.mask, run.roles.rows, run.roles.sources)
+        if run.maps:
             self.recording.keep(self._record(run, samples))
         return samples
 
     def _record(self, run: EditRun, samples: Tensor) -> Record:
-        rows, plan = samples.shape[0], self.plan
-        maps = tuple((total / run.calls).cpu() for total in run.sums)
+        plan = self.plan
+        groups = run.rows // plan.rows
+        maps = tuple(one.cpu() for one in run.maps.means())
         columns = plan.blend.columns if plan.blend is not None else ((),) * plan.rows
-        groups = rows // plan.rows
-        mask = self._whole_mask(run, rows)
+        mask = self._whole_mask(run)
         return Record(plan.prompts * groups, maps, mask, columns * groups, samples.detach().float().cpu().clone())
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """What the sampler gets: outside the blend's mask an edit is its source."""
         denoised = executor(x, timestep, model_options, seed)
         run = _run(model_options.get("transformer_options", {}))
-        if run is None or not (run.blends and run.sums):
+        if run is None or not (run.blends and run.maps):
             return denoised
-        roles = run.roles(x.shape[0])
-        run.mask = self.plan.masks(run.sums, roles, run.size)
-        return keep_source_outside(denoised, run.mask, roles.rows, roles.sources)
+        run.mask = self.plan.masks(run.maps.totals(), run.roles, run.size)
+        return keep_source_outside(denoised, run.mask, run.roles.rows, run.roles.sources)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """What the model sees, and which of the rows it is asked for."""
         run = _run(model_options.get("transformer_options", {}))
-        if run is None:
+        asked = asked_entries(run.guider, conds, self.plan) if run is not None else {}
+        if not asked:
             return executor(model, conds, x_in, timestep, model_options)
-        run.begin(float(timestep[0]), conds)
-        roles = run.roles(x_in.shape[0])
+        if x_in.shape[0] != run.rows:
+            raise cut_apart(run.rows, tuple(x_in.shape))
+        run.begin(float(timestep[0]))
         if run.blends and run.mask is not None:
-            x_in = keep_source_outside(x_in, run.mask, roles.rows, roles.sources)
-        two = len(conds) == 2 and run.positive == 0 and conds[1]
-        if two and _sources_kept(model, x_in, roles) and all(map(_can_cut, conds[1])):
-            return _without_source_unconditional(executor, model, conds, x_in, timestep, model_options, roles)
-        return executor(model, conds, x_in, timestep, model_options)
-
-    def attn1(self, attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        run = _run(options)
-        if run is None or not run.self_:
-            return attend(q, k, v)
-        roles = self._roles(options, q.shape[0])
-        return self_attention(q, k, v, roles, attend) if roles.rows else attend(q, k, v)
-
-    def attn2(self, attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        run = _run(options)
-        roles = self._roles(options, q.shape[0]) if run is not None else None
-        if roles is None or not roles.rows:
-            return attend(q, k, v)
-        if self.blocks.get(tuple(options["block"])) == run.factor:
-            self._remember_maps(run, q, k, options)
-        if not run.cross:
-            return attend(q, k, v)
-        return cross_attention(q, k, v, roles, self.plan.alignments, attend, plain_attention(options))
-
-    def _remember_maps(self, run: EditRun, q: Tensor, k: Tensor, options: dict) -> None:
-        """Adds this layer's maps to the run's."""
-        starts, size = conditional_rows(options, q.shape[0], run.positive)
-        height, width = cells(options)
-        if height * width != q.shape[1]:
-            return
-        maps = []
-        for row in range(size):
-            place, prompt = starts[0] + row, self.plan.prompts[row % self.plan.rows]
-            found = word_maps(q[place : place + 1], k[place : place + 1], options["n_heads"], len(prompt))
-            maps.append(found[0].unflatten(-1, (height, width)))
-        run.remember(edited_maps(maps, run.roles(size), self.plan.alignments) if run.cross else maps)
-
-    def _roles(self, options: dict, rows: int) -> Roles:
-        """The edits among the rows of this call; none in a call without the conditional half."""
-        starts, size = conditional_rows(options, rows, _run(options).positive)
-        if starts and size % self.plan.rows:
+            x_in = keep_source_outside(x_in, run.mask, run.roles.rows, run.roles.sources)
+        run.latent, run.asked, calls = x_in, frozenset(asked), run.calls
+        if self._source_is_kept(model, conds, x_in, run):
+            out = _without_source_unconditional(executor, model, conds, x_in, timestep, model_options, run.roles)
+        else:
+            out = executor(model, conds, x_in, timestep, model_options)
+        if run.calls == calls and any(is_due(entry, float(timestep[0])) for entry in asked.values()):
             raise ValueError(
-                f"{TECHNIQUE} needs all {self.plan.rows} rows of the batch in one model call, and another node has cut "
-                f"it to {size}: take that node off the model."
+                f"{TECHNIQUE} was passed over, because another node calls the network in its own way: take that node "
+                "off the model."
             )
-        roles = Roles((), (), ())
-        for start in starts:
-            roles = roles.join(Roles.of(size, self.plan.rows, start))
-        return roles
+        return out
+
+    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
+        """One model call, with the attention of the plan's entries edited and their maps read."""
+        run = _run(transformer_options)
+        call = run.call(x, transformer_options) if run is not None else None
+        if call is not None:
+            transformer_options = with_attention(transformer_options, call.patches(), TECHNIQUE)
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kw)
 
     def _check(self, rows: int, positive: list[dict]) -> None:
-        if rows % self.plan.rows:
+        wanted = self.plan.rows
+        if rows % wanted:
             raise ValueError(
-                f"{TECHNIQUE} has {len(self.plan.edits)} edited texts and so needs a batch of {self.plan.rows} (the "
-                f"source and its edits), but {rows} is sampled: repeat the latent with Repeat Latent Batch."
+                f"{TECHNIQUE} has {len(self.plan.edits)} edited texts and so needs a batch of {wanted} (the source and "
+                f"its edits), but {rows} is sampled: repeat the latent with Repeat Latent Batch, and where the noise "
+                "is not DDIM Invert's, put Latent Batch Seed Behavior on 'fixed' behind it."
             )
-        if not any(entry["cross_attn"].shape[0] == self.plan.rows for entry in positive if "cross_attn" in entry):
-            raise ValueError(
-                f"The positive prompt is not the one of {TECHNIQUE}, which has a row for each text: connect that "
-                "node's CONDITIONING to the sampler or guider."
-            )
+        require_own(positive, self.plan)
 
-    def _whole_mask(self, run: EditRun, rows: int) -> Tensor | None:
+    def _source_is_kept(self, model, conds, x: Tensor, run: EditRun) -> bool:
+        """Whether the unconditional prediction of the sources is thrown away: an anchor holds them to a trajectory."""
+        if len(conds) != 2 or not conds[1] or {number for number, _ in run.asked} != {0}:
+            return False
+        sources = sorted(set(run.roles.sources))
+        kept = any(not bool(hold.anchor.weight(x)[sources].any()) for hold in holds_of(model.current_patcher))
+        return kept and all(map(_can_cut, conds[1]))
+
+    def _whole_mask(self, run: EditRun) -> Tensor | None:
         """(B, H, W): the edits' masks in their rows, and in the source's row where any of its edits is."""
         if run.mask is None:
             return None
-        roles, mask = run.roles(rows), torch.zeros(rows, *run.size)
-        for place, (row, source) in enumerate(zip(roles.rows, roles.sources)):
+        mask = torch.zeros(run.rows, *run.size)
+        for place, (row, source) in enumerate(zip(run.roles.rows, run.roles.sources)):
             mask[row] = run.mask[place].cpu()
             mask[source] = torch.maximum(mask[source], mask[row])
         return mask
 
 
-def _place_of_positive(guider, conds: Sequence[list | None]) -> int | None:
-    """Which of the conditionings of a model call is the guider's positive one; guiders ask for them in any order.
-
-    Where the call has none of the guider's own (a node in between may have copied them) it is the first, as usual.
-    """
-    known = getattr(guider, "conds", {})
-    names = [next((name for name, one in known.items() if one is cond), None) for cond in conds]
-    if "positive" in names:
-        return names.index("positive")
-    return None if any(name is not None for name in names) else 0
+def _warn_of_other_noises(noise: Tensor, size: int, model) -> None:
+    """A source and its edits belong together only if they start alike."""
+    roles = Roles.of(noise.shape[0], size)
+    alike = torch.equal(noise[list(roles.rows)], noise[list(roles.sources)])
+    if not alike and not any(hold.start_from_source for hold in holds_of(model)):
+        notify(
+            "The source and its edits start from different noises, so that an edit is another picture: put Latent "
+            "Batch Seed Behavior on 'fixed' behind Repeat Latent Batch, or connect the noise of DDIM Invert."
+        )
 
 
 def _run(options: dict) -> EditRun | None:
     return options.get(KEY)
-
-
-def _sources_kept(model, x: Tensor, roles: Roles) -> bool:
-    """Whether an anchor holds every source row to its trajectory, so that its prediction is not asked for."""
-    patcher = model.current_patcher
-    holds = patcher.get_wrappers(WrappersMP.PREDICT_NOISE, ANCHOR) if patcher is not None else []
-    sources = sorted(set(roles.sources))
-    if not sources:
-        return False
-    anchors = [hold.__self__.anchor for hold in holds if hasattr(getattr(hold, "__self__", None), "anchor")]
-    return any(not bool(anchor.weight(x)[sources].any()) for anchor in anchors)
 
 
 def _can_cut(entry: dict) -> bool:

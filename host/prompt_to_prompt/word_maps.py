@@ -1,34 +1,38 @@
-"""Where a model looks for each word of a prompt: its cross-attention maps along a trajectory, or round a picture."""
+"""Where a model attends to each word of a prompt: its cross-attention maps along a trajectory, or around a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...guidance.prompt_to_prompt.attention_control import word_maps
 from ...guidance.prompt_to_prompt.local_blend import map_factor
+from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.token_alignment import Prompt
 from ...inversion.trajectory import Trajectory
-from ..attention.blocks import attention_blocks
-from ..attention.patching import cells, wrap_attention
+from ..attention.blocks import Block, attention_blocks
+from ..attention.parts import Place, places
+from ..attention.patching import Attend, AttentionPatch, cells, with_attention
 from ..family import diffusion_model, latent_format
 from ..session import Session, with_denoiser
 from ..validation import require_unet
 
+KEY = "palimpsest_word_maps"
 TECHNIQUE = "Word Attention Mask"
-# Shares of the model's schedule between which a picture is looked at: before it is all noise, after it is all there.
+# Fractions of the model's schedule between which a picture is read: before it is all noise, after it is all there.
 EARLIEST, LATEST = 0.1, 0.9
 
 
 def maps_of_trajectory(model, prompt: Prompt, positive: list, trajectory: Trajectory, count: int) -> Tensor:
     """(B, K, h, w) mean maps over `count` of the trajectory's levels, evenly spread."""
     steps = len(trajectory) - 1
-    places = sorted({1 + round(i * (steps - 1) / max(count - 1, 1)) for i in range(min(count, steps))})
-    levels = [float(trajectory.sigmas[i]) for i in places]
+    chosen = sorted({1 + round(i * (steps - 1) / max(count - 1, 1)) for i in range(min(count, steps))})
+    levels = [float(trajectory.sigmas[i]) for i in chosen]
     raw = latent_format(model).process_out(trajectory.latents[0])
-    return _maps_at(model, prompt, positive, raw, levels, [trajectory.latents[i] for i in places])
+    return _read(model, prompt, positive, raw, levels, [trajectory.latents[i] for i in chosen])
 
 
 def maps_of_picture(model, prompt: Prompt, positive: list, raw: Tensor, count: int, seed: int) -> Tensor:
@@ -37,35 +41,66 @@ def maps_of_picture(model, prompt: Prompt, positive: list, raw: Tensor, count: i
     fractions = [EARLIEST + (LATEST - EARLIEST) * (i + 0.5) / count for i in range(count)]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(raw.shape, generator=generator)
-    return _maps_at(model, prompt, positive, raw, [float(sampling.percent_to_sigma(p)) for p in fractions], noise)
+    return _read(model, prompt, positive, raw, [float(sampling.percent_to_sigma(p)) for p in fractions], noise)
 
 
-def _maps_at(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents) -> Tensor:
+class _Reader:
+    """Reads the maps of every model call of a run, whole or in parts. latent: (B, C, H, W), what the run asks about."""
+
+    def __init__(self, blocks: Mapping[Block, int], size: tuple[int, int], length: int):
+        self.maps = MapSums(size, map_factor(blocks.values(), *size))
+        self.blocks = [block for block, factor in blocks.items() if factor == self.maps.factor]
+        self.length = length
+        self.latent: Tensor | None = None
+
+    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
+        where = self._places(x)
+
+        def around(attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+            if q.shape[0] != x.shape[0] or tuple(options["original_shape"][-2:]) != tuple(x.shape[-2:]):
+                raise _cut_apart()
+            self._keep(q, k, options, where, tuple(x.shape[-2:]))
+            return attend(q, k, v)
+
+        patch = AttentionPatch("attn2", self.blocks, around=around)
+        options = with_attention(transformer_options, [patch], TECHNIQUE)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+
+    def _places(self, x: Tensor) -> list[list[Place]]:
+        """For each row of the call, all places in the batch that it shows."""
+        if x.shape == self.latent.shape:
+            return [[(row, 0, 0)] for row in range(len(x))]
+        found = [places(row, self.latent) for row in x]
+        if not all(found):
+            raise _cut_apart()
+        return found
+
+    def _keep(self, q: Tensor, k: Tensor, options: dict, where: Sequence[list[Place]], size: tuple[int, int]) -> None:
+        height, width = cells(options)
+        if height * width != q.shape[1]:
+            return
+        maps = word_maps(q, k, options["n_heads"], self.length).cpu().unflatten(-1, (height, width))
+        for one, found in zip(maps, where):
+            for row, top, left in found:
+                self.maps.add(row, one, size, top, left)
+
+
+def _read(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents) -> Tensor:
     """latents: one for each level in the scaled form, or the noise to add to `raw`."""
     require_unet(model, TECHNIQUE)
+    reader = _Reader(attention_blocks(diffusion_model(model)), tuple(raw.shape[-2:]), len(prompt))
     clone = model.clone()
-    blocks = attention_blocks(diffusion_model(model))
-    factor = map_factor(blocks.values(), *raw.shape[-2:])
-    total, count = torch.zeros(()), 0
-
-    def around(attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        nonlocal total, count
-        height, width = cells(options)
-        if height * width == q.shape[1]:
-            # A running sum: the maps of all layers and levels of a large picture would take gigabytes.
-            maps = word_maps(q, k, options["n_heads"], len(prompt)).cpu()
-            total, count = total + maps.unflatten(-1, (height, width)), count + 1
-        return attend(q, k, v)
-
-    wrap_attention(clone, "attn2", [block for block, size in blocks.items() if size == factor], around)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, reader.apply_model)
 
     def body(session: Session) -> None:
         for i, sigma in enumerate(levels):
-            x = _at(session, latents, i, sigma)
-            session.report(i, len(levels), session.denoise(x, sigma))
+            reader.latent = _at(session, latents, i, sigma)
+            session.report(i, len(levels), session.denoise(reader.latent, sigma))
 
     with_denoiser(clone, {"positive": positive}, raw, torch.tensor(sorted(levels, reverse=True)), body)
-    return total / count
+    if len(found := reader.maps.means()) != len(raw) or not reader.maps.whole():
+        raise _cut_apart()
+    return torch.stack(found)
 
 
 def _at(session: Session, latents: Sequence[Tensor] | Tensor, i: int, sigma: float) -> Tensor:
@@ -73,3 +108,10 @@ def _at(session: Session, latents: Sequence[Tensor] | Tensor, i: int, sigma: flo
         return latents[i].to(session.device)
     level = torch.tensor(sigma, device=session.device)
     return session.model.model_sampling.noise_scaling(level, latents.to(session.device), session.latent)
+
+
+def _cut_apart() -> ValueError:
+    return ValueError(
+        f"{TECHNIQUE} cannot tell which part of the picture the model was given, because another node cuts it: take "
+        "that node off the model."
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import comfy.hooks
 import comfy.ldm.modules.attention as host_attention
 import comfy.samplers
@@ -86,7 +88,7 @@ def euler_by_hand(cfg, order=("negative", "positive")):
 
     def loop(model, x, sigmas, extra_args, callback, disable):
         guider = model.inner_model
-        for now, then in zip(sigmas[:-1], sigmas[1:]):
+        for now, then in pairwise(sigmas):
             conds = [[dict(entry) for entry in guider.conds[name]] for name in order]
             found = comfy.samplers.calc_cond_batch(
                 guider.inner_model, conds, x, now.expand(len(x)), extra_args["model_options"]

@@ -7,7 +7,7 @@ from palimpsest.guidance.prompt_to_prompt.attention_control import (
     cross_attention,
     early,
     edited_maps,
-    self_attention,
+    source_shapes,
     step_of,
     word_maps,
 )
@@ -58,7 +58,7 @@ def explicit(q, k, v, roles):
 @pytest.mark.parametrize("offset, batch", [(0, 3), (3, 3), (0, 6)])
 def test_cross_attention_is_the_papers(offset, batch):
     q, k, v = inputs(offset + batch)
-    roles = Roles.of(batch, 3, offset)
+    roles = Roles.of(batch, 3).at(range(offset, offset + batch))
     ours = cross_attention(q, k, v, roles, ALIGNMENTS, attend, attend)
     assert torch.allclose(ours, explicit(q, k, v, roles), atol=1e-5)
     untouched = [row for row in range(offset + batch) if row not in roles.rows]
@@ -80,11 +80,14 @@ def test_an_unknown_length_is_a_sentence():
 
 
 def test_self_attention_attends_where_the_source_does():
-    q, k, v = inputs(3)
+    """What queries and keys are projected from is the source's, whether it is one tensor or two."""
+    n = inputs(3)[0]
+    other, v = n.flip(1), n.roll(1, 1)
     roles = Roles.of(3, 3)
-    ours = self_attention(q, k, v, roles, attend)
-    maps = maps_of(q, k)
-    assert torch.allclose(ours, through(maps[[0, 0, 0]], v), atol=1e-6)
+    for k in (n, other):
+        ours = attend(*source_shapes(n, k, roles), v)
+        assert torch.allclose(ours, through(maps_of(n, k)[[0, 0, 0]], v), atol=1e-6)
+    assert not torch.equal(n[0], n[1])
 
 
 def test_identity_is_the_plain_attention_to_the_last_bit():
@@ -92,7 +95,7 @@ def test_identity_is_the_plain_attention_to_the_last_bit():
     same = align(SOURCE, SOURCE)
     roles = Roles.of(2, 2)
     assert torch.equal(cross_attention(q, k, v, roles, [same], attend, attend), attend(q, k, v))
-    assert torch.equal(self_attention(q, k, v, roles, attend), attend(q, k, v))
+    assert torch.equal(attend(*source_shapes(q, k, roles), v), attend(q, k, v))
 
 
 def test_word_maps_sum_to_one_and_are_edited_alike():

@@ -5,11 +5,12 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.prompt_to_prompt.plan import Blend, plan_edits
 from palimpsest.host.attention.blocks import attention_blocks
-from palimpsest.host.attention.patching import wrap_attention
+from palimpsest.host.attention.patching import AttentionPatch, with_attention
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt
@@ -83,13 +84,15 @@ def test_strength_zero_is_the_plain_host_to_the_last_bit(parts):
 def test_wrapped_attention_is_the_hosts_to_the_last_bit(parts):
     model, clip = parts
     clone, seen = model.clone(), []
-    for kind in ("attn1", "attn2"):
-        wrap_attention(
-            clone,
-            kind,
-            list(attention_blocks(model.model.diffusion_model)),
-            lambda attend, q, k, v, options: (seen.append(1), attend(q, k, v))[1],
-        )
+    around = lambda attend, q, k, v, options: (seen.append(1), attend(q, k, v))[1]
+    blocks = list(attention_blocks(model.model.diffusion_model))
+    patches = [AttentionPatch(kind, blocks, lambda n, k, v, _: (n, k, v), around) for kind in ("attn1", "attn2")]
+
+    def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        options = with_attention(transformer_options, patches, "The test")
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", apply_model)
     positive = rows_of(clip)
     assert torch.equal(run(clone, positive, 3), run(model, positive, 3)) and seen
 

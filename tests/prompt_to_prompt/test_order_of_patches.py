@@ -21,8 +21,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def edit(parts, **settings):
-    model, clip = parts
-    return plan_of(clip, TEXTS[:2], **{"cross_steps": 1.0, "self_steps": 1.0, **settings})
+    return plan_of(parts[1], TEXTS[:2], **{"cross_steps": 1.0, "self_steps": 1.0, **settings})
 
 
 @pytest.mark.parametrize("attention", ["attn1", "attn2"])

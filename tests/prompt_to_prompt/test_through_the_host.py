@@ -173,6 +173,37 @@ def test_bad_input_is_named(host_client, options, words):
     assert words in refusal(host_client, graph)
 
 
+def from_a_seed(fixed: bool):
+    """Rows of one latent by the stock KSampler, without any edit, beside each text alone with the same seed."""
+    graph = EditGraph(cross=0.0, self_steps=0.0)
+    batch = graph.batch
+    if fixed:
+        batch = [graph.add("LatentBatchSeedBehavior", samples=batch, seed_behavior="fixed"), 0]
+    edit = [graph.add("CLIPTextEncode", clip=graph.clip, text=EDIT), 0]
+    settings = {"seed": 7, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    runs = [
+        ([graph.p2p, 0], [graph.p2p, 1], batch),
+        (graph.model, graph.source, graph.picture),
+        (graph.model, edit, graph.picture),
+    ]
+    saved = []
+    for model, positive, samples in runs:
+        node = graph.add(
+            "KSampler", model=model, positive=positive, negative=graph.empty, latent_image=samples, **settings
+        )
+        saved.append(graph.save([node, 0]))
+    return graph, saved
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_what_the_messages_recommend_gives_all_rows_one_noise(host_client, fixed):
+    graph, saved = from_a_seed(fixed)
+    result = run(host_client, graph)
+    both, source, edit = (latent(host_client, result, node) for node in saved)
+    assert torch.allclose(both[:1], source, atol=1e-3)
+    assert torch.allclose(both[1:], edit, atol=1e-3) == fixed
+
+
 def test_another_prompt_is_named(host_client):
     graph = EditGraph()
     samples = graph.sampled()

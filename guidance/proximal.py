@@ -25,7 +25,7 @@ MOST_VALUES = 2**23
 def proximal(conditional: Tensor, unconditional: Tensor, quantile: float, kind: Threshold = "hard") -> Tensor:
     """The conditional prediction with small differences from the unconditional one removed.
 
-    Both (B, C, h, w). quantile: share (0..1) of the values of each row that are cut; 0 gives `conditional` itself.
+    Both (B, C, h, w). quantile: fraction (0..1) of the values of each row that are cut; 0 gives `conditional` itself.
     """
     if quantile <= 0:
         return conditional
@@ -38,7 +38,7 @@ def proximal(conditional: Tensor, unconditional: Tensor, quantile: float, kind: 
 
 
 def row_quantile(values: Tensor, quantile: float) -> Tensor:
-    """values: (B, C, h, w) -> (B, 1, 1, 1), below which the share `quantile` of each row lies."""
+    """values: (B, C, h, w) -> (B, 1, 1, 1), below which the fraction `quantile` of each row lies."""
     flat = values.flatten(1).float()
     if flat.shape[1] > MOST_VALUES:
         flat = flat[:, :: -(-flat.shape[1] // MOST_VALUES)]

@@ -24,7 +24,7 @@ def with_proximal_guidance(
 ):
     """A clone of the MODEL whose guidance leaves out small differences.
 
-    trajectory, pull: where source and edit agree, the prediction is drawn to the source picture by the share `pull`,
+    trajectory, pull: where source and edit agree, the prediction is drawn to the source picture by the fraction `pull`,
     once the run has come past `pull_from` (0..1 of the model's schedule). A quantile of 0 gives the plain clone, also
     without the pull: nothing counts as unchanged then. Raises ValueError where the trajectory is of another kind of
     model.
@@ -37,7 +37,7 @@ def with_proximal_guidance(
     patch = _Proximal(quantile, kind, trajectory, pull, grow)
     if trajectory is not None and pull > 0:
         patch.below = float(model.get_model_object("model_sampling").percent_to_sigma(pull_from))
-        # After the guidance; where source and edit agree can only be told before it.
+        # After the guidance; where source and edit agree can only be seen before it.
         clone.set_model_sampler_post_cfg_function(patch.after)
     clone.set_model_sampler_pre_cfg_function(patch.before)
     return clone

@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt, Word Attention Mask and Edit Report: an edit by words, where it looks, and what it did."""
+"""Prompt-to-Prompt, Word Attention Mask and Edit Report: an edit by words, where it attends, and what it changed."""
 
 from __future__ import annotations
 

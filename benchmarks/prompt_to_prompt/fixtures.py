@@ -1,4 +1,4 @@
-"""What the suites of editing by words share: Papercut's model and judge, inverted pictures, and the editors."""
+"""What the suites of editing by words have in common: Papercut's model and judge, inverted pictures, editors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Negative(NamedTuple):
     case's own), which bring the source back; every_row: given to the edits as well, as the papers have it, and not to
     the source's row alone; proximal: with Proximal Guidance, at its defaults.
 
-    self_steps: the share of the steps in which the edits keep shapes, with it.
+    self_steps: the fraction of the steps in which the edits keep shapes, with it.
     """
 
     kind: str = ""
@@ -104,7 +104,7 @@ def group_of_cases(fixtures: Fixtures, edits: Sequence[WordEdit | WordWeight], *
 
 
 def fitted(fixtures: Fixtures, group: Sequence[Case], cfg: float) -> list[Case]:
-    """The cases with a faithful null text each, fitted side by side, which no row of a fit notices."""
+    """The cases with a faithful null text each, fitted side by side, which changes no row of a fit."""
     from ...host.inversion.null_text import fit_null_text
     from ...host.prompt_to_prompt.tokens import as_rows
     from ...inversion.null_text_run import NullTextRecipe
@@ -179,8 +179,8 @@ def by_prompt_to_prompt(
     """The LATENT samples of Prompt-to-Prompt: the source's row, and one for each of the masks, or of the texts where
     there are any.
 
-    anchor: whether the source's row is held to its trajectory, and an edit's row outside of its mask (256, 256), if it
-    has one; blend: by the edit's words.
+    anchor: whether the source's row is anchored to its trajectory, and an edit's row outside of its mask (256, 256),
+    if it has one; blend: by the edit's words.
     """
     from ...guidance.anchor import Anchor
     from ...host.inversion.anchor import anchored

@@ -72,7 +72,7 @@ def source_shapes(n: Tensor, k: Tensor, roles: Roles) -> tuple[Tensor, Tensor]:
 def cross_attention(
     q: Tensor, k: Tensor, v: Tensor, roles: Roles, alignments: Sequence[Alignment], attend: Attend, plain: Attend
 ) -> Tensor:
-    """Cross-attention in which every edit looks at its words as its source looks at theirs.
+    """Cross-attention in which every edit attends to its words as its source attends to theirs.
 
     q: (B, tokens, C); k, v: (B, K, C), K a multiple of each prompt's own length (repeated prompts change nothing).
     attend: the layer's attention with all that others have attached to it; plain: the bare one.
@@ -116,7 +116,7 @@ def _tile(values: Tensor, count: int) -> Tensor:
 
 
 def word_maps(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor:
-    """Where each word is looked at: q (B, tokens, C), k (B, K, C) -> (B, length, tokens) in 0..1, mean over heads.
+    """Where each word is attended to: q (B, tokens, C), k (B, K, C) -> (B, length, tokens) in 0..1, mean over heads.
 
     length: tokens of the prompt itself; K may be a repetition of it.
     """
@@ -149,7 +149,7 @@ def step_of(sigma: float, schedule: Sequence[float]) -> int:
     """The step (from 0) that a model call at `sigma` is part of.
 
     A call exactly at a level belongs to the step that begins there. So does the second call of Heun's method, which
-    completes the step before: levels alone do not tell it from the first call of the next step.
+    completes the step before: by the levels alone it cannot be told from the first call of the next step.
     """
     above = sum(level > sigma * (1 + 1e-5) for level in schedule[:-1])
     at = any(abs(level - sigma) <= 1e-5 * max(level, sigma) for level in schedule[:-1])

@@ -4,7 +4,7 @@ The attention maps of chosen words, summed over the run so far, are thresholded 
 source:  x_edit <- x_source + mask (x_edit - x_source), with mask = mask of the source's words or of the edit's. The
 place of words that are to be kept is cut out of it.
 
-Differs from the official code, which knows five layers of 16x16 alone: the layers are chosen by their share of the
+Differs from the official code, which knows five layers of 16x16 alone: the layers are chosen by their fraction of the
 picture's size, so that any size and aspect will do; maps are enlarged smoothly; the threshold is 0.4 and not 0.3;
 emphasis is left out of the maps. And it is not the sampler's own latent that is blended, which only some samplers would
 let one do, but what the model sees and what it answers: outside of the mask the result is the source all the same, and
@@ -38,7 +38,7 @@ def map_factor(factors: Iterable[int], height: int, width: int) -> int:
 
 
 def heat(maps: Tensor, columns: Sequence[int]) -> Tensor:
-    """maps: (K, h, w) -> (h, w), how much the chosen columns are looked at, the strongest place 1; zeros without
+    """maps: (K, h, w) -> (h, w), how strongly the chosen columns are attended to, the strongest place 1; zeros without
     columns."""
     if not columns:
         return torch.zeros_like(maps[0])

@@ -30,13 +30,13 @@ LEADS = {
 }
 KIND_OF = {word: kind for kind, words in LEADS.items() for word in words.split()}
 PARTICIPLE, JOIN = "participle", "join"
-# Nouns and adjectives that only look like participles.
+# Nouns and adjectives with the ending of a participle.
 NO_PARTICIPLES = frozenset(
     "thing things something nothing anything everything string spring evening morning painting drawing building "
     "ceiling clothing lightning wedding earring railing sibling darling duckling pudding herring sterling viking "
     "hundred sacred naked wicked".split()
 )
-IRREGULAR = frozenset("made drawn built seen shown taken worn held worn set lit cut hung bound torn woven".split())
+IRREGULAR = frozenset("made drawn built seen shown taken worn held set lit cut hung bound torn woven".split())
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def same_article(one: str, other: str) -> bool:
 
 
 def has_phrase_marks(words: Sequence[str]) -> bool:
-    """Whether there is any word by which phrases can be told; punctuation alone does not tell them."""
+    """Whether any word separates phrases as English does; punctuation alone does not count."""
     return any(
         is_determiner(word) or (lead_kind(words, i) and not is_punctuation(word)) for i, word in enumerate(words)
     )

@@ -21,8 +21,8 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Blend:
-    """Local blend: columns of the chosen words for each row (the source first); from which share of the run on; and
-    which share of the strongest place still counts. kept: the same for words whose place stays as it is."""
+    """Local blend: columns of the chosen words for each row (the source first); from which fraction of the run on; and
+    which fraction of the strongest place still counts. kept: the same for words whose place stays as it is."""
 
     columns: tuple[tuple[int, ...], ...]
     start: float = 0.2
@@ -32,7 +32,7 @@ class Blend:
 
 @dataclass(frozen=True, eq=False)
 class EditPlan:
-    """cross_steps, self_steps: shares (0..1) of the run's steps with the source's attention.
+    """cross_steps, self_steps: fractions (0..1) of the run's steps with the source's attention.
     self_reduction: self-attention is kept where the map is at least so many times smaller than the latent."""
 
     source: Prompt
@@ -103,7 +103,7 @@ class EditPlan:
     ) -> Tensor:
         """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
 
-        kept: the thing alone and nothing round it, or what is to change would keep a rim of the old.
+        kept: the thing alone and nothing around it, or what is to change would keep a rim of the old.
         """
         parts = [outline(heat(maps, columns[text]), size, threshold, grow=not kept) for maps, text in pair]
         return torch.maximum(*parts)
@@ -119,7 +119,7 @@ def plan_edits(
     blend: Blend | None = None,
     pairing: Method = "by phrase",
 ) -> EditPlan:
-    """Raises ValueError with a sentence for an empty source, no edits, or an edit that changes nothing."""
+    """Raises ValueError for an empty source, no edits, or an edit that changes nothing."""
     if not source.words:
         raise ValueError("The source text is empty: write the caption that the picture was inverted with.")
     if not edits:
@@ -141,7 +141,7 @@ def chosen_columns(
 ) -> tuple[tuple[int, ...], ...]:
     """For each prompt the columns of all phrases that it has.
 
-    Raises ValueError with a sentence for a phrase that none of the prompts has.
+    Raises ValueError for a phrase that none of the prompts has.
     """
     for phrase in phrases:
         if not any(prompt.find(phrase) for prompt in prompts):

@@ -85,7 +85,7 @@ class Alignment:
     take: (K_source, K_edit); new: (K_edit,), 1 where a column keeps its own attention; scale: (K_edit,), emphasis
     against the source's; encoded: (K_edit,), emphasis that the embedding has already, as the source's has it.
     swaps: pairs of words (source, edit); fresh, gone: runs of words that the edit or the source has alone; guessed:
-    whether the language has no words that tell phrases apart, so that another reading was possible.
+    whether no word of the language separates phrases, so that another reading was possible.
     """
 
     take: Tensor
@@ -189,7 +189,7 @@ def _keep(take: Tensor, scale: Tensor, encoded: Tensor, source: Prompt, old: Wor
 
 
 def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
-    """Column to column where the counts agree; else all of the old, in equal shares."""
+    """Column to column where the counts agree; else all of the old, in equal parts."""
     if len(old) == len(columns):
         take[list(old), list(columns)] = 1.0
     else:
@@ -197,7 +197,7 @@ def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
 
 
 def _marks(take: Tensor, new: Tensor, source: Prompt, edit: Prompt) -> None:
-    """Start, end and padding. Where one prompt has more chunks, its last ones share, or join, those of the other.
+    """Start, end and padding. Where one prompt has more chunks, its last ones divide, or join, those of the other.
 
     Padding stands by its place, as its position is all that tells it apart; a place where the source has no padding
     keeps the edit's own attention.

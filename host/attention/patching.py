@@ -2,7 +2,7 @@
 
 A MODEL has one slot a layer for a replacement of attention, and the node that comes last takes it. So nothing of ours
 is put there: a technique's APPLY_MODEL wrapper hands on the options of its one call, with a wrapper that is the last
-before the network itself and puts our functions round whatever stands in the slots then, from whatever node, hook or
+before the network itself and puts our functions around whatever stands in the slots then, from whatever node, hook or
 wrapper. The patches of others stay where the host looks for their `to`, `models` and `cleanup`.
 """
 
@@ -24,7 +24,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Around(Protocol):
-    """A function round attention: `attend` is what would have run. q, k, v: (B, tokens, heads * width)."""
+    """A function around attention: `attend` is what would have run. q, k, v: (B, tokens, heads * width)."""
 
     def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor: ...
 
@@ -37,7 +37,7 @@ class Before(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AttentionPatch:
-    """What happens to one kind of attention in some blocks of the UNet: a function before it, round it, or both."""
+    """What happens to one kind of attention in some blocks of the UNet: a function before it, around it, or both."""
 
     kind: Kind
     blocks: Collection[Block]
@@ -47,7 +47,7 @@ class AttentionPatch:
 
 def with_attention(options: Mapping, patches: Sequence[AttentionPatch], technique: str) -> dict:
     """The transformer_options of one model call, for an APPLY_MODEL wrapper to hand on, in which attention goes through
-    `patches`, whatever other nodes do. `before` comes before the patches of others, `around` goes round them.
+    `patches`, whatever other nodes do. `before` comes before the patches of others, `around` encloses them.
 
     The call raises ValueError if none of the patches was reached. technique: the node, for the message.
     """

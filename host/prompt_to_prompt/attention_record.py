@@ -1,4 +1,4 @@
-"""What a sampling run of Prompt-to-Prompt has looked at, kept for the nodes that show it."""
+"""What a sampling run of Prompt-to-Prompt attended to, kept for the nodes that show it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from torch import Tensor
 
 from ...guidance.prompt_to_prompt.token_alignment import Prompt
 
-# Runs that are remembered, and the share of a run's samples, squared, by which the same ones may differ.
+# Runs that are remembered, and the fraction of a run's samples, squared, by which equal ones may differ.
 REMEMBERED, SAME = 4, 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a finished run looked at. maps: for each row of the batch (K, h, w), where each of its tokens was looked at,
-    the mean over layers and steps, CPU; mask: (B, H, W) of the local blend at its last step, or None; columns: of the
+    """What a finished run attended to.
+
+    maps: for each row of the batch (K, h, w), where each of its tokens was attended to, the mean over layers and steps,
+    CPU; mask: (B, H, W) of the local blend at its last step, or None; columns: of the
     blend's words, for each row; samples: (B, C, H, W) LATENT samples that came of it, CPU."""
 
     prompts: tuple[Prompt, ...]

@@ -60,8 +60,8 @@ def _repeats(tokens: Tensor, length: int) -> bool:
 def asked_entries(guider, conds: Sequence[list | None], plan: EditPlan) -> dict[Asked, dict]:
     """The plan's entries among the conditionings of one model call, which may be copies of the guider's.
 
-    The host makes a negative entry for every area out of the positive one, with the id of that; it is told by its
-    embedding.
+    The host makes a negative entry for every area out of the positive one, with the id of that; its embedding
+    is another one.
     """
     known = getattr(guider, "conds", {})
     own = {entry.get("uuid") for entry in own_entries(known.get("positive") or [], plan)}

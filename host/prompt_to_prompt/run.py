@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
@@ -85,7 +85,6 @@ class Call:
     run: EditRun
     parts: Sequence[Part]
     shape: tuple[int, ...]
-    looked: set = field(default_factory=set)
 
     @cached_property
     def roles(self) -> Roles:
@@ -108,7 +107,7 @@ class Call:
         return (*source_shapes(n, k, self.roles), v)
 
     def around_cross_attention(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        """Round cross-attention: its maps are read, and every edit attends to its words as its source does."""
+        """Around cross-attention: its maps are read, and every edit attends to its words as its source does."""
         self._check(q, options)
         run = self.run
         if run.blocks.get(tuple(options["block"])) == run.maps.factor:

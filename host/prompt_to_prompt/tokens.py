@@ -15,7 +15,9 @@ Tokens = dict[str, list[list[tuple]]]
 
 
 def read_prompt(clip, text: str) -> tuple[Prompt, Tokens]:
-    """The prompt by tokens, and the host's own tokens with their weights; a sentence for encoders without words."""
+    """The prompt by tokens, and the host's own tokens with their weights.
+
+    Raises ValueError for encoders that are no CLIP."""
     tokens: Tokens = clip.tokenize(text)
     name = next((key for key in tokens if _vocabulary(clip, key) is not None), None)
     if name is None:

@@ -16,7 +16,7 @@ class LocalBlend:
     and steps so far (mean over heads), the largest of 3x3 neighbours, over the maximum, above a threshold; the place of
     either text's words. Differs from it as Palimpsest says it does: maps are enlarged smoothly.
 
-    columns: of the words, for the source and for the edit; start: the share of the steps before it takes hold.
+    columns: of the words, for the source and for the edit; start: the fraction of the steps before it takes hold.
     """
 
     def __init__(self, columns: tuple, start: float, threshold: float):

@@ -24,7 +24,8 @@ class MapSums:
         return bool(self._sums)
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
-        return tuple(-(-int(side) // self.factor) for side in size)
+        height, width = size
+        return -(-int(height) // self.factor), -(-int(width) // self.factor)
 
     def add(self, row: int, maps: Tensor, size: tuple[int, int], top: int = 0, left: int = 0) -> None:
         """maps: (K, h, w) of a row of the batch, from a part of `size` cells of the latent that lies at (top, left)."""

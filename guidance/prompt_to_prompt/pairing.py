@@ -136,7 +136,7 @@ def _by_phrase(old: Sequence[Word], fresh: Sequence[Word]) -> Pairing:
 
 def _swaps(captions: _Captions, kept: list[tuple[int, int]], mine: tuple[int, int], theirs: tuple[int, int]) -> list:
     """Words that stand between the same matches of two phrases, paired from the right, each with its like."""
-    found = []
+    found: list[tuple[int, int]] = []
     for old, fresh in _gaps([(i - mine[0], j - theirs[0]) for i, j in kept], mine[1] - mine[0], theirs[1] - theirs[0]):
         for articles in (True, False):
             left = [mine[0] + i for i in old if captions.determiner(0, mine[0] + i) == articles]

@@ -20,6 +20,7 @@ from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
 from ..attention.blocks import Block, attention_blocks
 from ..attention.patching import with_attention
+from ..compatibility import warn_of_another_caption
 from ..conds import pick_rows
 from ..family import diffusion_model
 from ..inversion.anchor import holds_of
@@ -76,6 +77,8 @@ class _PromptToPrompt:
         guider = executor.class_obj
         self._check(noise.shape[0], guider.conds.get("positive") or [])
         _warn_of_other_noises(noise, self.plan.rows, guider.model_patcher)
+        for hold in holds_of(guider.model_patcher):
+            warn_of_another_caption(hold.anchor.trajectory, self.plan.source.text, f"The source text of {TECHNIQUE}")
         size = tuple(int(n) for n in noise.shape[-2:])
         maps = MapSums(size, map_factor(self.blocks.values(), *size))
         run = EditRun(self.plan, sigmas.tolist(), noise.shape[0], size, maps, self.blocks, guider)

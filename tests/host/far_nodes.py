@@ -22,7 +22,8 @@ from palimpsest.inversion.null_text_run import MODES  # noqa: E402
 from palimpsest.nodes.inversion import DDIMInvert  # noqa: E402
 from palimpsest.nodes.inversion_anchor import TrajectoryAnchor  # noqa: E402
 from palimpsest.nodes.inversion_null_text import NegativePromptInversion, NullTextOptimize, ProximalGuidance  # noqa: E402
-from palimpsest.nodes.prompt_to_prompt import PromptToPrompt, WordAttentionMask  # noqa: E402
+from palimpsest.nodes.prompt_to_prompt import PromptToPrompt  # noqa: E402
+from palimpsest.nodes.prompt_to_prompt_results import WordAttentionMask  # noqa: E402
 from palimpsest.tests.host.far_device import FAR, Dispatch, send  # noqa: E402
 from palimpsest.tests.prompt_to_prompt.tiny_clip import tiny_clip  # noqa: E402
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model  # noqa: E402

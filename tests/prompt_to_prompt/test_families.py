@@ -5,7 +5,8 @@ import torch
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.host.prompt_to_prompt.tokens import read_prompt
-from palimpsest.nodes.prompt_to_prompt import PromptToPrompt, WordAttentionMask
+from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
+from palimpsest.nodes.prompt_to_prompt_results import WordAttentionMask
 
 from ..tiny_models import CONTEXT, POOLED, tiny_model
 from .test_host import SIZE, STEPS, Counter, run, trajectory_for

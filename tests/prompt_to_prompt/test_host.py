@@ -1,5 +1,7 @@
 """Prompt-to-Prompt on the host's stock sampler: limits to the last bit, rows, the anchor, the blend."""
 
+from dataclasses import replace
+
 import comfy.ldm.modules.attention as host_attention
 import comfy.sample
 import comfy.samplers
@@ -327,6 +329,27 @@ def test_bad_runs_are_sentences(parts, batch, positive, message):
     patched = with_prompt_to_prompt(model, plan_of(clip))
     with pytest.raises(ValueError, match=message):
         run(patched, rows_of(clip, TEXTS[:1]) if positive else rows_of(clip), batch)
+
+
+@pytest.mark.parametrize(("prompt", "warned"), [(TEXTS[0], False), ("A photo", True), (None, False)])
+def test_another_caption_than_the_trajectorys_is_reported(parts, caplog, prompt, warned):
+    model, clip = parts
+    anchor = Anchor(replace(trajectory_for(model), prompt=prompt), rows=(0,))
+    run(anchored(with_prompt_to_prompt(model, plan_of(clip)), anchor), rows_of(clip), 3)
+    assert ("was inverted with" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("alike", "from_source", "warned"), [(True, False, False), (False, False, True), (False, True, False)]
+)
+def test_rows_of_different_noises_are_reported(parts, caplog, alike, from_source, warned):
+    model, clip = parts
+    noise = start(3) if alike else torch.randn(3, 4, *SIZE, generator=torch.Generator().manual_seed(3))
+    patched = with_prompt_to_prompt(model, plan_of(clip))
+    if from_source:
+        patched = anchored(patched, Anchor(trajectory_for(model), rows=(0,)), start_from_source=True)
+    run(patched, rows_of(clip), 3, noise=noise)
+    assert ("start from different noises" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])

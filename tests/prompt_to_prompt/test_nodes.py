@@ -6,7 +6,8 @@ from palimpsest.guidance.edit_measures import structure_distance
 from palimpsest.guidance.prompt_to_prompt.local_blend import heat, outline
 from palimpsest.host.edit_scores import projected
 from palimpsest.host.prompt_to_prompt.patch import recording
-from palimpsest.nodes.prompt_to_prompt import EditReport, PromptToPrompt, WordAttentionMask
+from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
+from palimpsest.nodes.prompt_to_prompt_results import EditReport, WordAttentionMask
 from safetensors.torch import save_file
 
 from ..tiny_models import tiny_latent

@@ -96,7 +96,7 @@ def shifted(model):
     (shifted, "take that node off"), (lambda model: windowed(model, 2), "all 3 rows"),
     (lambda model: windowed(model, 1), "all 3 rows"),
 ])  # fmt: skip
-def test_parts_that_cannot_be_told_apart_are_refused(parts, make, words):
+def test_parts_that_cannot_be_separated_are_refused(parts, make, words):
     model, clip = parts
     with pytest.raises(ValueError, match=words):
         run(with_prompt_to_prompt(make(model), plan_of(clip)), rows_of(clip), 3, size=WIDE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.sketch.guidance import SketchRecipe
+from ..guidance.sketch.guidance import Scale, SketchRecipe
 from ..guidance.sketch.prepare import FITS, Strokes, find_strokes, fit as fitted, fit_lines, read_strokes
 from ..host.notify import notify
 from ..host.progress import check_interrupt
@@ -76,6 +78,10 @@ def _advanced_inputs() -> list[io.Input]:
                  "share of the run, so that a guided step costs little more than a plain one. 0 = computed "
                  "in each step, as in the paper.",
                  default=0.15, min=0.0, max=0.5, step=0.005, round=0.001),
+        advanced(io.Combo, "scale", "With samplers that add noise at their steps (ancestral, SDE, LCM). sampler: the "
+                 "strength is a share of what the sampler's own step changes, so that it means the same with all. "
+                 "euler: as in version 0.1.0, where the same strength went up to 6 times as far with those.",
+                 options=list(get_args(Scale)), default=SketchRecipe.scale),
     ]  # fmt: skip
 
 
@@ -135,14 +141,17 @@ class EdgePredictorGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, edge_predictor, sketch, strength=1.6, end_percent=0.5, mask=None, vae=None, unfinished=0.0,
                 start_percent=0.0, every=1, soften=3.0, stroke_weights=True, renew=0.0, adapt=0.5,
-                hold=0.15) -> io.NodeOutput:  # fmt: skip
+                hold=0.15, scale=SketchRecipe.scale) -> io.NodeOutput:  # fmt: skip
         require_predictor_of(model, edge_predictor.spec, "Edge Predictor Guidance")
         if edge_predictor.spec.target == "latent":
             require_vae(model, vae)
         if end_percent <= start_percent and strength:
             raise ValueError("end_percent lies before start_percent, so no step would be guided: raise end_percent.")
         strokes = strokes_of(sketch, stroke_weights)
-        recipe = SketchRecipe(strength, start_percent, end_percent, every, unfinished, soften, renew, adapt, hold)
+        recipe = SketchRecipe(
+            strength=strength, start=start_percent, end=end_percent, every=every, one_sided=unfinished, blur=soften,
+            renew=renew, adapt=adapt, hold=hold, scale=scale,
+        )  # fmt: skip
         guided = sketch_guided(model, edge_predictor, Sketch(strokes, _region(mask), encoder(vae)), recipe)
         return io.NodeOutput(guided, shown(strokes.weight))
 

@@ -180,19 +180,19 @@ def _fences_of(heat: Tensor) -> Tensor:
     sides = (cells[0], cells[-1], cells[:, 0], cells[:, -1])
     found = []
     for closed in (None, *range(4)):
-        ways = torch.cat([side for i, side in enumerate(sides) if i != closed])
-        found.append(_least_heights(rank.flatten(), inside, ways.unique()))
+        exits = torch.cat([side for i, side in enumerate(sides) if i != closed])
+        found.append(_least_heights(rank.flatten(), inside, exits.unique()))
     return levels[torch.stack(found).amax(0) - 1].view(heat.shape).to(heat.device)
 
 
-def _least_heights(rank: Tensor, inside: list[tuple[Tensor, Tensor]], ways: Tensor) -> Tensor:
+def _least_heights(rank: Tensor, inside: list[tuple[Tensor, Tensor]], exits: Tensor) -> Tensor:
     """(N,) the least height at which each of N cells (their heights are `rank`) is connected to the outside.
 
-    inside: pairs of neighbours; ways: the cells that lie next to the outside.
+    inside: pairs of neighbours; exits: the cells that lie next to the outside.
     """
     outside = len(rank)
     rank = torch.cat((rank, rank.new_zeros(1)))
-    pairs = [*inside, (ways, torch.full_like(ways, outside))]
+    pairs = [*inside, (exits, torch.full_like(exits, outside))]
     here, there = (torch.cat([side.flatten() for side in sides]) for sides in zip(*pairs))
     height = torch.maximum(rank[here], rank[there])
     graph = csr_array((height.numpy(), (here.numpy(), there.numpy())), shape=(len(rank), len(rank)))

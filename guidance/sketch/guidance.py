@@ -9,8 +9,9 @@ variance-preserving latent z = x / sqrt(1 + sigma^2), in which a step has a leng
 variance-exploding.
 
 The step is written as a shift of the prediction x0, so that any sampler can take it: with Euler's step (DDIM) to the
-next noise level it is the paper's formula exactly. Samplers that call the model between two levels, and ancestral ones,
-get the same shift; the displacement is the deterministic one, without the noise that they add.
+next noise level it is the paper's formula exactly. Samplers that call the model between two levels get the same shift.
+Those that add noise at their steps keep less of the latent, so that a shift does more; it is scaled by what they keep.
+The displacement is the deterministic one, without the noise that they add.
 
 Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
 their place before they are held to the line (a sharp line pulls on what is near it alone, from whichever side); a row's
@@ -24,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,8 @@ EARLY = 0.1
 OLD_GRADIENT = 0.5
 """How much of the step's length is gone along a slope that was taken at an earlier step."""
 
+Scale = Literal["sampler", "euler"]
+
 LEAST_GAIN, MOST_GAIN = 0.2, 2.0
 """Limits of what the adaption makes of the paper's step length."""
 
@@ -58,7 +62,9 @@ class SketchRecipe:
     OLD_GRADIENT of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step
     length follows its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after
     the EARLY steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the
-    call is spared (0: none is, as in the paper).
+    call is spared (0: none is, as in the paper). scale: of the step with samplers that add noise: "sampler" keeps the
+    share of the step's change that Euler has; "euler" shifts the prediction as for Euler, so that ancestral, SDE and
+    LCM samplers go further.
     """
 
     strength: float = 1.6
@@ -70,6 +76,7 @@ class SketchRecipe:
     renew: float = 0.0
     adapt: float = 0.5
     hold: float = 0.15
+    scale: Scale = "sampler"
 
     @staticmethod
     def faithful(**changes) -> "SketchRecipe":

@@ -17,7 +17,7 @@ from ..unet_features import sketch_layers
 from ..validation import model_family, require_unet
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-# (levels, residual blocks a level) -> input blocks, output blocks; the middle block is always read whole.
+# (levels, residual blocks a level) -> input blocks, output blocks; the middle block, where there is one, is read whole.
 LAYOUTS = {
     (4, 2): ((2, 4, 8), (2, 4, 8)),
     (3, 2): ((2, 4, 8), (2, 4, 5)),
@@ -32,7 +32,7 @@ def layout(network: UNetModel) -> tuple[str, ...]:
     if known is None:
         known = _last_of_each_level(blocks)
     inputs, outputs = known
-    middle = [f"middle.{i}" for i in range(len(network.middle_block))]
+    middle = [f"middle.{i}" for i in range(len(network.middle_block or ()))]
     return (*(f"input.{i}" for i in inputs), *middle, *(f"output.{i}" for i in outputs))
 
 

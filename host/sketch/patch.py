@@ -37,10 +37,9 @@ from ..session import GRADIENT_BATCHES
 from ..validation import require_same_batch
 from .edge_gradient import EdgeGradient, gradient_options
 from .layers import require_predictor_of
+from .step_size import CFG_PP, step_scale
 
 KEY = "palimpsest_sketch"
-CFG_PP = "cfg_pp"
-"""In the name of samplers that add the whole of x0 to the noise left over, not just a step's share of it."""
 ASPECT = 0.02
 """Sketch and picture may differ by this share in the ratio of their sides before the sketch is refused."""
 
@@ -147,6 +146,9 @@ class _Guide:
                 require_same_batch(part, latent_image, f"Edge Predictor Guidance: {name}", "the latent")
         run = _Run(self, guider, target, region, sigmas, steps)
         run.whole_shift = CFG_PP in sampler_name(sampler)
+        if self.recipe.scale == "sampler":
+            levels = sigmas.tolist()
+            run.scales = {i: step_scale(sampler, guider.model_patcher, levels[i], levels[i + 1]) for i in steps}
         return run
 
 
@@ -197,6 +199,7 @@ class _Run:
         self.gradient: Tensor | None = None
         self.shortfalls: list[Tensor | None] | None = None
         self.gain: Tensor | float = 1.0
+        self.scales: dict[int, float] = {}
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """A model call: plain, or with its prediction moved towards the sketch."""
@@ -210,7 +213,8 @@ class _Run:
             x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
         else:
             x0, strength = executor(x, timestep, model_options, seed), strength * OLD_GRADIENT
-        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength * self.gain, self.region)
+        strength = strength * self.gain * self.scales.get(where[0], 1.0)
+        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength, self.region)
         return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:

@@ -427,7 +427,6 @@ def test_plain_is_what_the_tests_think(models):
     assert not plain(next(models["sd1"].model.parameters()).detach()).is_inference()
 
 
-@pytest.mark.xfail(strict=True, reason="the middle block is taken for granted")
 def test_unets_without_a_middle_block_are_guided(monkeypatch):
     """KOALA and SDXS have none."""
     monkeypatch.setitem(UNET, "transformer_depth_middle", -2)

@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 from palimpsest.guidance.sketch.guidance import SketchRecipe, row_norm, sketch_loss
 from palimpsest.guidance.sketch.predictor import PredictorSpec
 from palimpsest.guidance.sketch.prepare import Strokes
-from palimpsest.host.attention import attention_blocks
+from palimpsest.host.attention.blocks import attention_blocks
 from palimpsest.host.gradients import plain
 from palimpsest.host.session import with_denoiser
 from palimpsest.host.sketch import edge_gradient

@@ -9,6 +9,7 @@ import ast
 import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -95,7 +96,7 @@ def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
     return flow, layers.float()
 
 
-def _flow_among(arrays: dict[str, object], name: str) -> object:
+def _flow_among(arrays: Mapping[str, object], name: str) -> object:
     """The array that is a flow: by its shape, and where several are, by its name; `u` and `v` may lie apart."""
     tensors = {key: value for key, value in arrays.items() if isinstance(value, Tensor)}
     if {"u", "v"} <= set(tensors) and tensors["u"].shape == tensors["v"].shape:

@@ -94,9 +94,9 @@ def ready(fixtures: Fixtures, judge: Judge, seed: int) -> Item:
 
 
 def sampled(
-    fixtures: Fixtures, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None
+    fixtures: Fixtures, item: Item, sampler, sigmas: Tensor, latent: Tensor, mask: Tensor | None = None, caption=""
 ) -> Tensor:
-    """(3, 256, 256): a stock sampling run, decoded."""
+    """(3, 256, 256): a stock sampling run under the source's caption or another, decoded."""
     import comfy.sample
 
     noise = comfy.sample.prepare_noise(latent, item.seed)
@@ -106,7 +106,7 @@ def sampled(
         CFG,
         sampler,
         sigmas,
-        *fixtures.prompts(item.case.before.caption),
+        *fixtures.prompts(caption or item.case.before.caption),
         latent,
         noise_mask=mask,
         disable_pbar=True,
@@ -140,7 +140,10 @@ def faithful(fixtures: Fixtures, item: Item, steps: int, **numbers) -> tuple[Ten
 
 
 def instant(fixtures: Fixtures, item: Item) -> Tensor:
-    """Flow Warp, VAE Encode, Set Latent Noise Mask, KSampler: what was laid bare is inpainted, nothing is guided."""
+    """Warped pixels, and what was laid bare inpainted under a prompt of what stays; nothing is guided.
+
+    Flow Warp, VAE Encode, Set Latent Noise Mask, KSampler, and the warped picture's own pixels outside the fill mask.
+    """
     import comfy.samplers
 
     from ...nodes.flow import FlowWarp
@@ -148,7 +151,9 @@ def instant(fixtures: Fixtures, item: Item) -> Tensor:
     warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, GROW, item.layers).args
     euler = comfy.samplers.sampler_object("euler")
     latent = fixtures.vae.encode(warped)
-    return sampled(fixtures, item, euler, fixtures.levels(INSTANT_STEPS, FILL), latent, fill[:, None])
+    levels, stays = fixtures.levels(INSTANT_STEPS, FILL), item.case.emptied().caption
+    painted = sampled(fixtures, item, euler, levels, latent, fill[:, None], stays)
+    return torch.where(fill > 0.5, painted, warped[0].movedim(-1, 0))
 
 
 def unedited(fixtures: Fixtures, item: Item) -> Tensor:

@@ -1,0 +1,42 @@
+"""What `/object_info` tells the front end about each socket: seeds, outputs, and what has no socket."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def nodes(host) -> dict[str, dict]:
+    """The pack's part of the running host's `/object_info`, by node id."""
+    return {name: node for name, node in host.client.object_info().items() if name.startswith("Palimpsest")}
+
+
+def inputs(node: dict) -> dict[str, dict]:
+    """name -> options of all inputs of a node's entry."""
+    both = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+    return {name: entry[1] if len(entry) > 1 else {} for name, entry in both.items()}
+
+
+@pytest.mark.xfail(strict=True, reason="four nodes leave the control open, and front ends then randomise the seed")
+def test_a_seed_stays_as_it_is_from_run_to_run(nodes):
+    """Where nothing is said front ends draw a new seed at each run, and what was computed is computed again.
+
+    DiffEdit Mask has never had the control; Best Seed looks for new seeds on purpose.
+    """
+    seeds = {(name, one): options.get("control_after_generate") for name, node in nodes.items()
+             for one, options in inputs(node).items() if "seed" in one}  # fmt: skip
+    assert seeds.pop(("PalimpsestBestSeed", "seed")) is True
+    assert seeds.pop(("PalimpsestDiffEditMask", "seed")) is False
+    assert len(seeds) >= 4 and set(seeds.values()) == {"fixed"}, seeds
+
+
+@pytest.mark.xfail(strict=True, reason="seven outputs have none")
+def test_every_output_has_a_tooltip(nodes):
+    bare = [(name, output) for name, node in nodes.items() for output, tip in
+            zip(node["output_name"], node["output_tooltips"] or [None] * len(node["output_name"]), strict=True)
+            if not (tip or "").strip()]  # fmt: skip
+    assert bare == []
+
+
+@pytest.mark.xfail(strict=True, reason="the drawing shows an input of its own")
+def test_a_drawing_is_no_socket(nodes):
+    """The widget is the only way in: a socket beside it, without a name, would take nothing."""
+    assert inputs(nodes["PalimpsestFlowCanvas"])["canvas"].get("socketless") is True

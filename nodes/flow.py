@@ -244,7 +244,9 @@ class FlowPreview(io.ComfyNode):
                 io.Float.Input("longest", default=0.0, min=0.0, max=4096.0, step=1.0, optional=True, advanced=True,
                                tooltip="Length in pixels shown in full colour; 0 = the longest there is."),
             ],
-            outputs=[io.Image.Output("arrows"), io.Image.Output("colours")],
+            outputs=[io.Image.Output("arrows", tooltip="The picture with arrows along the motion."),
+                     io.Image.Output("colours", tooltip="The flow on the colour wheel: hue = direction, strength = "
+                                                        "distance.")],
         )  # fmt: skip
 
     @classmethod

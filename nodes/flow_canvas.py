@@ -34,7 +34,7 @@ class FlowCanvas(io.ComfyNode):
                 CanvasWidget.Input(
                     "canvas",
                     tooltip="The drawing. It is kept in the workflow as JSON and needs no browser to run.",
-                    extra_dict={"default": ""},
+                    extra_dict={"default": "", "socketless": True},
                 ),
             ],
             outputs=[

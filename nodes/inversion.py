@@ -190,7 +190,7 @@ class InversionCheck(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("panel", tooltip="Source, reconstruction and error map with the numbers beneath."),
-                io.Image.Output("reconstruction"),
+                io.Image.Output("reconstruction", tooltip="The picture as sampling the trajectory back gives it."),
                 io.Float.Output("psnr", tooltip="Decibels against the source, the mean of the batch; 100 means equal."),
                 io.Float.Output("ssim", tooltip="Structural similarity, the mean of the batch; 1 means equal."),
                 io.String.Output("report", tooltip="The numbers and what they mean."),

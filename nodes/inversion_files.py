@@ -69,7 +69,7 @@ class LoadTrajectory(io.ComfyNode):
                 ),
             ],
             outputs=[
-                TrajectorySocket.Output("trajectory"),
+                TrajectorySocket.Output("trajectory", tooltip="The inversion, as DDIM Invert had made it."),
                 io.Latent.Output("inverted", tooltip="The noise at the end of the way, as a latent."),
                 io.Noise.Output("noise", tooltip="Makes Sampler Custom Advanced start at exactly the inverted latent."),
                 io.Sigmas.Output("sigmas", tooltip="The schedule of the inversion, to sample with."),

@@ -263,7 +263,7 @@ class ProximalGuidance(io.ComfyNode):
                     tooltip="Cells of the latent (8 pixels each) round a change that stay free of the pull.",
                 ),
             ],
-            outputs=[io.Model.Output("model")],
+            outputs=[io.Model.Output("model", tooltip="A copy of the model, for any sampler or guider.")],
         )
 
     @classmethod

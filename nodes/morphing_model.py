@@ -85,6 +85,7 @@ class LoRAFit(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the start and the noise. The same seed gives the same LoRA.",
                 ),
                 *_advanced_inputs(),

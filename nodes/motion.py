@@ -253,7 +253,10 @@ class FlowGuidanceReport(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="The Flow Guidance Sampler of the run."),
                 io.Latent.Input("latent", tooltip="The latent that the run made: it tells the node to wait for it."),
             ],
-            outputs=[io.Image.Output("plot"), io.String.Output("report")],
+            outputs=[
+                io.Image.Output("plot", tooltip="The losses and the pull over the steps of the run."),
+                io.String.Output("report", tooltip="What the run did and cost, in words."),
+            ],
         )
 
     @classmethod
@@ -264,16 +267,13 @@ class FlowGuidanceReport(io.ComfyNode):
                 "There is no guided run to report: connect a Flow Guidance Sampler, and to 'latent' the "
                 "output of the Sampler Custom Advanced that it drives."
             )
-        text = report(sampler)
-        steps = record.steps
-        picture = plot(
-            [
-                ("colour loss (mean L1, 0..1)", [s.colour for s in steps]),
-                ("flow loss (mean L1, pixels)", [s.flow for s in steps]),
-                ("pull (RMS change of the clean latent)", [s.pull for s in steps]),
-            ]
-        )
-        return io.NodeOutput(picture, text, ui=ui.PreviewImage(picture, cls=cls))
+        curves = [
+            ("colour loss (mean L1, 0..1)", [step.colour for step in record.steps]),
+            ("flow loss (mean L1, pixels)", [step.flow for step in record.steps]),
+            ("pull (RMS change of the clean latent)", [step.pull for step in record.steps]),
+        ]
+        picture = plot(curves)
+        return io.NodeOutput(picture, report(sampler), ui=ui.PreviewImage(picture, cls=cls))
 
 
 def report(sampler: FlowGuidanceSampler) -> str:

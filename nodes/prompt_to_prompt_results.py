@@ -75,6 +75,7 @@ class WordAttentionMask(io.ComfyNode):
                     max=2**63 - 1,
                     optional=True,
                     advanced=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the noise that is put on samples; without effect otherwise.",
                 ),
             ],

@@ -44,7 +44,15 @@ class EdgePredictorPreview(io.ComfyNode):
                     "clip", optional=True, tooltip="Encodes the empty prompt where no conditioning is connected."
                 ),
                 io.Image.Input("edges", optional=True, tooltip="The real edges, to compare with."),
-                advanced(io.Int, "seed", "Of the noise.", default=0, min=0, max=2**31 - 1),
+                advanced(
+                    io.Int,
+                    "seed",
+                    "Of the noise.",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                ),
             ],
             outputs=[
                 io.Image.Output(

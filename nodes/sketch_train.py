@@ -50,7 +50,8 @@ def _advanced_inputs() -> list[io.Input]:
                  "returned. 0 learns from all and never stops early.",
                  default=0.1, min=0.0, max=0.5, step=0.05),
         advanced(io.Boolean, "flips", "Learn from the mirrored pictures too. Off for lettering.", default=True),
-        advanced(io.Int, "seed", "Of everything random in the training.", default=0, min=0, max=2**31 - 1),
+        advanced(io.Int, "seed", "Of everything random in the training.", default=0, min=0, max=2**31 - 1,
+                 control_after_generate=io.ControlAfterGenerate.fixed),
         advanced(io.String, "autosave", "The unfinished training is kept under this name and a counter in "
                  "output/edge_predictors, to go on after an interruption; removed when the training ends. "
                  "Empty: not kept.",

@@ -76,6 +76,7 @@ app.registerExtension({
           },
           getMinHeight: () => 320,
           hideOnZoom: false,
+          socketless: true,
         });
         widget.value = spec?.[1]?.default ?? "";
         follow(node);

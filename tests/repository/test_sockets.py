@@ -15,7 +15,6 @@ def inputs(node: dict) -> dict[str, dict]:
     return {name: entry[1] if len(entry) > 1 else {} for name, entry in both.items()}
 
 
-@pytest.mark.xfail(strict=True, reason="four nodes leave the control open, and front ends then randomise the seed")
 def test_a_seed_stays_as_it_is_from_run_to_run(nodes):
     """Where nothing is said front ends draw a new seed at each run, and what was computed is computed again.
 
@@ -28,7 +27,6 @@ def test_a_seed_stays_as_it_is_from_run_to_run(nodes):
     assert len(seeds) >= 4 and set(seeds.values()) == {"fixed"}, seeds
 
 
-@pytest.mark.xfail(strict=True, reason="seven outputs have none")
 def test_every_output_has_a_tooltip(nodes):
     bare = [(name, output) for name, node in nodes.items() for output, tip in
             zip(node["output_name"], node["output_tooltips"] or [None] * len(node["output_name"]), strict=True)
@@ -36,7 +34,6 @@ def test_every_output_has_a_tooltip(nodes):
     assert bare == []
 
 
-@pytest.mark.xfail(strict=True, reason="the drawing shows an input of its own")
 def test_a_drawing_is_no_socket(nodes):
     """The widget is the only way in: a socket beside it, without a name, would take nothing."""
     assert inputs(nodes["PalimpsestFlowCanvas"])["canvas"].get("socketless") is True

@@ -118,6 +118,30 @@ def host(tmp_path_factory: pytest.TempPathFactory):
         yield running
 
 
+@pytest.fixture(scope="session")
+def newest_host(tmp_path_factory: pytest.TempPathFactory):
+    """A second host, with the newest front end; skips where that cannot be had."""
+    from palimpsest.tools.inprocess import own_installation
+    from palimpsest.tools.server import Host
+    from palimpsest.tools.setup import make_base
+
+    from .browser import newest_front_end
+
+    enter_host()
+    extra = ("--front-end-root", str(newest_front_end()))
+    base = make_base(tmp_path_factory.mktemp("newest"))
+    with Host.start(own_installation(base), extra=extra, log=base / "host.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["host", "newest_host"], ids=["pinned front end", "newest front end"])
+def front_end(request: pytest.FixtureRequest):
+    """The host with the front end that it pins, then one with the newest."""
+    running = request.getfixturevalue(request.param)
+    running.front_end = {"host": "pinned", "newest_host": "newest"}[request.param]
+    return running
+
+
 @pytest.fixture
 def host_client(host):
     """The client of the session's host, which must be alive before and after the test."""

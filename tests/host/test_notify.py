@@ -1,4 +1,4 @@
-"""What a node says while it runs: all of it stays to be read, each sentence once, and only of the running prompt."""
+"""What a node warns of while it runs: it goes to the browser that pressed Run, with the node and the prompt."""
 
 import sys
 from types import SimpleNamespace
@@ -9,23 +9,27 @@ from palimpsest.host.notify import notify
 
 
 @pytest.fixture
-def shown(monkeypatch) -> list[tuple[str, str]]:
-    """(node, text) as the host's server is given them; there is none in a test's process."""
-    sent: list[tuple[str, str]] = []
-    instance = SimpleNamespace(send_progress_text=lambda text, node: sent.append((node, text)))
+def server(monkeypatch) -> SimpleNamespace:
+    """The host's server as `notify` finds it; there is none in a test's process. sent: its messages."""
+    sent: list[tuple] = []
+    instance = SimpleNamespace(client_id="browser", sent=sent, send_sync=lambda *message: sent.append(message))
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    return sent
+    return instance
 
 
-def test_a_second_sentence_stands_below_the_first_and_none_is_said_twice(shown):
-    with CurrentNodeContext("prompt", "7"):
-        for sentence in ("It was inverted.", "It is coloured.", "It was inverted."):
-            notify(sentence)
-    assert shown[-1] == ("7", "It was inverted.\nIt is coloured.")
-
-
-def test_nodes_and_prompts_do_not_speak_for_each_other(shown):
-    for prompt, node in (("one", "7"), ("one", "8"), ("two", "7")):
+def test_a_sentence_goes_to_the_client_with_its_node_and_prompt(server):
+    for prompt, node in (("one", "7"), ("two", "7:3")):
         with CurrentNodeContext(prompt, node):
             notify(f"{prompt} {node}")
-    assert shown == [("7", "one 7"), ("8", "one 8"), ("7", "two 7")]
+    assert server.sent == [
+        ("palimpsest.warning", {"node": "7", "prompt": "one", "text": "one 7"}, "browser"),
+        ("palimpsest.warning", {"node": "7:3", "prompt": "two", "text": "two 7:3"}, "browser"),
+    ]
+
+
+def test_without_a_node_or_a_browser_a_sentence_is_in_the_log_alone(server, caplog):
+    notify("No node runs.")
+    server.client_id = None
+    with CurrentNodeContext("prompt", "7"):
+        notify("Nobody looks.")
+    assert server.sent == [] and [one.message for one in caplog.records] == ["No node runs.", "Nobody looks."]

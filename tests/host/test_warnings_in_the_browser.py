@@ -61,7 +61,6 @@ def staged(front_end):
     return of
 
 
-@pytest.mark.xfail(strict=True, reason="text previews go with the job from front end 1.55 on, and are no toast")
 @both_renderers
 def test_a_warning_stays_after_its_run(staged, vue):
     stages = staged(vue)
@@ -80,7 +79,6 @@ def test_a_warning_goes_when_its_node_runs_without_it(staged, vue):
     assert stages["silent"]["size"] == pytest.approx(stages["before"]["size"], abs=1)
 
 
-@pytest.mark.xfail(strict=True, reason="text previews go with the job from front end 1.55 on, and are no toast")
 @both_renderers
 def test_a_warning_stands_in_its_own_workflow_alone(staged, vue):
     stages = staged(vue)

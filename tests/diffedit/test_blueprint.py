@@ -4,14 +4,11 @@ Needs a browser; see tests/browser.py.
 """
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
-import pytest
 from palimpsest.tools.workflow import read, to_prompt
 
-from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
+from ..browser import both_renderers, browse, needs_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "example_workflows").glob("2*_diffedit_*.json"))
@@ -48,18 +45,12 @@ def plain(prompt: dict) -> dict:
 
 
 @needs_browser
-@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
-def test_the_blueprint_in_the_front_end(host, vue):
-    given = {
-        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(), "vue": vue,
-        "values": VALUES, "run": not vue, "patience": 120_000, "out": os.environ.get("BLUEPRINT_PICTURES", ""),
-        "examples": {path.stem: read(path) for path in EXAMPLES},
-    }  # fmt: skip
-    script = Path(__file__).with_name("blueprint_browser.mjs")
-    run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
-    assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
-    assert report["errors"] == []
+@both_renderers
+def test_the_blueprint_in_the_front_end(front_end, vue):
+    report = browse(
+        Path(__file__).with_name("blueprint_browser.mjs"), front_end, vue, workflow=workflow(), values=VALUES,
+        run=not vue, examples={path.stem: read(path) for path in EXAMPLES},
+    )  # fmt: skip
     assert [label for label, *_ in report["face"]["widgets"]] == [
         "what the picture shows", "what it is to show", "how deep to edit", "steps", "cfg", "threshold",
         "edit what was not found", "grow",
@@ -72,7 +63,7 @@ def test_the_blueprint_in_the_front_end(host, vue):
     assert (by_class["BasicScheduler"]["denoise"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
     assert by_class["PalimpsestDiffEditMask"]["threshold"] == "adaptive" and by_class["CFGGuider"]["cfg"] == 7.5
     assert plain(report["again"]) == plain(report["prompt"]), "a saved workflow opens as another one"
-    info = host.client.object_info()
+    info = front_end.client.object_info()
     assert plain(to_prompt(report["saved"], info)) == plain(report["prompt"])
     for path in EXAMPLES:
         assert plain(to_prompt(read(path), info)) == plain(report["examples"][path.stem]), path.name

@@ -1,32 +1,15 @@
 // Draws on the Flow Canvas in a real browser, against the real front end, with a real mouse.
-//   node canvas_browser.mjs '{"playwright", "chromium", "url", "workflow", "vue", "point", "out"}'
-// Prints one line of JSON: the prompts that the front end would send after each stage.
-import { createRequire } from "node:module";
+//   node canvas_browser.mjs '{..., "workflow", "point", "modules"}'; see tests/browser.mjs
+// The result: the prompts that the front end would send after each stage.
+import { browse } from "../browser.mjs";
 
-const given = JSON.parse(process.argv[2]);
-const { chromium } = createRequire(given.playwright + "/")("playwright-core");
-const browser = await chromium.launch({ executablePath: given.chromium, args: ["--no-sandbox", "--disable-gpu"] });
-const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
-page.setDefaultTimeout(given.patience);
-const errors = [];
-page.on("pageerror", (error) => errors.push(String(error)));
-
-const setting = (name, value) => fetch(`${given.url}/api/settings/${name}`, {
-  method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" },
-});
-await setting("Comfy.TutorialCompleted", true);
-await setting("Comfy.VueNodes.Enabled", given.vue);
-
-const drawn = () => page.evaluate(async () => {
+const read = (page) => page.evaluate(async () => {
   const { output } = await window.app.graphToPrompt();
   return Object.values(output).find((node) => node.class_type === "PalimpsestFlowCanvas").inputs.canvas;
 });
-const show = (file) => (given.out ? page.screenshot({ path: `${given.out}/${file}` }) : null);
-
-try {
-  await page.goto(given.url, { waitUntil: "domcontentloaded" });
-  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
-  await page.evaluate((workflow) => window.app.loadGraphData(workflow), given.workflow);
+await browse(async ({ given, page, show, open, saved, run }) => {
+  const drawn = () => read(page);
+  await open(given.workflow);
   await page.evaluate(() => {
     const node = window.app.graph._nodes.find((one) => one.comfyClass === "PalimpsestFlowCanvas");
     Object.assign(window.app.canvas.ds, { scale: 1 });
@@ -72,18 +55,18 @@ try {
       return Array.from({ length: 256 }, (_, y) => row(y));
     });
   };
-  const told = { errors };
+  const report = {};
 
   await button("pick").click();
   await page.mouse.click(...(await at(given.point)));
   await page.waitForTimeout(100);
-  told.picked = await drawn();
+  report.picked = await drawn();
   const [x, y] = given.point;
-  told.still_there = await painted();
+  report.still_there = await painted();
   await drag([x, y], [x + 40, y + 12], async () => {
-    told.dragged = await painted();
+    report.dragged = await painted();
   });
-  told.moved = await drawn();
+  report.moved = await drawn();
   await show("moved.png");
 
   const place = (name) => page.evaluate(async ([key, module]) => {
@@ -101,14 +84,14 @@ try {
   const [u, v] = [knob[0] - centre[0], knob[1] - centre[1]];
   const angle = Math.PI / 6;
   await drag(knob, [centre[0] + u * Math.cos(angle) - v * Math.sin(angle), centre[1] + u * Math.sin(angle) + v * Math.cos(angle)]);
-  told.turned = await drawn();
+  report.turned = await drawn();
   const [corner, middle] = await place("corner");
   await drag(corner, [0, 1].map((i) => middle[i] + 1.25 * (corner[i] - middle[i])));
-  told.scaled = await drawn();
+  report.scaled = await drawn();
   await show("scaled.png");
   const [side, hub] = await place("side-x");
   await drag(side, [0, 1].map((i) => hub[i] + 1.2 * (side[i] - hub[i])));
-  told.stretched = await drawn();
+  report.stretched = await drawn();
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
 
@@ -116,23 +99,23 @@ try {
   const [dot] = await place("pivot");
   await drag(dot, [dot[0] + 9, dot[1] - 6]);
   await page.keyboard.up("Alt");
-  told.pivoted = await drawn();
+  report.pivoted = await drawn();
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
-  told.undone = await drawn();
+  report.undone = await drawn();
   // A mere click on the region is no change: it leaves the way forward open.
   const [spot] = await place("pivot");
   await page.mouse.click(...(await at([spot[0] + 12, spot[1] + 5])));
   await page.waitForTimeout(100);
-  told.clicked = await drawn();
+  report.clicked = await drawn();
   await page.keyboard.press("Control+Shift+Z");
   await page.waitForTimeout(100);
-  told.redone = await drawn();
+  report.redone = await drawn();
   await page.keyboard.press("Delete");
   await page.waitForTimeout(100);
-  told.deleted = await drawn();
+  report.deleted = await drawn();
   await button("undo").click();
   await page.waitForTimeout(100);
 
@@ -140,11 +123,11 @@ try {
   await button("brush").click();
   for (const y of [200, 214]) await drag([170, y], [210, y]);
   await show("brush.png");
-  told.painted = await drawn();
+  report.painted = await drawn();
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("Shift+ArrowDown");
   await page.waitForTimeout(100);
-  told.nudged = await drawn();
+  report.nudged = await drawn();
   await page.keyboard.press("Delete");
   await page.waitForTimeout(100);
 
@@ -157,37 +140,28 @@ try {
   };
   await button("lasso").click();
   await lasso([[10, 10], [40, 10], [40, 34], [10, 34]]);
-  told.two = await drawn();
+  report.two = await drawn();
   // With Shift more of the same region; its colour, the second, stays with it in front.
   await button("lasso").click();
   await page.keyboard.down("Shift");
   await lasso([[60, 10], [80, 10], [80, 34], [60, 34]]);
   await page.keyboard.up("Shift");
-  told.more = await drawn();
-  told.chips = await page.locator(".palimpsest-canvas button[data-region]").evaluateAll(
+  report.more = await drawn();
+  report.chips = await page.locator(".palimpsest-canvas button[data-region]").evaluateAll(
     (chips) => chips.map((chip) => chip.style.borderLeftColor));
   await page.keyboard.press("Control+z");
   await page.waitForTimeout(100);
   await button("still").click();
   await page.waitForTimeout(100);
-  told.still = await drawn();
+  report.still = await drawn();
   await show("two.png");
 
-  told.saved = await page.evaluate(() => window.app.graph.serialize());
-  const queued = () => page.evaluate(async () => {
-    const done = new Promise((resolve) => {
-      for (const name of ["execution_success", "execution_error"]) {
-        window.app.api.addEventListener(name, ({ detail }) => resolve([name, detail]), { once: true });
-      }
-    });
-    await window.app.queuePrompt(0);
-    return done;
-  });
-  told.run = await queued();
+  report.saved = await saved();
+  report.run = await run();
 
   // A picture that another node makes is shown after the first run, and the drawing stays.
   const shown = async () => (await painted())[120][20];
-  told.given = await shown();
+  report.given = await shown();
   await page.evaluate(() => {
     const { graph } = window.app;
     const first = (kind) => graph._nodes.find((node) => node.comfyClass === kind);
@@ -198,24 +172,18 @@ try {
     invert.connect(0, first("PalimpsestFlowCanvas"), 0);
   });
   await page.waitForTimeout(300);
-  told.unknown = await shown();
-  told.rerun = await queued();
+  report.unknown = await shown();
+  report.rerun = await run();
   for (let i = 0; i < 20; i++) {
-    told.inverted = await shown();
-    if (String(told.inverted) !== String(told.unknown)) break;
+    report.inverted = await shown();
+    if (String(report.inverted) !== String(report.unknown)) break;
   }
-  told.kept = await drawn();
+  report.kept = await drawn();
 
   // A saved workflow brings the drawing back.
-  await page.evaluate((workflow) => window.app.loadGraphData(workflow), told.saved);
+  await open(report.saved);
   await surface.waitFor({ state: "visible" });
-  told.loaded = await drawn();
+  report.loaded = await drawn();
   await show("loaded.png");
-  console.log(JSON.stringify(told));
-} catch (error) {
-  await show("failed.png");
-  console.error(String(error), errors.join("\n"));
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-}
+  return report;
+});

@@ -5,10 +5,7 @@ Needs a browser; see tests/browser.py.
 
 import colorsys
 import io
-import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +17,7 @@ from palimpsest.papercut.scenes import SPLITS, Scene, sample_scene
 from palimpsest.papercut.shapes import COLOURS
 from PIL import Image
 
-from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
+from ..browser import browse, needs_browser
 
 pytestmark = needs_browser
 
@@ -98,25 +95,20 @@ class Drawn(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def drawn(request, host, tmp_path_factory):
+def drawn(request, front_end, tmp_path_factory):
     """One drawing with the mouse, from the pick to the run."""
     scene = scene_of_one_plain_thing()
     pixels = (scene.render().permute(1, 2, 0) * 255).round().byte()
     path = tmp_path_factory.mktemp("canvas") / "canvas_scene.png"
     Image.fromarray(pixels.numpy()).save(path)
-    name, thing = host.client.upload(path), scene.objects[0]
-    given = {
-        "playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "url": host.client.url, "workflow": workflow(name),
-        "vue": request.param, "point": [round(thing.x), round(thing.y)], "patience": 120_000,
-        "modules": "/extensions/palimpsest/flow_canvas", "out": os.environ.get("CANVAS_PICTURES", ""),
-    }  # fmt: skip
+    name, thing = front_end.client.upload(path), scene.objects[0]
     script = Path(__file__).with_name("canvas_browser.mjs")
-    run = subprocess.run(["node", str(script), json.dumps(given)], capture_output=True, text=True, timeout=540)
-    assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
-    assert report["errors"] == []
+    report = browse(
+        script, front_end, request.param, workflow=workflow(name), point=[round(thing.x), round(thing.y)],
+        modules="/extensions/palimpsest/flow_canvas",
+    )  # fmt: skip
     names = "picked moved turned scaled stretched pivoted undone redone painted nudged two more still".split()
-    return Drawn(scene, pixels, report, {key: parse_canvas(report[key]) for key in names}, host.client)
+    return Drawn(scene, pixels, report, {key: parse_canvas(report[key]) for key in names}, front_end.client)
 
 
 def test_a_thing_is_picked_moved_turned_and_scaled(drawn):

@@ -1,22 +1,11 @@
 // Opens workflows in the real front end and tells which of their nodes cover each other as they are drawn there.
-//   node layout_browser.mjs '{"playwright", "chromium", "url", "workflows": {name: path}, "vue", "patience"}'
-// Prints one line of JSON: name -> pairs of nodes that overlap, and nodes that lie partly in a group.
+//   node layout_browser.mjs '{..., "workflows": {name: path}}'; see tests/browser.mjs
+// The result: name -> pairs of nodes that overlap, and nodes that lie partly in a group.
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-
-const given = JSON.parse(process.argv[2]);
-const { chromium } = createRequire(given.playwright + "/")("playwright-core");
-const browser = await chromium.launch({ executablePath: given.chromium, args: ["--no-sandbox", "--disable-gpu"] });
-const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
-page.setDefaultTimeout(given.patience);
-for (const [name, value] of [["Comfy.TutorialCompleted", true], ["Comfy.VueNodes.Enabled", given.vue]]) {
-  await fetch(`${given.url}/api/settings/${name}`, {
-    method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" },
-  });
-}
+import { browse } from "../browser.mjs";
 
 // The sizes settle a few frames after loading: read until they stay.
-const settled = () => page.evaluate(async () => {
+const settled = (page) => page.evaluate(async () => {
   const TITLE = 30;
   const read = () => window.app.graph._nodes.map((node) => ({
     name: `${node.id} ${node.type}`, x: node.pos[0], y: node.pos[1] - TITLE, w: node.size[0], h: node.size[1] + TITLE,
@@ -35,10 +24,8 @@ const overlap = (a, b) =>
   Math.min(a.x + a.w, b.x + b.w) > Math.max(a.x, b.x) && Math.min(a.y + a.h, b.y + b.h) > Math.max(a.y, b.y);
 const within = (a, b) => a.x >= b.x && a.y >= b.y && a.x + a.w <= b.x + b.w && a.y + a.h <= b.y + b.h;
 
-try {
-  await page.goto(given.url, { waitUntil: "domcontentloaded" });
-  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
-  const told = {};
+await browse(async ({ given, page }) => {
+  const report = {};
   for (const [name, path] of Object.entries(given.workflows)) {
     await page.evaluate(async (one) => {
       await window.app.loadGraphData(one);
@@ -46,15 +33,10 @@ try {
       Object.assign(window.app.canvas.ds, { scale: 0.5, offset: [120 - x, 160 - y] });
       window.app.canvas.setDirty(true, true);
     }, JSON.parse(readFileSync(path, "utf8")));
-    const { nodes, groups } = await settled();
+    const { nodes, groups } = await settled(page);
     const covered = nodes.flatMap((a, i) => nodes.slice(i + 1).filter((b) => overlap(a, b)).map((b) => [a.name, b.name]));
     const torn = nodes.filter((a) => groups.some((group) => overlap(a, group) && !within(a, group))).map((a) => a.name);
-    told[name] = { nodes: nodes.length, covered, torn };
+    report[name] = { nodes: nodes.length, covered, torn };
   }
-  console.log(JSON.stringify(told));
-} catch (error) {
-  console.error(String(error));
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-}
+  return report;
+});

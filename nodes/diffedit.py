@@ -25,6 +25,7 @@ from ..host.diffedit.heat_map import MapRecipe, Prompts, compare, same_content
 from ..host.images import batch_items, picture_frame
 from ..host.notify import notify
 from ..host.validation import require_conditioning, require_finite, require_latent
+from ._presets import DIFFEDIT_MASK, preset_input, with_presets
 
 SAME_TEXTS = (
     "The reference and the query prompt are the same, so that nothing but noise would tell them apart: write into "
@@ -59,7 +60,7 @@ class DiffEditMask(io.ComfyNode):
                 "is the mask."
             ),
             search_aliases=["diffedit", "automatic mask", "text mask", "semantic mask", "mask from prompt"],
-            inputs=[*_main_inputs(), *_mask_inputs(), *_rare_inputs()],
+            inputs=[*_main_inputs(), *_mask_inputs(), *_rare_inputs(), preset_input(DIFFEDIT_MASK)],
             outputs=[
                 io.Mask.Output("mask", tooltip="Zeros and ones at the picture's size: 1 = change, 0 = keep."),
                 io.Image.Output(
@@ -78,6 +79,7 @@ class DiffEditMask(io.ComfyNode):
         )
 
     @classmethod
+    @with_presets(DIFFEDIT_MASK)
     def execute(
         cls, model, reference, query, latent, seed, noises, strength, threshold, level, outliers, gap, fill_holes,
         parts, complement, grow, soft_edge, reference_negative=None, query_negative=None, cfg=7.5, picture=None,

@@ -25,6 +25,7 @@ from ..host.notify import notify
 from ..host.validation import require_picture, require_same_size
 from ._arrows import arrows
 from ._flow_inputs import fitted_flow, matched, require_mask
+from ._presets import FLOW_TRANSFORM, preset_input, with_presets
 from .sockets import Flow as FlowSocket
 
 CATEGORY = "Palimpsest/motion"
@@ -67,11 +68,13 @@ class FlowFromTransform(io.ComfyNode):
                        advanced=True),
                 number("pivot_y", 0.5, -1, 2, 0.01, "The given point, as a share of the height.", optional=True,
                        advanced=True),
+                preset_input(FLOW_TRANSFORM),
             ],
             outputs=[FlowSocket.Output("flow", tooltip=FLOW_TIP)],
         )  # fmt: skip
 
     @classmethod
+    @with_presets(FLOW_TRANSFORM)
     def execute(
         cls,
         mask,
@@ -245,8 +248,7 @@ class FlowPreview(io.ComfyNode):
                                tooltip="Length in pixels shown in full colour; 0 = the longest there is."),
             ],
             outputs=[io.Image.Output("arrows", tooltip="The picture with arrows along the motion."),
-                     io.Image.Output("colours", tooltip="The flow on the colour wheel: hue = direction, strength = "
-                                                        "distance.")],
+                     io.Image.Output("colours", tooltip="The flow on the colour wheel: hue = direction.")],
         )  # fmt: skip
 
     @classmethod

@@ -14,6 +14,7 @@ from ..host.progress import check_interrupt
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch, sketch_guided
 from ..host.validation import require_finite, require_vae_of
+from ._presets import SKETCH_GUIDANCE, preset_input, with_presets
 from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 CATEGORY = "Palimpsest/sketch"
@@ -131,6 +132,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                     "with a strength of 0.8 and end_percent 0.35. 0.5 where strokes have gaps.",
                 ),
                 *_advanced_inputs(),
+                preset_input(SKETCH_GUIDANCE),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),
@@ -139,6 +141,7 @@ class EdgePredictorGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_presets(SKETCH_GUIDANCE)
     def execute(cls, model, edge_predictor, sketch, strength=1.6, end_percent=0.5, mask=None, vae=None, unfinished=0.0,
                 start_percent=0.0, every=1, soften=3.0, stroke_weights=True, renew=0.0, adapt=0.5,
                 hold=0.15, scale=SketchRecipe.scale) -> io.NodeOutput:  # fmt: skip

@@ -37,3 +37,22 @@ def test_every_output_has_a_tooltip(nodes):
 def test_a_drawing_is_no_socket(nodes):
     """The widget is the only way in: a socket beside it, without a name, would take nothing."""
     assert inputs(nodes["PalimpsestFlowCanvas"])["canvas"].get("socketless") is True
+
+
+def numbers(node: dict) -> list[str]:
+    both = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+    return [name for name, entry in both.items() if entry[0] in ("INT", "FLOAT")]
+
+
+def test_a_node_with_more_than_eight_numbers_has_presets(nodes):
+    """The presets' input comes last, or saved workflows would give its value to another; "as set" changes nothing.
+
+    Flow Guidance Sampler has had one from the start, whose numbers stand aside until they are set.
+    """
+    large = {name: node for name, node in nodes.items() if len(numbers(node)) > 8}
+    assert large.pop("PalimpsestFlowGuidanceSampler")["input"]["required"]["preset"]
+    assert len(large) == 3
+    for name, node in large.items():
+        assert [*node["input_order"]["required"], *node["input_order"]["optional"]][-1] == "preset", name
+        options = node["input"]["optional"]["preset"][1]
+        assert options["default"] == options["options"][0] == "as set" and len(options["options"]) > 2, name

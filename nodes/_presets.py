@@ -1,0 +1,88 @@
+"""Named sets of values for nodes with more than eight numbers: one choice that sets them all."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+AS_SET, PUBLISHED, OURS = "as set", "as published", "our defaults"
+Presets = Mapping[str, Mapping[str, Any]]
+
+# DiffEdit, arXiv 2210.11427, section 3; diffusers' StableDiffusionDiffEditPipeline, whose level is 481 of 1000.
+DIFFEDIT_MASK: Presets = {
+    PUBLISHED: {
+        "noises": 10, "strength": 0.5, "threshold": "fixed", "level": 0.5, "outliers": "drop the extreme noises",
+        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+    },
+    "as in diffusers": {
+        "noises": 10, "strength": 0.48, "threshold": "1.5 x mean", "level": 0.5, "outliers": "none",
+        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+    },
+    OURS: {
+        "noises": 10, "strength": 0.5, "threshold": "adaptive", "level": 0.5, "outliers": "drop the extreme noises",
+        "gap": 1, "fill_holes": True, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+    },
+}  # fmt: skip
+
+# Sketch-Guided Text-to-Image Diffusion, arXiv 2211.13752, section 4: beta 1.6, the first half of the steps.
+SKETCH_GUIDANCE: Presets = {
+    PUBLISHED: {
+        "strength": 1.6, "start_percent": 0.0, "end_percent": 0.5, "every": 1, "unfinished": 0.0, "soften": 0.0,
+        "stroke_weights": False, "renew": 0.0, "adapt": 0.0, "hold": 0.0,
+    },
+    OURS: {
+        "strength": 1.6, "start_percent": 0.0, "end_percent": 0.5, "every": 1, "unfinished": 0.0, "soften": 3.0,
+        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15,
+    },
+    "half a drawing": {
+        "strength": 0.8, "start_percent": 0.0, "end_percent": 0.35, "every": 1, "unfinished": 1.0, "soften": 3.0,
+        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15,
+    },
+}  # fmt: skip
+
+STILL = {
+    "move_x": 0.0, "move_y": 0.0, "turn": 0.0, "scale": 1.0, "stretch": 1.0, "stretch_angle": 0.0, "tilt_x": 0.0,
+    "tilt_y": 0.0,
+}  # fmt: skip
+# Motion Guidance, arXiv 2401.18085: the flow of its turned cat. What stays in place is left as it is set.
+FLOW_TRANSFORM: Presets = {
+    "turn by 30, as published": {**STILL, "turn": 30.0},
+    "half the size": {**STILL, "scale": 0.5},
+    "twice the size": {**STILL, "scale": 2.0},
+    "nothing moves": STILL,
+}
+
+
+def preset_input(presets: Presets) -> io.Combo.Input:
+    """The node's last input, optional, so that saved workflows keep their order and their numbers."""
+    return io.Combo.Input(
+        "preset", options=[AS_SET, *presets], default=AS_SET, optional=True,
+        tooltip="as set: the values of this node count. Any other choice takes its own values instead, whatever the "
+        "widgets show; they stand on the node's help page.",
+    )  # fmt: skip
+
+
+def with_presets(presets: Presets) -> Callable:
+    """Decorates `execute`: the values of the chosen preset take the place of those that are given.
+
+    The decorated function takes `preset` besides and raises ValueError where there is none of that name.
+    """
+
+    def decorate(execute: Callable) -> Callable:
+        signature = inspect.signature(execute)
+
+        @functools.wraps(execute)
+        def run(*args, preset: str = AS_SET, **values):
+            if preset != AS_SET and preset not in presets:
+                raise ValueError(f"There is no preset '{preset}': choose one of {', '.join([AS_SET, *presets])}.")
+            bound = signature.bind(*args, **values)
+            bound.arguments.update(presets.get(preset, {}))
+            return execute(*bound.args, **bound.kwargs)
+
+        return run
+
+    return decorate

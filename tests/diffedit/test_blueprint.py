@@ -45,10 +45,11 @@ def plain(prompt: dict) -> dict:
 
 
 @needs_browser
+# It asks the library of blueprints where the pinned front end keeps it; the newest keeps it elsewhere.
 @both_renderers
-def test_the_blueprint_in_the_front_end(front_end, vue):
+def test_the_blueprint_in_the_front_end(host, vue):
     report = browse(
-        Path(__file__).with_name("blueprint_browser.mjs"), front_end, vue, workflow=workflow(), values=VALUES,
+        Path(__file__).with_name("blueprint_browser.mjs"), host, vue, workflow=workflow(), values=VALUES,
         run=not vue, examples={path.stem: read(path) for path in EXAMPLES},
     )  # fmt: skip
     assert [label for label, *_ in report["face"]["widgets"]] == [
@@ -63,7 +64,7 @@ def test_the_blueprint_in_the_front_end(front_end, vue):
     assert (by_class["BasicScheduler"]["denoise"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
     assert by_class["PalimpsestDiffEditMask"]["threshold"] == "adaptive" and by_class["CFGGuider"]["cfg"] == 7.5
     assert plain(report["again"]) == plain(report["prompt"]), "a saved workflow opens as another one"
-    info = front_end.client.object_info()
+    info = host.client.object_info()
     assert plain(to_prompt(report["saved"], info)) == plain(report["prompt"])
     for path in EXAMPLES:
         assert plain(to_prompt(read(path), info)) == plain(report["examples"][path.stem]), path.name

@@ -57,12 +57,12 @@ class Margins:
     def record(self, ratios):
         """ratios: array-like of |difference| / tolerance, one an element."""
         ratios = np.asarray(ratios, dtype=np.float64)
-        ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+        ratios = ratios[np.isfinite(ratios)]
         if not self.test or not ratios.size:
             return
         largest = float(ratios.max())
-        margin = max(largest, 1 / largest)
-        if margin < self.worst.get(self.test, (float("inf"), ""))[0]:
+        margin = max(largest, 1 / largest) if largest else float("inf")
+        if margin < self.worst.setdefault(self.test, (float("inf"), "equal"))[0]:
             self.worst[self.test] = margin, _caller()
 
     def compare(self, mine, theirs, rtol: float, atol: float):

@@ -167,9 +167,10 @@ def test_growing_is_near_to_a_disc_and_undone_by_narrowing():
     mask = torch.zeros(1, 61, 61)
     mask[0, 30, 30] = 1
     wide = grow(mask, 20)
-    y, x = torch.where(wide[0] > 0)
-    radius = ((x - 30) ** 2 + (y - 30) ** 2).float().sqrt()
-    assert float(radius.max()) <= 23 and int(wide.sum()) == pytest.approx(3.14 * 400, rel=0.12)
+    squared = (torch.arange(61) - 30) ** 2
+    squared = squared + squared[:, None]
+    # It holds all of a disc of 18 and lies in one of 23: an octagon whose sides are 20 away reaches to 21.6.
+    assert int(squared[wide[0] > 0].max()) <= 23**2 and int(squared[wide[0] == 0].min()) > 18**2
     square = torch.zeros(1, 61, 61)
     square[0, 10:50, 10:50] = 1
     assert torch.equal(grow(grow(square, 5), -5), square)
@@ -197,7 +198,10 @@ def test_any_size_of_picture():
     mask[:, 2:5, 3:9] = True
     hard, soft = finish(mask, Frame(72, 104), MaskRecipe())
     assert hard.shape == soft.shape == (2, 72, 104) and set(hard.unique().tolist()) == {0.0, 1.0}
-    assert float(hard.mean()) == pytest.approx(float(mask.float().mean()), rel=0.05)
+    # The outline is that of the cells, up to half a cell: four of its eight pixels.
+    cells = mask.float().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    near = lambda cells: torch.nn.functional.max_pool2d(cells[:, None], 9, stride=1, padding=4)[:, 0]
+    assert (hard <= near(cells)).all() and (hard >= 1 - near(1 - cells)).all()
 
 
 def test_what_the_vae_cropped_is_set_back():
@@ -246,7 +250,8 @@ def test_the_fence_is_the_lowest_way_out():
     height = fences(heat)
     assert (height >= heat).all() and float(height[~inside].max()) < 0.04
     inner = height[0, 12:20, 12:20]
-    assert float(inner.min()) == float(inner.max()) == pytest.approx(0.17, abs=0.02)
+    # The lowest way leads through a cell at the weakest strength, 0.15, and its grain, up to 0.01.
+    assert float(inner.min()) == float(inner.max()) and 0.15 <= float(inner.max()) <= 0.17
     assert torch.equal(fences(heat.flip(1)), height.flip(1)) and torch.equal(fences(heat.mT), height.mT)
 
 

@@ -26,7 +26,7 @@ def test_log_likelihood_is_the_density():
 
 
 def test_correlation_is_the_gratings_own():
-    wave = torch.cos(torch.arange(64) * math.pi / 2 + 0.5).expand(1, 1, 64, 64)
+    wave = torch.cos(torch.arange(256) * math.pi / 2 + 0.5).expand(1, 1, 256, 256)
     found = gaussianity(wave)
     # Across, neighbours are a quarter wave apart (0); down, they are equal (1).
     assert float(found.correlation) == pytest.approx(0.5, abs=0.02)
@@ -47,7 +47,8 @@ def test_rows_are_measured_alone():
 @pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
 def test_unit_noise_undoes_the_levels_scale(sigma, flow):
-    clean, grain = noise(1, 4, 64, 64), noise(1, 4, 64, 64, seed=1)
+    # The std of n = 262144 numbers has a standard error of 1 / sqrt(2 n) = 0.0014.
+    clean, grain = noise(1, 4, 256, 256), noise(1, 4, 256, 256, seed=1)
     x = ((1 - sigma) * clean if flow else clean) + sigma * grain
     assert float(unit_noise(x, sigma, flow=flow).std()) == pytest.approx(1.0, abs=0.02)
 

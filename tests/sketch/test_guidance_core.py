@@ -117,8 +117,9 @@ def test_a_region_holds_the_step_inside_and_measures_there():
 def test_the_shift_per_step_has_a_limit():
     """Samplers of higher order call the model between levels: the shift must not depend on how the step is cut."""
     x, x0, gradient = ((scale * draw(seed, 1, 4, 8, 8)).double() for seed, scale in enumerate((9, 1, 1)))
-    small, smaller = (guided_shift(x, x0, gradient, SIGMA[:1], following, 1.6) for following in (8.99, 8.999))
-    assert torch.allclose(small, smaller, rtol=2e-3)
+    small, smaller = (guided_shift(x, x0, gradient, SIGMA[:1], following, 1.6) for following in (8.98, 8.99))
+    # To first order the shift changes by 0.01 / 9 = 0.0011; one that grew with the step would change by half.
+    assert torch.allclose(small, smaller, rtol=5e-3)
 
 
 SCHEDULE = torch.tensor([14.6, 9.0, 4.0, 1.0, 0.0])
@@ -194,7 +195,9 @@ def test_one_sided_blank_paper_costs_nothing():
     assert far.any()
     invented[far] = 4.0
     assert sketch_loss(invented, strict) > sketch_loss(logits, strict) + 10
-    assert sketch_loss(invented, loose) == pytest.approx(float(sketch_loss(logits, loose)), abs=0.05)
+    # What is left is what the paper's own values, below 1e-3, weigh.
+    lenient, full = (float(sketch_loss(invented, one) - sketch_loss(logits, one)) for one in (loose, strict))
+    assert abs(lenient) < 1e-3 * full
     missed = torch.full_like(logits, -4.0)
     assert sketch_loss(missed, loose) > sketch_loss(logits, loose) + 10
 

@@ -17,7 +17,7 @@ CATEGORY = "Palimpsest/editing"
 WHERE = {"from half the latent's size": 2, "from a quarter": 4, "everywhere": 1}
 
 
-def phrases(clip, text: str) -> list:
+def listed_phrases(clip, text: str) -> list:
     """Words or phrases as artists list them, between commas or on lines."""
     parts = [part.strip() for part in text.replace("\n", ",").split(",")]
     return [read_prompt(clip, part)[0] for part in parts if part]
@@ -156,7 +156,7 @@ class PromptToPrompt(io.ComfyNode):
 
 def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> Blend | None:
     """The local blend that the chosen words make; None without any."""
-    words, kept = phrases(clip, blend_words), phrases(clip, keep_words)
+    words, kept = listed_phrases(clip, blend_words), listed_phrases(clip, keep_words)
     if not (words or kept):
         return None
     columns, kept = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")

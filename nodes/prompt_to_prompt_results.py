@@ -11,7 +11,7 @@ from ..host.prompt_to_prompt.patch import recording
 from ..host.validation import require_latent
 from ._edit_panel import as_encoded, prepared, report_means, stacked, tiles
 from ._word_mask import maps_of_prompt, of_run, shown
-from .prompt_to_prompt import CATEGORY, phrases
+from .prompt_to_prompt import CATEGORY, listed_phrases
 from .sockets import Trajectory
 
 
@@ -89,7 +89,7 @@ class WordAttentionMask(io.ComfyNode):
     def execute(
         cls, model, clip, text, words, trajectory=None, samples=None, threshold=0.3, levels=8, seed=0
     ) -> io.NodeOutput:
-        chosen = phrases(clip, words)
+        chosen = listed_phrases(clip, words)
         if trajectory is None and samples is None:
             raise ValueError("There is no picture to look at: connect a trajectory, or samples.")
         raw = None if trajectory is not None else require_latent(samples, "The samples")

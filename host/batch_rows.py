@@ -13,6 +13,7 @@ from typing import Any
 from ..morphing.schedule import Alphas
 
 PLAN = "palimpsest_rows"
+PICTURES = "palimpsest_pictures"
 # A row of a group: frame i as i, a carried key picture k as -1 - k.
 Rows = tuple[int, ...]
 
@@ -35,15 +36,26 @@ def groups_of(options: Mapping[str, Any], batch: int, rows: int) -> int:
     return len(listed) if listed else max(1, batch // rows)
 
 
+def count_pictures(options: dict[str, Any], pictures: int) -> None:
+    """Leaves in the options of a sampling run how many pictures it is given; `options`: its `model_options`."""
+    options.setdefault("transformer_options", {})[PICTURES] = pictures
+
+
 def rows_of(options: Mapping[str, Any], batch: int, frames: int, who: str) -> tuple[Rows, int]:
     """(the rows of one group, the number of groups) of a call of `batch` rows.
 
-    Without a plan the rows are the frames in order. Raises ValueError with a sentence if those are not as many.
+    Without a plan the rows are the frames in order. Raises ValueError if the call has another number of rows: because
+    the ALPHAS are of another number of frames, or because another node gives the model parts of the run's batch.
     """
     plan: Rows | None = options.get(PLAN)
     rows = tuple(range(frames)) if plan is None else plan
     groups = groups_of(options, batch, len(rows))
     if groups * len(rows) != batch:
+        if options.get(PICTURES) in (frames, len(rows)):
+            raise ValueError(
+                f"{who} needs all {len(rows)} pictures of the batch, each in one piece, in one model call, and another "
+                "node on the model cuts them (context windows, tiled diffusion): take that node off the model."
+            )
         raise ValueError(
             f"{who} was given ALPHAS of {frames} frames, but {batch // groups} pictures are being sampled: give Morph "
             "Latents, Morph Conditioning and this node the same ALPHAS."

@@ -8,13 +8,14 @@ with the factors of all LoRAs stacked, a row's weights scale the narrow vector b
     product:  y_i += [B_0 ... B_{K-1}] (w_i0 A_0 x_i, ..., w_iK A_{K-1} x_i)
     factor:   y_i += [B_0 ... B_{K-1}] (w_i0 u_i, ..., w_iK u_i),   u_i = sum_k w_ik A_k x_i
 
-so no weight is changed and no matrix is built per row.
+so no weight is changed and no matrix is built per row. Other kinds of change (LoHa, LoKr) are kept as their factors;
+the matrix of one layer is built when the layer is called, and let go after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -37,6 +38,38 @@ class LowRank:
 
     down: Tensor
     up: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """One LoRA's change of one layer as factors of any kind, and how its matrix is made of them.
+
+    compose: (factors, device) -> the change in the weight's own shape, float32 on that device; it is not kept.
+    """
+
+    factors: tuple[Tensor, ...]
+    compose: Callable[[Sequence[Tensor], torch.device], Tensor]
+
+    def matrix(self, like: Tensor) -> Tensor:
+        """The whole change, on the device and in the precision of `like`."""
+        return self.compose(self.factors, like.device).to(like.dtype)
+
+    def scaled(self, scale: float) -> Composed:
+        return Composed(self.factors, lambda factors, device: scale * self.compose(factors, device))
+
+    def plus(self, other: Composed) -> Composed:
+        """The sum of two changes of one layer."""
+        mine = len(self.factors)
+        both = lambda factors, device: self.compose(factors[:mine], device) + other.compose(factors[mine:], device)
+        return Composed((*self.factors, *other.factors), both)
+
+    def to(self, device: torch.device) -> Composed:
+        """A copy elsewhere. The factors keep their precision, since their product loses what each of them loses."""
+        return Composed(tuple(factor.to(device, copy=True) for factor in self.factors), self.compose)
+
+
+# The change of a layer that is no low-rank product.
+Full = Tensor | Composed
 
 
 @dataclass(frozen=True)
@@ -86,9 +119,9 @@ def group_norm(groups: int, eps: float) -> Operation:
 class LayerMixture:
     """K LoRAs of one layer, mixed for each row.
 
-    low, full, bias: K entries each, None where a LoRA leaves that part of the layer alone; `full` changes have the
-    weight's own shape, `bias` changes are (out,). ValueError for `factor` if the ranks of two LoRAs differ or one of
-    them leaves out this layer.
+    low, full, bias: K entries each, None where a LoRA leaves that part of the layer alone. `full` changes have the
+    weight's own shape; `bias` changes are (out,). Raises ValueError for `factor` if the ranks of two LoRAs differ or
+    one of them leaves out this layer.
     """
 
     def __init__(
@@ -96,7 +129,7 @@ class LayerMixture:
         operation: Operation,
         *,
         low: Sequence[LowRank | None] = (),
-        full: Sequence[Tensor | None] = (),
+        full: Sequence[Full | None] = (),
         bias: Sequence[Tensor | None] = (),
         mixing: Mixing = "product",
     ):
@@ -108,13 +141,6 @@ class LayerMixture:
                 "Factor mixing needs LoRAs of one rank that change the same layers, such as LoRA Fit makes: choose "
                 "`product`, which is right for any LoRAs."
             )
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> LayerMixture:
-        """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
-        move = lambda tensor: tensor.to(device, dtype, copy=True)
-        low = [branch and LowRank(move(branch.down), move(branch.up)) for branch in self.low]
-        full, bias = ([None if one is None else move(one) for one in part] for part in (self.full, self.bias))
-        return LayerMixture(self.operation, low=low, full=full, bias=bias, mixing=self.mixing)
 
     def select(self, keys: Sequence[int]) -> StackedLayer:
         """The LoRAs of the given key pictures, stacked for use; the weights of a call are in this order."""
@@ -131,6 +157,14 @@ class LayerMixture:
             mixing=self.mixing,
         )
 
+    def stored_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of all LoRAs of the layer once they are moved to a device for a model of this precision."""
+        branches = [part for branch in self.low if branch is not None for part in (branch.down, branch.up)]
+        changes = [change for change in (*self.full, *self.bias) if change is not None]
+        factors = [factor for change in changes if isinstance(change, Composed) for factor in change.factors]
+        plain = [*branches, *(change for change in changes if isinstance(change, Tensor))]
+        return sum(one.numel() for one in plain) * dtype.itemsize + sum(factor.nbytes for factor in factors)
+
 
 @dataclass(frozen=True, eq=False)
 class StackedLayer:
@@ -140,9 +174,17 @@ class StackedLayer:
     down: Tensor | None
     up: Tensor | None
     owner: Tensor | None
-    full: tuple[tuple[int, Tensor], ...]
+    full: tuple[tuple[int, Full], ...]
     bias: tuple[tuple[int, Tensor], ...]
     mixing: Mixing
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> StackedLayer:
+        """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
+        move = lambda one: one.to(device) if isinstance(one, Composed) else one.to(device, dtype, copy=True)
+        moved = {name: None if part is None else move(part) for name, part in (("down", self.down), ("up", self.up))}
+        lists = {name: tuple((place, move(one)) for place, one in getattr(self, name)) for name in ("full", "bias")}
+        owner = None if self.owner is None else self.owner.to(device, copy=True)
+        return replace(self, **moved, **lists, owner=owner)
 
     def __call__(self, x: Tensor, output: Tensor, weights: Tensor) -> Tensor:
         """The layer's output with each row's mixture added.
@@ -152,7 +194,8 @@ class StackedLayer:
         """
         weights = rows_for(weights, x.shape[0])
         for place, change in self.full:
-            delta = self.operation.apply(x, change.to(x.dtype))
+            matrix = change.matrix(x) if isinstance(change, Composed) else change.to(x.dtype)
+            delta = self.operation.apply(x, matrix)
             output = output + delta * self.operation.per_row(weights[:, place : place + 1], delta)
         for place, change in self.bias:
             output = output + self.operation.per_row(weights[:, place : place + 1] * change, output)
@@ -184,7 +227,7 @@ def rows_for(weights: Tensor, rows: int) -> Tensor:
     return weights if times == 1 else weights.repeat_interleave(times, dim=0)
 
 
-def _chosen(changes: Sequence[Tensor | None], keys: Sequence[int]) -> tuple[tuple[int, Tensor], ...]:
+def _chosen(changes: Sequence, keys: Sequence[int]) -> tuple[tuple, ...]:
     if not changes:
         return ()
     return tuple((place, one) for place, key in enumerate(keys) if (one := changes[key]) is not None)

@@ -18,11 +18,11 @@ from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs
 from ...morphing.schedule import Alphas
 from ..attention.blocks import Block, attention_blocks
 from ..attention.patching import Attend, AttentionPatch, with_attention
-from ..batch_rows import PLAN, Rows, alphas_of, key_row, rows_of
+from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, key_row, rows_of
 from ..family import diffusion_model
 from ..validation import require_unet
 from .extra_keys import ExtraKeys
-from .row_chunks import Limits, RowChunks
+from .row_chunks import RESERVED, Limits, RowChunks
 
 KEY = "palimpsest_attention_blend"
 NODE = "Attention Blend"
@@ -82,10 +82,12 @@ class _Blend:
         # Two Attention Blends in a row must not read each other's limits.
         self.limits = f"{KEY}_{id(self):x}_limits"
 
-    def outer_sample(self, executor, *args, **kwargs):
-        """The host's whole sampling run, which keeps in its options how many rows have fitted into memory."""
-        executor.class_obj.model_options.setdefault("transformer_options", {})[self.limits] = Limits()
-        return executor(*args, **kwargs)
+    def outer_sample(self, executor, noise, *args, **kwargs):
+        """The host's whole sampling run, whose options keep how many pictures it has and how many rows fit."""
+        options = executor.class_obj.model_options
+        count_pictures(options, noise.shape[0])
+        options["transformer_options"][self.limits] = Limits()
+        return executor(noise, *args, **kwargs)
 
     def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
         """One model call, whole or in chunks, each with what its rows read in its options."""
@@ -101,7 +103,8 @@ class _Blend:
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
         limits = transformer_options.get(self.limits) or Limits()
-        return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs, limits)
+        reserved = transformer_options.get(RESERVED, 0)
+        return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs, limits, reserved)
 
     def _rows(self, options: dict, batch: int) -> tuple[Rows, int]:
         """All rows of the call: the frames, and after them the key pictures that are carried along."""

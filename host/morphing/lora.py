@@ -1,6 +1,8 @@
 """LORA_MODEL, in and out: the host's flat dict of tensors, which its trainer makes and its loaders and savers take.
 
-Read by the host's own reading, so that every naming and kind of LoRA that its loaders know is known here.
+The host's own code reads it, so every naming and kind of LoRA that its loaders know is known here. LoHa, LoKr and LoRAs
+with a middle factor stay factors, and the host's own code multiplies them out where they are used: as matrices those
+of one LoRA would take as much memory as the model.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
-from ...morphing.lora import LowRank
+from ...morphing.lora import Composed, Full, LowRank
+from ..memory import is_out_of_memory
 from ..notify import notify
 
 NETWORK = "diffusion_model."
@@ -33,10 +36,10 @@ def lora_model(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
 
 
 def read_lora(model, lora: Mapping[str, Tensor], name: str = "The LoRA") -> dict[str, dict]:
-    """LORA_MODEL -> {layer: {"low": LowRank, "full": Tensor, "bias": Tensor}}, by the host's own reading.
+    """LORA_MODEL -> {layer: {"low": LowRank, "full": Tensor or Composed, "bias": Tensor}}, by the host's own code.
 
-    Layers are named within the network. Raises ValueError with a sentence for a LoRA of another model, or one whose
-    change of a layer depends on the layer's weights.
+    Layers are named within the network. Raises ValueError for a LoRA of another model, and for one whose change of a
+    layer depends on the layer's weights.
     """
     if not isinstance(lora, Mapping) or not lora:
         raise ValueError(f"{name} is empty: connect the LORA_MODEL of LoRA Fit or of Train LoRA.")
@@ -60,11 +63,19 @@ def _joined(one, other):
     """Two changes of one layer (a fused layer's parts, patched separately) as one."""
     if isinstance(one, LowRank):
         return LowRank(torch.cat([one.down, other.down]), torch.cat([one.up, other.up], dim=1))
-    return one + other
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one + other
+    return _composed(one).plus(_composed(other))
+
+
+def _composed(change: Full) -> Composed:
+    if isinstance(change, Composed):
+        return change
+    return Composed((change,), lambda factors, device: factors[0].to(device, torch.float32))
 
 
 def _require_match(lora: Mapping[str, Tensor], names: Mapping[str, str], patches: Mapping, name: str) -> None:
-    """The layers that the LoRA names are this model's, but for a text encoder's; says how many weights are not."""
+    """Raises ValueError if most layers that the LoRA names are not this model's; warns of weights that are left out."""
     endings = (".alpha", ".diff", ".diff_b", ".w_norm", ".b_norm", ".set_weight", ".dora_scale", ".reshape_weight")
     used = {f"{one}{ending}" for one in names for ending in endings}
     for patch in patches.values():
@@ -78,9 +89,15 @@ def _require_match(lora: Mapping[str, Tensor], names: Mapping[str, str], patches
         )
     if strange:
         notify(f"{name}: {len(strange)} of its {len(wanted)} weights have no layer in this model and are left out.")
+    if len(wanted) < len(lora):
+        notify(
+            f"{name}: {len(lora) - len(wanted)} of its {len(lora)} weights are the text encoder's and are left out, "
+            "since prompts come here encoded: to use them, put the LoRA on the CLIP of this picture's prompt by the "
+            "node Load LoRA with `strength_model` 0."
+        )
 
 
-def _change(patch, weight: Tensor, offset, kind: str, name: str) -> tuple[str, LowRank | Tensor]:
+def _change(patch, weight: Tensor, offset, kind: str, name: str) -> tuple[str, LowRank | Full]:
     """One patch of the host's as ("low" | "full" | "bias", change)."""
     shape = list(weight.shape)
     if offset is not None:
@@ -91,11 +108,9 @@ def _change(patch, weight: Tensor, offset, kind: str, name: str) -> tuple[str, L
         if offset is not None:
             change = LowRank(change.down, _placed(change.up, weight.shape[0], offset, name))
         return "low", change
-    full = _whole(patch, shape, name).float()
-    if list(full.shape) != shape:
-        raise _foreign(name)
+    full = _full(patch, shape, name)
     if offset is not None:
-        full = _placed(full, weight.shape[0], offset, name)
+        full = _placed_full(full, weight.shape[0], offset, name)
     return ("bias" if kind == "bias" else "full"), full
 
 
@@ -108,19 +123,49 @@ def _low_rank(up: Tensor, down: Tensor, alpha: float | None, shape: Sequence[int
     return LowRank(down.float().reshape(rank, *shape[1:]), scale * up.float().reshape(shape[0], rank))
 
 
-def _whole(patch, shape: Sequence[int], name: str) -> Tensor:
-    """The change of a weight as a matrix of its shape: differences, and adapters that add to any weight the same."""
+def _full(patch, shape: Sequence[int], name: str) -> Full:
+    """The change of a weight of this shape: a difference as it is, an adapter that adds to any weight the same as its
+    factors."""
     if isinstance(patch, tuple) and patch[0] == "diff":
-        return patch[1][0]
+        if list(patch[1][0].shape) != list(shape):
+            raise _foreign(name)
+        return patch[1][0].float()
     additive = isinstance(patch, WeightAdapterBase) and patch.name in ("lora", "loha", "lokr")
     if not additive or _dora(patch):
         raise ValueError(
             f"{name} is changed in a way that depends on the model's own weights (DoRA, OFT, or a replaced weight), "
             "which cannot be mixed per frame: use a LoRA, LoHa or LoKr."
         )
-    unchanged = lambda change: change
-    whole = patch.calculate_weight(torch.zeros(list(shape)), name, 1.0, 1.0, None, unchanged)
-    return whole
+    if patch.name == "lokr" and patch.weights[7] is not None:
+        raise ValueError(
+            f"{name} is a LoKr with a middle factor (Tucker), which ComfyUI fails to multiply out: use one without it."
+        )
+    change = _adapter(patch, shape, name)
+    change.compose(change.factors, torch.device("cpu"))  # raises where the sizes do not fit
+    return change
+
+
+def _adapter(patch: WeightAdapterBase, shape: Sequence[int], name: str) -> Composed:
+    """An adapter of the host's as factors, multiplied out by the host's own code."""
+    places = [place for place, one in enumerate(patch.weights) if isinstance(one, Tensor)]
+
+    def compose(factors: Sequence[Tensor], device: torch.device) -> Tensor:
+        weights = list(patch.weights)
+        for place, factor in zip(places, factors):
+            weights[place] = factor
+        found: list[Tensor] = []
+        keep = lambda change: found.append(change) or change
+        adapter, zeros = type(patch)(patch.loaded_keys, tuple(weights)), torch.zeros(list(shape), device=device)
+        try:
+            adapter.calculate_weight(zeros, name, 1.0, 1.0, None, keep)
+        except RuntimeError as error:
+            raise error if is_out_of_memory(error) else _foreign(name) from error
+        # Where sizes do not fit, the host may also log it and go on without the change.
+        if not found or found[0].shape != zeros.shape:
+            raise _foreign(name)
+        return found[0]
+
+    return Composed(tuple(patch.weights[place] for place in places), compose)
 
 
 def _dora(patch: WeightAdapterBase) -> bool:
@@ -137,6 +182,13 @@ def _placed(part: Tensor, size: int, offset: Sequence[int], name: str) -> Tensor
     whole = part.new_zeros(size, *part.shape[1:])
     whole[start : start + length] = part
     return whole
+
+
+def _placed_full(change: Full, size: int, offset: Sequence[int], name: str) -> Full:
+    """`_placed` for a change of either kind."""
+    if isinstance(change, Tensor):
+        return _placed(change, size, offset, name)
+    return Composed(change.factors, lambda *given: _placed(change.compose(*given), size, offset, name))
 
 
 def _foreign(name: str) -> ValueError:

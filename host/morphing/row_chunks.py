@@ -11,6 +11,9 @@ from torch import Tensor
 from ..batch_rows import Rows
 from ..memory import call_bytes, chunked, free_bytes
 
+# In `transformer_options`: bytes that patches will take on the device in this call and do not hold yet.
+RESERVED = "palimpsest_reserved_bytes"
+
 
 class Limits:
     """The rows of a group that one sampling run has found to fit, by the groups and the size of a call."""
@@ -40,15 +43,17 @@ class RowChunks:
         needs: Mapping[int, set[int]],
         inputs: dict[str, Any],
         limits: Limits,
+        reserved: float = 0,
     ) -> Tensor:
         """`call(rows of the part, **inputs of the part)`, put together to the whole batch's answer.
 
         model: the host's BaseModel. needs: place of a row in its group -> places that it reads, itself included or
-        not. inputs: of the whole batch (groups * rows); tensors and control lists with that many rows are cut. limits:
-        of the sampling run, whose later calls begin with what fitted.
+        not; a row that is missing reads itself alone. inputs: of the whole batch (groups * rows); tensors and control
+        lists with that many rows are cut. limits: of the sampling run, whose later calls begin with what fitted.
+        reserved: bytes that patches are yet to take.
         """
         place = (groups, *inputs["x"].shape[1:])
-        size = self.rows_at_once or self._rows_that_fit(model, len(rows), groups, needs, inputs["x"])
+        size = self.rows_at_once or self._rows_that_fit(model, len(rows), groups, needs, inputs["x"], reserved)
         size = limits.least(place, size)
 
         def part(chunk: slice) -> Tensor:
@@ -64,11 +69,13 @@ class RowChunks:
         parts = chunked(part, len(rows), size=size, what="The morph", on_less=less)
         return parts[0].flatten(0, 1) if len(parts) == 1 else torch.cat(parts, dim=1).flatten(0, 1)
 
-    def _rows_that_fit(self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor) -> int:
+    def _rows_that_fit(
+        self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor, reserved: float
+    ) -> int:
         """By the host's own estimate of a call's memory, the rows that are carried along included, and what is free."""
         if getattr(model, "current_patcher", None) is None:
             return rows
-        free = free_bytes(model, x.device)
+        free = free_bytes(model, x.device) - reserved
         for size in (rows // parts for parts in range(1, rows + 1)):
             chunks = (range(rows)[start : start + size] for start in range(0, rows, size))
             most = max(len(own) + len(_extra_places(own, needs)) for own in chunks)

@@ -1,14 +1,18 @@
 """A mixture of LoRAs for each batch row of a MODEL.
 
-The mixture is added by forward hooks that live for one model call and are gone after it, whatever happens: weights are
-never changed, and every clone of the model but ours samples as if we were not there.
+The mixture is added by forward hooks that live for one model call and are removed after it, whatever happens. Weights
+are never changed, and every clone of the model but ours samples as if we were not there. The LoRAs lie on the CPU; what
+a run copies to the device is counted when the host makes room for the run. A call that does not fit into memory is cut
+into chunks of rows, with the same result.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -16,6 +20,8 @@ from torch import Tensor
 
 from ...morphing.lora import (
     LINEAR,
+    Composed,
+    Full,
     LayerMixture,
     LowRank,
     Mixing,
@@ -27,14 +33,16 @@ from ...morphing.lora import (
     rms_norm,
 )
 from ...morphing.schedule import Alphas
-from ..batch_rows import alphas_of, rows_of
+from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, rows_of
 from ..family import is_unet
+from .attention_blend import KEY as BLEND
 from .lora import read_lora
+from .row_chunks import RESERVED, Limits, RowChunks
 
 KEY = "palimpsest_lora"
 NODE = "LoRA Interpolator"
-# Stacked copies on the device, one a set of key pictures that a chunk of frames lies between.
-_COPIES = 8
+# More rows than any batch has.
+_WHOLE = 2**31
 # (module, its inputs, its output) -> the output in its place.
 Hook = Callable[[torch.nn.Module, tuple, Tensor], Tensor]
 
@@ -51,8 +59,8 @@ def interpolated(
     """A clone of the MODEL whose batch rows carry the mixtures of LoRAs that `alphas` says; `model` is not changed.
 
     loras: LORA_MODELs, one a key picture. fixed: one alpha for all rows, however many, in the place of their own.
-    Raises ValueError with a sentence for LoRAs that do not fit the model, the alphas or the mixing. A strength of 0
-    gives the plain clone.
+    Raises ValueError for LoRAs that do not fit the model, the alphas or the mixing. A strength of 0 gives the plain
+    clone.
     """
     if len(loras) != alphas.keyframes:
         raise ValueError(
@@ -70,19 +78,76 @@ def interpolated(
     if strength == 0:
         return clone
     patch = _RowLoRA(layers, alphas if fixed is None else replace(alphas, values=(fixed,)), fixed is not None)
-    # UNets are wrapped where Attention Blend's chunks are already cut; not every other network can be wrapped there.
-    place = WrappersMP.DIFFUSION_MODEL if is_unet(model) else WrappersMP.APPLY_MODEL
-    clone.add_wrapper_with_key(place, KEY, patch.model_call)
+    # UNets get their hooks inside all chunks, Attention Blend's too; not every other network can be wrapped there.
+    if is_unet(model):
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.chunked_call)
+        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, patch.model_call)
+    else:
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.chunked_model_call)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, patch.more_memory)
     clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, patch.release)
     return clone
 
 
 class _RowLoRA:
-    """The wrapper round one call of the model."""
+    """The wrapper round one call of the model. Between calls it keeps the copies of the LoRAs on the device."""
 
     def __init__(self, layers: dict[str, LayerMixture], alphas: Alphas, fixed: bool):
         self.layers, self.alphas, self.fixed = layers, alphas, fixed
+        # A fixed mixture serves batches whose rows belong together, which are cut only where memory has run out.
+        self.chunks, self.limits = RowChunks(_WHOLE if fixed else 0), f"{KEY}_{id(self):x}"
         self._stacked: dict[tuple, dict[str, StackedLayer]] = {}
+
+    def outer_sample(self, executor, noise, *args, **kwargs):
+        """The host's whole sampling run, whose options keep how many pictures it has and how many rows fit."""
+        options = executor.class_obj.model_options
+        count_pictures(options, noise.shape[0])
+        options["transformer_options"][self.limits] = Limits()
+        return executor(noise, *args, **kwargs)
+
+    def more_memory(self, executor, model, noise_shape, conds, *args, **kwargs):
+        """The host's preparation of a run: its estimate of what the run takes counts the LoRAs, as further rows."""
+        extra = self.stored_bytes(model.model.get_dtype_inference())
+        row = max(1.0, model.model.memory_required([1, *noise_shape[1:]]))
+        rows = noise_shape[0] + math.ceil(extra / row)
+        return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
+
+    def stored_bytes(self, dtype: torch.dtype) -> int:
+        """What all LoRAs take on the device."""
+        return sum(layer.stored_bytes(dtype) for layer in self.layers.values())
+
+    def chunked_call(self, executor, *args, **kwargs):
+        """Round the host's model: the call whole, or in chunks of rows."""
+        return self._in_chunks(executor, executor, *args, **kwargs)
+
+    def chunked_model_call(self, executor, *args, **kwargs):
+        """`chunked_call`, and `model_call` in each chunk."""
+        return self._in_chunks(executor, partial(self.model_call, executor), *args, **kwargs)
+
+    def _in_chunks(
+        self, executor, model_call, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw
+    ):
+        """Each chunk has its rows in its options. Where Attention Blend is on the model it cuts the call itself, since
+        its chunks carry the key pictures that they read."""
+        reserved = transformer_options.get(RESERVED, 0) + self._missing_bytes(executor.class_obj)
+        options = {**transformer_options, RESERVED: reserved}
+        if BLEND in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+            return model_call(x, t, c_concat, c_crossattn, control, options, **kw)
+        rows, groups = self._rows(options, x.shape[0])
+
+        def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
+            mine = {**options, PLAN: part} if len(part) < len(rows) else options
+            return model_call(x, t, c_concat, c_crossattn, control, mine, **kw)
+
+        inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
+        limits = options.get(self.limits) or Limits()
+        return self.chunks.run(executor.class_obj, call, rows, groups, {}, inputs, limits, reserved)
+
+    def _missing_bytes(self, model) -> float:
+        """What of the LoRAs is still to be copied to the device; model: the host's BaseModel."""
+        copied = min(self.alphas.keyframes, sum(len(keys) for keys, *_ in self._stacked))
+        return self.stored_bytes(model.get_dtype_inference()) * (1 - copied / self.alphas.keyframes)
 
     def model_call(self, executor, x: Tensor, *args, **kwargs):
         """Round the network, or round the host's model that holds it."""
@@ -94,20 +159,30 @@ class _RowLoRA:
         with layer_hooks(network, hooks):
             return executor(x, *args, **kwargs)
 
+    def _rows(self, options: dict, batch: int) -> tuple[Rows, int]:
+        """The rows of a group, and the number of groups; with a fixed mixture as many rows as there are."""
+        if not self.fixed:
+            return rows_of(options, batch, len(self.alphas), NODE)
+        groups = len(options.get("cond_or_uncond") or (0,))
+        groups = groups if batch % groups == 0 else 1
+        plan = options.get(PLAN, ())
+        return (plan if len(plan) * groups == batch else tuple(range(batch // groups))), groups
+
     def _weights(self, options: dict, batch: int) -> Tensor:
-        """(batch, K), each row's share of each LoRA."""
+        """(batch, K), the fraction of each LoRA in each row."""
         if self.fixed:
             return self.alphas.weights().repeat(batch, 1)
         rows, groups = rows_of(options, batch, len(self.alphas), NODE)
         return alphas_of(rows, self.alphas).weights().repeat(groups, 1)
 
     def _on_device(self, keys: tuple[int, ...], x: Tensor) -> dict[str, StackedLayer]:
+        """The LoRAs of these key pictures on the device; of all copies no more than every LoRA once."""
         place = (keys, x.device, x.dtype)
         if place not in self._stacked:
-            if len(self._stacked) >= _COPIES:
+            if sum(len(known) for known, *_ in self._stacked) + len(keys) > self.alphas.keyframes:
                 self._stacked.clear()
-            moved = {name: layer.to(x.device, x.dtype).select(keys) for name, layer in self.layers.items()}
-            self._stacked[place] = moved
+            stacked = {name: layer.select(keys).to(x.device, x.dtype) for name, layer in self.layers.items()}
+            self._stacked[place] = stacked
         return self._stacked[place]
 
     def release(self, *_args) -> None:
@@ -137,7 +212,7 @@ def _options_among(args: tuple, kwargs: dict) -> dict:
     """The transformer options of a call, which families take in different places."""
     if isinstance(kwargs.get("transformer_options"), dict):
         return kwargs["transformer_options"]
-    return next((one for one in args if isinstance(one, dict) and "cond_or_uncond" in one), {})
+    return next((one for one in args if isinstance(one, dict) and ("cond_or_uncond" in one or PLAN in one)), {})
 
 
 def _mixtures(model, read: Sequence[dict[str, dict]], mixing: Mixing, strength: float) -> dict[str, LayerMixture]:
@@ -153,9 +228,11 @@ def _mixtures(model, read: Sequence[dict[str, dict]], mixing: Mixing, strength: 
     return mixtures
 
 
-def _scaled(change: LowRank | Tensor | None, strength: float) -> LowRank | Tensor | None:
+def _scaled(change: LowRank | Full | None, strength: float) -> LowRank | Full | None:
     if change is None or strength == 1.0:
         return change
+    if isinstance(change, Composed):
+        return change.scaled(strength)
     return LowRank(change.down, change.up * strength) if isinstance(change, LowRank) else change * strength
 
 

@@ -10,7 +10,6 @@ from palimpsest.morphing.schedule import schedule
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from .parts import random_lora, sample
 
-pytestmark = pytest.mark.xfail(strict=True, reason="the sentence says that the ALPHAS are of another number")
 WINDOW = dict(context_overlap=0, context_schedule="standard_static", context_stride=1, closed_loop=False)
 WINDOW |= dict(context_length=2, fuse_method="flat", dim=0, freenoise=False)
 

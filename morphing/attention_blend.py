@@ -1,7 +1,7 @@
 """Self-attention that reads the key pictures: DiffMorpher (arXiv 2312.07409), section 4.2, and what came after it.
 
-Frame i lies between key pictures; W_ik is its share of key picture k (one-hot for a key picture itself). All rows are
-of one batch, so the key pictures' features are there, at the same step, whenever a frame asks for them.
+Frame i lies between key pictures; W_ik is the weight of key picture k in it (one-hot for a key picture itself). All
+rows are of one batch, so a frame can read the key pictures' features of the same step.
 
     input:   (official code) keys and values are projected from sum_k W_ik n_k, the mixture of the key rows' attention
              inputs, by the frame's own (mixed) weights;
@@ -73,8 +73,8 @@ def mix_outputs(
 def active_until(sigmas: Tensor, until: float) -> float:
     """The noise level below which the blend rests.
 
-    sigmas: (N+1,) the levels of the run, falling; until: the paper's lambda, the share of the N steps that are
-    blended, 0 none, 1 all. A call is blended while its noise level is *above* the returned one (samplers that ask
+    sigmas: (N+1,) the levels of the run, falling; until: the paper's lambda, the fraction of the N steps that
+    are blended, 0 none, 1 all. A call is blended while its noise level is *above* the returned one (samplers that ask
     between two levels belong to the step that they are in).
     """
     steps = len(sigmas) - 1

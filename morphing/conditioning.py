@@ -1,7 +1,7 @@
 """Text embeddings between key prompts: DiffMorpher (arXiv 2312.07409), eq. 6: a straight line, token by token.
 
 Prompts of different length are brought to one length first. Where the model reads the text by cross-attention alone,
-repeating a prompt changes nothing (each token's share of the softmax is split among its copies), so the shorter one
+repeating a prompt changes nothing (each token's weight in the softmax is split among its copies), so the shorter one
 is repeated and the ends of the morph stay exactly what each prompt alone gives. Where that would make the text many
 times longer, zeros are appended instead, as the host's own Conditioning (Average) does.
 """

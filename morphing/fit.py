@@ -1,10 +1,10 @@
 """One LoRA a key picture, all fitted at once: DiffMorpher (arXiv 2312.07409), section 4.1, eq. 3.
 
-Each picture is learned by heart: a low-rank branch beside the frozen attention projections is trained to denoise that
+Each picture is overfitted: a low-rank branch beside the frozen attention projections is trained to denoise that
 one picture under its own prompt. K pictures are the rows of one batch through one frozen network, each row with a
-branch of its own, and nothing a row learns depends on the others: the batch gives what K single fits give. All start
-from one draw of A (B is zero) and see the same noise and noise levels, as in the official code; so the factors of two
-LoRAs stay alike, on which its factor mixing rests.
+branch of its own. No row depends on the others, so the batch gives what K single fits give. All start from one draw of
+A (B is zero) and see the same noise and noise levels, as in the official code. So the factors of two LoRAs stay alike,
+which its factor mixing needs.
 
 Differs from the paper: no fresh sample of the autoencoder's posterior a step (the host's VAEs give its mean); options
 beyond the paper are a falling learning rate, several noise levels a step, and a validation on fixed noise, by which a
@@ -25,7 +25,7 @@ from .lora import LowRank
 
 # The model contract with its cond bound and the branches in place: x (K * m, C, h, w), sigma (K * m,) -> x0.
 Denoise = Callable[[Tensor, Tensor], Tensor]
-# After each step: its number (from 0), the loss of each picture (K,), and a prediction of the pictures to look at.
+# After each step: its number (from 0), the loss of each picture (K,), and a prediction of the pictures for the preview.
 OnStep = Callable[[int, Tensor, Tensor | None], None]
 
 
@@ -35,8 +35,8 @@ class LoraRecipe:
 
     decay: the learning rate falls evenly, to 1 / steps of itself at the last step; off as in the paper, it stays.
     samples: noise levels of each picture a step (1 in the paper). A check, every `check_every` steps (0: none), is the
-    mean loss over `checks` fixed noises and levels; patience: checks without a gain, a loss lower by the share `gain`,
-    after which a picture rests at its best; 0 for never. seed: of the start, the noise and the levels.
+    mean loss over `checks` fixed noises and levels; patience: checks without a gain (a loss lower by the fraction
+    `gain`) after which a picture stops at its best; 0 for never. seed: of the start, the noise and the levels.
     """
 
     rank: int = 16

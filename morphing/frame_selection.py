@@ -1,10 +1,10 @@
 """The evenest morph out of frames that are there already.
 
-A frame is a matter of its own alpha, so frames of several looks at one morph may stand side by side in one; what was
-looked at need not be made again. Of all ways from the first frame to the last in n steps over the P frames seen, the
-one with the least sum of (d_i - c)^2, d_i the distances of its neighbours, is found by dynamic programming in O(n P^2).
-That sum is n (variance + (mean - c)^2): with c at the mean of the evenest way it is that way, or one as good. Means
-lie between the direct distance and the length through all frames, by the n-th part.
+A frame depends on its own alpha alone, so frames of several runs of one morph can be combined, and none need be made
+again. A path goes from the first frame to the last in n steps over the P measured frames, with distances d_i between
+neighbours. The path with the least sum of (d_i - c)^2 is found by dynamic programming in O(n P^2). That sum is
+n (variance + (mean - c)^2). So with c at the mean of the evenest path the result is that path, or one as even. The mean
+of a path lies between 1 / n of the direct distance and 1 / n of the length through all frames.
 
 Beyond the paper, which makes all frames anew.
 """
@@ -33,7 +33,7 @@ def choose(alphas: Alphas, distances: Tensor, frames: int, *, hold_keys: bool = 
     if seen <= frames or frames < 2:
         return list(range(seen))[:frames]
     distances, values = distances.double(), list(alphas.values)
-    if alphas.cyclic:  # the way ends at the first frame again
+    if alphas.cyclic:  # the path ends at the first frame again
         distances = torch.cat([distances, distances[:1]])
         distances = torch.cat([distances, distances[:, :1]], dim=1)
         values.append(alphas.top)
@@ -57,7 +57,7 @@ def _allowed(values: list[float], keys: int) -> Tensor:
 
 
 def _evenest(cost: Tensor, steps: int) -> list[int]:
-    """The cheapest way of so many steps from the first row to the last; cost: (P, P) of each step."""
+    """The cheapest path of so many steps from the first row to the last; cost: (P, P) of each step."""
     total = torch.full(cost.shape[:1], math.inf, dtype=cost.dtype)
     total[0] = 0.0
     before = []

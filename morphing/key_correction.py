@@ -1,8 +1,8 @@
-"""Holding the key pictures of a morph, and with them the frames between.
+"""The key pictures of a morph kept exact, and the frames between corrected with them.
 
-Few steps do not bring every picture back from its noise. Held frames that are key pictures alone would leave a jump to
-their neighbours, which still come back as the noise has it: no pace of the frames can spread a jump. So each frame is
-moved by the error of its key pictures, in its shares of them,
+Few steps do not bring every picture back from its noise. Correcting the key pictures alone would leave a jump to
+their neighbours, which no pace of the frames can spread. So each frame is moved by the errors of its key pictures, by
+their weights in it,
 
     x_i <- x_i + sum_k W_ik (z_k - x_k),
 

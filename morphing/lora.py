@@ -95,7 +95,7 @@ LINEAR = Operation(F.linear, F.linear, -1)
 
 
 def convolution(dimensions: int = 2, **geometry) -> Operation:
-    """A convolution over 1 to 3 dimensions with `stride`, `padding`, `dilation` of the layer; the way up is 1x1."""
+    """A convolution over 1 to 3 dimensions with `stride`, `padding`, `dilation` of the layer; the factor up is 1x1."""
     function = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
     expand = lambda u, up: function(u, up.reshape(*up.shape, *[1] * dimensions))
     return Operation(partial(function, **geometry), expand, -1 - dimensions)

@@ -1,8 +1,7 @@
-"""What several looks at a morph know together.
+"""The measured frames of several runs of one morph, combined.
 
-A frame is a matter of its own alpha: with the same model, noise and prompts it looks the same in every run. So the
-frames of earlier looks stay true, and a reschedule that goes by all of them knows where a morph leaps far more exactly
-than one that goes by the last look alone.
+With the same model, noise and prompts a frame depends on its own alpha alone. So the frames of earlier runs stay valid,
+and a reschedule that uses all of them finds the leaps of a morph far more exactly than one that uses the last run.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .schedule import Alphas
 
 @dataclass(frozen=True, eq=False)
 class MeasuredFrames:
-    """Frames that were looked at: alphas of N, with their latents (N, C, h, w), pictures (N, H, W, C), or both."""
+    """Frames that were measured: alphas of N, with their latents (N, C, h, w), pictures (N, H, W, C), or both."""
 
     alphas: Alphas
     latents: Tensor | None = None
@@ -27,7 +26,7 @@ class MeasuredFrames:
 
 @dataclass(frozen=True)
 class SeenAlphas(Alphas):
-    """Alphas that remember the looks they were found by, the latest last."""
+    """Alphas with the runs that they were found from, the latest last."""
 
     measured: tuple[MeasuredFrames, ...] = field(default=(), compare=False, repr=False)
 
@@ -38,14 +37,14 @@ def remembering(alphas: Alphas, measured: Sequence[MeasuredFrames]) -> SeenAlpha
 
 
 def measured_for(alphas: Alphas) -> tuple[MeasuredFrames, ...]:
-    """The looks that alphas were found by, the latest last; none where they remember none."""
+    """The runs that alphas were found from, the latest last; none where they know of none."""
     return alphas.measured if isinstance(alphas, SeenAlphas) else ()
 
 
 def together(measured: Sequence[MeasuredFrames]) -> MeasuredFrames:
-    """The frames of all looks in the order of their alphas; of frames at one alpha the latest.
+    """The frames of all runs in the order of their alphas; of frames at one alpha the latest.
 
-    Only what the last look has is kept, and only of looks that have it alike: of the same morph, in the same size.
+    Only what the last run has is kept, and only of runs that have it alike: of the same morph, in the same size.
     """
     last = measured[-1]
     alike = [frames for frames in measured if _fits(frames, last)]
@@ -67,7 +66,7 @@ def together(measured: Sequence[MeasuredFrames]) -> MeasuredFrames:
 
 
 def _fits(frames: MeasuredFrames, last: MeasuredFrames) -> bool:
-    """Whether its frames can stand among those of the last look."""
+    """Whether its frames can be combined with those of the last run."""
     kind = lambda one: (one.alphas.keyframes, one.alphas.cyclic)
     shape = lambda batch: None if batch is None else batch.shape[1:]
     batches = ((frames.latents, last.latents), (frames.images, last.images))

@@ -1,9 +1,9 @@
 """Even steps to the eye: DiffMorpher (arXiv 2312.07409), section 4.3, the rescheduling of alphas.
 
 Frames at even alphas do not change evenly. With the perceptual distances of neighbouring frames summed up along the
-morph, D(alpha) rises from 0 to the whole length; the frames of an even morph lie where D is an even share of it. D is
-known at the frames and drawn through them as a monotone curve, so one round makes the steps as even as that allows;
-the frames at the new alphas give a better D for the next.
+morph, D(alpha) rises from 0 to the whole length. The frames of an even morph lie at even fractions of that length. D is
+known at the frames and interpolated by a monotone curve, so one round makes the steps as even as that allows. The
+frames at the new alphas give a better D for the next round.
 
 Differs from the official code: a monotone cubic instead of straight lines (half the rounds for the same evenness),
 any number of new frames from any number of measured ones (a coarse probe feeds a fine morph), key pictures between the
@@ -27,14 +27,14 @@ from .schedule import Alphas
 # Neighbour distances of N frames at the given alphas: (N-1,), or (N,) for a cyclic morph, the last back to the first.
 Measure = Callable[[Alphas], Tensor]
 
-# Where nothing changes D is flat and has no inverse; this share of an even slope gives it one.
+# Where nothing changes D is flat and has no inverse; this fraction of an even gradient gives it one.
 _LEAST_GRADIENT = 1e-9
-# Neighbouring slopes that differ by more than this factor are a bend.
+# Neighbouring gradients that differ by more than this factor are a bend.
 _SHARP = 10.0
 
 
 def reschedule(alphas: Alphas, distances: Tensor, *, frames: int | None = None, hold_keys: bool = True) -> Alphas:
-    """Alphas whose frames lie at even shares of the measured length.
+    """Alphas whose frames lie at even fractions of the measured length.
 
     alphas: of the measured frames, not falling, from the first key picture to the last (cyclic: around).
     distances: between neighbours, >= 0, (N-1,), or (N,) for a cyclic morph.
@@ -76,7 +76,7 @@ def predicted(alphas: Alphas, distances: Tensor, new: Alphas) -> Tensor:
 
 
 def variation(distances: Tensor) -> float:
-    """Deviation of the distances over their mean: 0 for even steps; 0 as well if all frames are alike."""
+    """Standard deviation of the distances over their mean: 0 for even steps, and if all frames are alike."""
     distances = distances.double()
     mean = float(distances.mean()) if len(distances) else 0.0
     return float(distances.std(correction=0)) / mean if mean > 0 else 0.0
@@ -106,8 +106,8 @@ def length_curve(alphas: Alphas, distances: Tensor) -> tuple[list[float], list[f
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     """y at x between the knots; neither xs nor ys may fall, and the answer does not either.
 
-    Fritsch and Carlson's monotone cubic with harmonic slopes; linear around a bend so sharp that a smooth curve would
-    only guess. The slope at a knot depends on its two neighbours alone, so four knots are enough.
+    Fritsch and Carlson's monotone cubic with harmonic gradients; linear around a bend so sharp that a smooth curve
+    would only guess. The gradient at a knot depends on its two neighbours alone, so four knots are enough.
     """
     upper = min(max(bisect_left(xs, x), 1), len(xs) - 1)
     width, rise = xs[upper] - xs[upper - 1], ys[upper] - ys[upper - 1]
@@ -123,7 +123,7 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 def _apportion(marks: Sequence[float], gaps: int) -> list[int]:
     """Whole numbers, at least 1 each and `gaps` together, that cut the lengths between the marks most evenly.
 
-    Steps of n_i equal parts of the length L_i have the least deviation where sum L_i^2 / n_i is least, and one after
+    Steps of n_i equal parts of the length L_i have the least variance where sum L_i^2 / n_i is least, and one after
     another goes where that falls most.
     """
     lengths = [end - start for start, end in itertools.pairwise(marks)]

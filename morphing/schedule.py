@@ -67,9 +67,9 @@ class Alphas:
         return weights
 
     def between(self, value: float) -> tuple[int, int, float]:
-        """The key pictures before and after an alpha, and the share of the second, in [0, 1).
+        """The key pictures before and after an alpha, and the fraction of the second, in [0, 1).
 
-        On a key picture both are that picture and the share is 0.
+        On a key picture both are that picture and the fraction is 0.
         """
         low = math.floor(value)
         fraction = value - low

@@ -1,4 +1,4 @@
-"""The way to noise of frames between key pictures, made level by level when it is asked for."""
+"""The trajectory of frames between key pictures, computed level by level when it is asked for."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .schedule import Alphas
 class MorphedTrajectory:
     """What a `Trajectory` of the N frames would be, as far as a sampler's start asks for it.
 
-    keys: the trajectory of the K key pictures. Its latents are morphed at the asked level alone, since that of all
-    levels would be N times the memory for nothing.
+    keys: the trajectory of the K key pictures. Its latents are morphed at the asked level alone, since all
+    levels would take N times the memory.
     """
 
     def __init__(self, keys: Trajectory, alphas: Alphas, *, adain: bool = True):
@@ -35,7 +35,7 @@ class MorphedTrajectory:
 
 
 def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """The pictures of several inversions as the rows of one. ValueError where they were not inverted alike."""
+    """The pictures of several inversions as the rows of one. Raises ValueError where they were not inverted alike."""
     first = trajectories[0]
     if len(trajectories) == 1:
         return first

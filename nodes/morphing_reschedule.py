@@ -1,4 +1,4 @@
-"""Reschedule: even steps to the eye, from a look at the frames of a first, cheap run."""
+"""Reschedule: even steps to the eye, from the distances of the frames of a first, cheap run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _advanced_inputs() -> list[io.Input]:
 
 
 def _frame_inputs() -> list[io.Input]:
-    """The frames that are looked at, and what it takes to see them."""
+    """The measured frames, and what it takes to see them."""
     return [
         optional(io.Latent, "latent", "The frames as they come from the sampler; enough for the measure `latents`."),
         optional(io.Image, "images", "The decoded frames; a small preview decoder (TAESD) will do."),

@@ -46,7 +46,7 @@ def kept_between_calls(keys: Keys, places: Sequence[int], alphas: Alphas, stage:
 
 
 def living() -> int:
-    """Bytes of all tensors that Python holds, each storage once."""
+    """Bytes of all tensors alive in Python, each storage once."""
     gc.collect()
     found = [one for one in gc.get_objects() if issubclass(type(one), Tensor) and one.device.type != "meta"]
     return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in found}.values())

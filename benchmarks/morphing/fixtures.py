@@ -38,10 +38,10 @@ NEAR = {
     "brown": "black",
     "black": "brown",
 }
-# Shares of the strongest contrast in a picture: a thing is above the first; a ghost lies between the two.
+# Fractions of the strongest contrast in a picture: a thing is above the first; a ghost lies between the two.
 SOLID, GHOST = 0.5, 0.25
 BORDER, SHADOW = 12, 17
-# Radii of the cut-outs; less than this share of the area of the least of them is a scrap of paper, and no thing.
+# Radii of the cut-outs; less than this fraction of the area of the least of them is a scrap of paper, and no thing.
 SIZES, SCRAP = (46.0, 60.0), 0.25
 
 
@@ -104,7 +104,7 @@ def things_in(picture: Tensor) -> int:
 
 @cache
 def smallest_thing() -> float:
-    """The area of the least cut-out that a scene may hold, as a share of the picture."""
+    """The area of the least cut-out that a scene may hold, as a fraction of the picture."""
     areas = []
     for shape in SHAPES:
         thing = CutOut(shape, COLOURS[0], "plain", SIZE / 2, SIZE / 2, SIZES[0])

@@ -51,7 +51,7 @@ STAGES = {
 class Settings:
     """Frames and steps of the run; how pictures are inverted and fitted.
 
-    measured: frames of each run that Reschedule looks at, a Reschedule after each; of all these frames the evenest are
+    measured: frames of each run that Reschedule measures, a Reschedule after each; of all these frames the evenest are
     the morph, and nothing is made twice.
     """
 
@@ -73,7 +73,7 @@ class Fixtures:
         from ...papercut.shipped import load_shipped
 
         model, clip, vae = load_shipped()
-        # Every frame is decoded to be looked at, which would take longer than to morph; this layout is the quicker.
+        # Every frame is decoded for the judges, which would take longer than to morph; this layout is the quicker.
         vae.first_stage_model.to(memory_format=torch.channels_last)
         return cls(model, clip, vae)
 
@@ -91,7 +91,7 @@ class Fixtures:
             return self.vae.decode(latents)[..., :3].float().cpu()
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures that are looked at alone, as quickly as `decode`."""
+        """Latents of pictures for measures alone, as quickly as `decode`."""
         with autocast():
             return self.vae.encode(pictures).float().cpu()
 
@@ -171,7 +171,7 @@ class MorphRun:
         return SimpleNamespace(pictures=decoded, latents=latents, alphas=alphas)
 
     def rescheduled(self, stage: Stage) -> SimpleNamespace:
-        """The evenest frames out of those looked at; no `pictures`, since looks are never decoded."""
+        """The evenest frames out of those measured; no `pictures`, since measured frames are never decoded."""
         settings = self.settings
         alphas, measured = schedule(settings.measured[0], self.keyframes), []
         for frames in (*settings.measured[1:], settings.frames):
@@ -234,7 +234,7 @@ class Ring:
         return self._around([schedule(self.per + 1)] * len(self.pairs))
 
     def evened(self, measured: Sequence[Sequence[SimpleNamespace]]) -> Alphas:
-        """Alphas rescheduled, each pair by itself, from all looks at the pairs, the latest last."""
+        """Alphas rescheduled, each pair by itself, from all runs of the pairs, the latest last."""
         return self._around(
             [evened(seen) for seen in zip(*([_frames_of(pair) for pair in pairs] for pairs in measured))]
         )
@@ -242,13 +242,13 @@ class Ring:
     def evenest(
         self, measured: Sequence[Sequence[SimpleNamespace]], distances: Callable[[Tensor], Tensor] | None = None
     ) -> list[SimpleNamespace]:
-        """Each pair's evenest frames, out of all looks at the pairs; distances: as `evenest` takes them."""
+        """Each pair's evenest frames, out of all runs of the pairs; distances: as `evenest` takes them."""
         chosen = [evenest([_frames_of(pair) for pair in seen], self.per + 1, distances) for seen in zip(*measured)]
         pictures = self.whole.fixtures.decode(torch.cat([pair.latents for pair in chosen])).split(self.per + 1)
         return [SimpleNamespace(**vars(pair) | {"pictures": one}) for pair, one in zip(chosen, pictures)]
 
     def chain(self, pairs: Sequence[SimpleNamespace]) -> SimpleNamespace:
-        """The morph from the first to the last key picture: the frames of the pairs on the way, one after another."""
+        """The morph from the first to the last key picture: the frames of the pairs in between, one after another."""
         way = pairs[:-1]
         joined = lambda parts: torch.cat([*(part[:-1] for part in parts), parts[-1][-1:]])
         values = [place + value for place, pair in enumerate(way) for value in pair.alphas.values[:-1]]

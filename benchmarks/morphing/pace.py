@@ -20,7 +20,7 @@ def _frames_of(made: SimpleNamespace) -> MeasuredFrames:
 
 
 def evened(measured: Sequence[MeasuredFrames], frames: int | None = None) -> Alphas:
-    """Alphas rescheduled from all that was seen; None keeps the number of frames of the last look."""
+    """Alphas rescheduled from all measured frames; None keeps the number of frames of the last run."""
     seen = together(measured)
     return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(measured[-1].alphas))
 
@@ -28,7 +28,7 @@ def evened(measured: Sequence[MeasuredFrames], frames: int | None = None) -> Alp
 def evenest(
     measured: Sequence[MeasuredFrames], frames: int, distances: Callable[[Tensor], Tensor] | None = None
 ) -> SimpleNamespace:
-    """The frames that make the evenest morph, out of all that was seen; no `pictures`.
+    """The frames that make the evenest morph, out of all measured frames; no `pictures`.
 
     distances: latents (P, C, h, w) -> (P, P), of any two frames; None for those of the latents themselves.
     """

@@ -2,8 +2,8 @@
 
 Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
 inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them. The
-last stage is the whole method as the examples have it: Trajectory Anchor holds the key pictures as well, since few
-steps do not bring every picture back from its noise, and the frames are the evenest of all that Reschedule looked at.
+last stage is the whole method as the examples have it: Trajectory Anchor keeps the key pictures exact, since few
+steps do not bring every picture back from its noise, and the frames are the evenest of all that Reschedule measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FULL = STAGES["+ reschedule"]
 # Fewer frames than an artist takes, so that forty pairs and ten chains fit a CPU's coffee break.
 STEPS_OF_A_PAIR, PAIR_PASSES, CHAIN_FRAMES, CHAIN_PASSES = 6, 3, 19, 3
 INTERPOLATED = "the host's frame interpolation"
-# The same looks, and the evenest frames by the classifier's distances instead of the latents'.
+# The same measured frames, and the evenest by the classifier's distances instead of the latents'.
 TO_THE_EYE = "+ reschedule, to the classifier's eye"
 PAIR_STAGES = (*STAGES, TO_THE_EYE, INTERPOLATED)
 CHAIN_STAGES = ("+ AdaIN", "+ reschedule", TO_THE_EYE)
@@ -100,7 +100,7 @@ def morphs(fixtures: Fixtures, count: int = 10, split: str = "test") -> tuple[di
 
 
 def around(ring: Ring, eye: Eye) -> tuple[dict[str, list[SimpleNamespace]], list[list[SimpleNamespace]]]:
-    """The pairs of a ring at every stage; and what Reschedule looked at: frames of the whole method at an even pace,
+    """The pairs of a ring at every stage; and what Reschedule measured: frames of the whole method at an even pace,
     and again and again at the pace that it made of them. eye: distances of any two frames, by their latents.
     """
     found = {name: ring.at(ring.even(), stage) for name, stage in STAGES.items() if not stage.reschedule}
@@ -125,8 +125,8 @@ def interpolated(ring: Ring) -> list[SimpleNamespace]:
 def through(
     ring: Ring, found: dict[str, list[SimpleNamespace]], seen: list[list[SimpleNamespace]], eye: Eye
 ) -> dict[str, SimpleNamespace]:
-    """The morph through all key pictures of a ring, not back to the first. The reschedule goes by what was seen of its
-    pairs, and looks CHAIN_PASSES times at what it makes of that.
+    """The morph through all key pictures of a ring, not back to the first. The reschedule uses the measured frames of
+    its pairs, and measures its own frames CHAIN_PASSES times.
     """
     measured = [MeasuredFrames(whole.alphas, whole.latents) for whole in map(ring.chain, seen)]
     for _ in range(CHAIN_PASSES):
@@ -184,7 +184,7 @@ def gains(context, pairs: dict[str, list]) -> Iterator[Row]:
 
 
 def standard_error(before: Sequence[dict], after: Sequence[dict], name: str) -> float:
-    """Of the difference of two stages, by what each pair does to it (the jackknife): what a gain is held against."""
+    """Of the difference of two stages, by what each pair does to it (the jackknife): what a gain is compared with."""
     count = len(before)
     without = lambda tables, pair: mean([*tables[:pair], *tables[pair + 1 :]], name)
     found = torch.tensor([without(after, pair) - without(before, pair) for pair in range(count)], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The key pictures of a morph held in any sampling run, and the frames between corrected with them."""
+"""The key pictures of a morph kept exact in any sampling run, and the frames between corrected with them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NODE = "Trajectory Anchor"
 
 
 def key_corrected(model, anchor: Anchor, alphas: Alphas):
-    """A clone of the MODEL whose sampling holds key pictures as `morphing/key_correction.py` says.
+    """A clone of the MODEL whose sampling keeps key pictures exact as `morphing/key_correction.py` says.
 
     anchor: of the K key pictures' trajectory, with its mask and its strength; a strength of 0 gives the plain clone.
-    Raises ValueError with a sentence if the key pictures are not as many as those of `alphas`.
+    Raises ValueError if the key pictures are not as many as those of `alphas`.
     """
     pictures = anchor.trajectory.rows
     if pictures != alphas.keyframes:
@@ -66,7 +66,7 @@ class _KeyCorrection:
         return hold(x, keys[list(used)], rows.weights()[:, used], key_rows, 1.0 - self.anchor.weight(x))
 
     def _rows(self, batch: int) -> Alphas:
-        """The alphas of all rows: the frames, and after them the key pictures that Attention Blend carries along."""
+        """The alphas of all rows: the frames, and after them the extra key pictures of Attention Blend."""
         frames = self.alphas
         missing = tuple(key for key in frames.needed() if frames.frame_of(key) is None)
         if batch == len(frames) + len(missing):

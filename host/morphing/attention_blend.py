@@ -53,7 +53,7 @@ def blended(
 
     keys: the inverted key pictures, one row each; needed where `alphas` steps over a key picture that it reads.
     rows_at_once: frames of a model call; 0 takes as many as memory allows. A strength or an `until` of 0 gives the
-    plain clone. Raises ValueError with a sentence for models without a UNet, and for key pictures out of reach.
+    plain clone. Raises ValueError for models without a UNet, and for key pictures out of reach.
     """
     if blend not in BLENDS:
         raise ValueError(f"The blend '{blend}' is unknown: choose one of {', '.join(BLENDS)}.")
@@ -74,9 +74,15 @@ class _Blend:
     """The patch round each model call, and in the self-attention within it. Keeps nothing between calls."""
 
     def __init__(
-        self, alphas: Alphas, missing: tuple[int, ...], strength: float, until: float, blend: Blend,
-        blocks: list[Block], chunks: RowChunks,
-    ):  # fmt: skip
+        self,
+        alphas: Alphas,
+        missing: tuple[int, ...],
+        strength: float,
+        until: float,
+        blend: Blend,
+        blocks: list[Block],
+        chunks: RowChunks,
+    ):
         self.alphas, self.missing, self.strength, self.until, self.chunks = alphas, missing, strength, until, chunks
         self.blend, self.blocks = blend, blocks
         # Two Attention Blends in a row must not read each other's limits.
@@ -107,7 +113,7 @@ class _Blend:
         return self.chunks.run(executor.class_obj, call, rows, groups, needs, inputs, limits, reserved)
 
     def _rows(self, options: dict, batch: int) -> tuple[Rows, int]:
-        """All rows of the call: the frames, and after them the key pictures that are carried along."""
+        """All rows of the call: the frames, and after them the extra key pictures."""
         if PLAN not in options and self.missing:
             options = {**options, PLAN: (*range(len(self.alphas)), *(key_row(key) for key in self.missing))}
         return rows_of(options, batch, len(self.alphas), NODE)

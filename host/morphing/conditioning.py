@@ -11,11 +11,11 @@ from ...morphing.conditioning import morph_rows, same_length, united_masks
 from ...morphing.schedule import Alphas
 from ..validation import require_conditioning
 
-# The key pictures' own embeddings travel with the frames', for Attention Blend to carry key pictures by.
+# The key pictures' own embeddings stand beside the frames', for the extra key pictures of Attention Blend.
 KEYS = "palimpsest_keys"
 POOLED = "pooled_output"
 MASK = "attention_mask"
-# What a conditioning holds row by row, beside its tokens.
+# What a conditioning has row by row, beside its tokens.
 OF_ROWS = (POOLED, MASK)
 # Wider embeddings belong to models that read text and picture in one attention, where a repeated prompt weighs more.
 _WIDEST_OF_CROSS_ATTENTION = 2048
@@ -26,7 +26,7 @@ def morphed(conditionings: Sequence[list], alphas: Alphas) -> list:
 
     Tokens and pooled outputs lie on straight lines between the key pictures' own, and a frame reads each token that one
     of its two prompts reads; everything else (areas, ControlNets, sizes, hooks) is the first one's. Raises ValueError
-    with a sentence for prompts that cannot be mixed.
+    for prompts that cannot be mixed.
     """
     keys = key_conditionings(conditionings, alphas.keyframes)
     return [_morphed_entry([key[place] for key in keys], alphas) for place in range(len(keys[0]))]

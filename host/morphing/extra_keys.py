@@ -20,7 +20,7 @@ from .conditioning import KEYS, OF_ROWS
 class ExtraKeys:
     """alphas: of the frames; keys: the inverted key pictures, needed only if one of them is read but no frame.
 
-    missing: the numbers of those. Raises ValueError with a sentence if there are some and no `keys` of all pictures.
+    missing: the numbers of those. Raises ValueError if there are some and no `keys` of all pictures.
     """
 
     def __init__(self, alphas: Alphas, keys: Trajectory | None):
@@ -42,7 +42,7 @@ class ExtraKeys:
     def outer_sample(
         self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs
     ):
-        """The host's whole sampling run, with the carried rows in it and taken out of what it shows and returns."""
+        """The host's whole sampling run, with the extra rows in it, and without them in what it shows and returns."""
         if noise.shape[0] != self.frames:
             raise ValueError(
                 f"Attention Blend was given ALPHAS of {self.frames} frames, but {noise.shape[0]} pictures are to be "
@@ -64,7 +64,7 @@ class ExtraKeys:
         return samples[: self.frames]
 
     def _noise(self, guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor) -> Tensor:
-        """What makes the carried rows start at their inverted latents."""
+        """Noise by which the extra rows start at their inverted latents."""
         patcher = guider.model_patcher
         sampling = patcher.get_model_object("model_sampling")
         start = self.keys.at(float(sigmas[0]))[list(self.missing)].to(noise)
@@ -78,7 +78,7 @@ class ExtraKeys:
         return noise_for_start(sampling, start, sigmas[0].to(noise), picture.expand_as(start), full)
 
     def _with_rows(self, entry: dict) -> dict:
-        """A prepared conditioning entry whose frames' rows are followed by the carried pictures'."""
+        """A prepared conditioning entry whose frames' rows are followed by the extra key pictures'."""
         tokens, keys = entry.get("cross_attn"), entry.get(KEYS)
         # One row is one prompt for all frames, unless it is the mixed prompt of a single one.
         if not isinstance(tokens, Tensor) or (keys is None and tokens.shape[0] == 1):

@@ -19,7 +19,7 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file that a combo's value names. ValueError with a sentence where there is none in those folders."""
+    """The file that a combo's value names. Raises ValueError if there is none in those folders."""
     if not isinstance(name, str) or name not in lora_names():
         raise ValueError(
             f"There is no LoRA '{name}': choose another, or save one with Save LoRA Weights and press R to see it."
@@ -30,7 +30,7 @@ def lora_path(name: str) -> Path:
 
 
 def load_lora(name: str) -> dict[str, Tensor]:
-    """A file's weights, on the CPU. ValueError with a sentence for a file that holds none."""
+    """A file's weights, on the CPU. Raises ValueError for a file without any."""
     path = lora_path(name)
     try:
         weights = comfy.utils.load_torch_file(str(path), safe_load=True)

@@ -28,7 +28,7 @@ from .lora import lora_model
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
-# the same projections in their own ways, some of them fused.
+# the same projections under their own names, some of them fused.
 UNET_LAYERS = re.compile(r"attn[12]\.to_(q|k|v|out\.0)$")
 OTHER_LAYERS = re.compile(r"(attn\w*|attention)\.(to_)?(q|k|v|o|qkv|out|proj|out\.0|add_[qkv]_proj|to_add_out)$")
 
@@ -51,7 +51,7 @@ def fit_loras(
     latents: raw LATENT samples (K, C, h, w). conditionings: one CONDITIONING a picture, or one for all.
     pictures_at_once: 0 takes all, and fewer where memory runs out; the result does not depend on it. Where a single one
     does not fit, activations are computed twice instead of kept. A picture that was fitted before, under the same
-    prompt, model and recipe, is not fitted again. Raises ValueError with a sentence.
+    prompt, model and recipe, is not fitted again. Raises ValueError for inputs that do not fit.
     """
     require_latent_of(model, latents, "The latent of the key pictures")
     prompts = key_conditionings(conditionings, len(latents))

@@ -27,7 +27,7 @@ def frame_distances(
     """(N-1,) distances of neighbours, or (N,) around a cycle, float32 on the CPU.
 
     images: (N, H, W, C) in 0..1; latents: (N, C, h, w), which serve `latents` without a VAE. vae: the host's VAE, a
-    small preview decoder's included; clip: its CLIP_VISION. Raises ValueError with a sentence for what is missing.
+    small preview decoder's included; clip: its CLIP_VISION. Raises ValueError for what is missing.
     """
     frames, between = _seen_by(measure, images, latents, vae, clip)
     return between(*pairs(frames, cyclic)).cpu()

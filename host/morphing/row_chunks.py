@@ -1,4 +1,4 @@
-"""One model call in chunks of rows that each carry the rows they read: the same result in less memory."""
+"""One model call in chunks of rows, each with the rows that it reads: the same result in less memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..batch_rows import Rows
 from ..memory import call_bytes, chunked, free_bytes
 
-# In `transformer_options`: bytes that patches will take on the device in this call and do not hold yet.
+# In `transformer_options`: bytes that patches will allocate on the device in this call.
 RESERVED = "palimpsest_reserved_bytes"
 
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 class RowChunks:
-    """rows_at_once: rows of a group in one call, besides those carried along; 0 takes as many as memory allows."""
+    """rows_at_once: rows of a group in one call, besides those that they read; 0 takes as many as memory allows."""
 
     def __init__(self, rows_at_once: int = 0):
         self.rows_at_once = rows_at_once
@@ -72,7 +72,7 @@ class RowChunks:
     def _rows_that_fit(
         self, model, rows: int, groups: int, needs: Mapping[int, set[int]], x: Tensor, reserved: float
     ) -> int:
-        """By the host's own estimate of a call's memory, the rows that are carried along included, and what is free."""
+        """By the host's own estimate of a call's memory, the rows that are read included, and what is free."""
         if getattr(model, "current_patcher", None) is None:
             return rows
         free = free_bytes(model, x.device) - reserved

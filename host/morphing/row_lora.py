@@ -56,7 +56,7 @@ def interpolated(
     strength: float = 1.0,
     fixed: float | None = None,
 ):
-    """A clone of the MODEL whose batch rows carry the mixtures of LoRAs that `alphas` says; `model` is not changed.
+    """A clone of the MODEL whose batch rows have the mixtures of LoRAs that `alphas` gives; `model` is not changed.
 
     loras: LORA_MODELs, one a key picture. fixed: one alpha for all rows, however many, in the place of their own.
     Raises ValueError for LoRAs that do not fit the model, the alphas or the mixing. A strength of 0 gives the plain
@@ -129,7 +129,7 @@ class _RowLoRA:
         self, executor, model_call, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw
     ):
         """Each chunk has its rows in its options. Where Attention Blend is on the model it cuts the call itself, since
-        its chunks carry the key pictures that they read."""
+        its chunks contain the key pictures that they read."""
         reserved = transformer_options.get(RESERVED, 0) + self._missing_bytes(executor.class_obj)
         options = {**transformer_options, RESERVED: reserved}
         if BLEND in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
@@ -150,7 +150,7 @@ class _RowLoRA:
         return self.stored_bytes(model.get_dtype_inference()) * (1 - copied / self.alphas.keyframes)
 
     def model_call(self, executor, x: Tensor, *args, **kwargs):
-        """Round the network, or round the host's model that holds it."""
+        """Round the network, or round the host's model around it."""
         network = getattr(executor.class_obj, "diffusion_model", executor.class_obj)
         weights = self._weights(_options_among(args, kwargs), x.shape[0])
         keys = tuple(torch.nonzero(weights.sum(0)).flatten().tolist())

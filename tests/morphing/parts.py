@@ -1,4 +1,4 @@
-"""What the tests of the host's side share: random LoRAs, and a model asked once or sampled by the host's own Euler."""
+"""For the tests of the host's side: random LoRAs, and a model asked once or sampled by the host's own Euler."""
 
 import comfy.samplers
 import torch

@@ -94,7 +94,7 @@ class Morph(Scene):
 
 
 def refusal(client, scene):
-    """The sentence with which a prompt must fail."""
+    """The error message with which a prompt must fail."""
     result = client.run(scene.nodes)
     assert result.status == "error"
     return result.error

@@ -1,4 +1,4 @@
-"""Attention Blend on the host's own UNets: key pictures keep their result, chunks and carried rows change nothing."""
+"""Attention Blend on the host's own UNets: key pictures keep their result, chunks and extra rows change nothing."""
 
 from types import SimpleNamespace
 
@@ -175,7 +175,7 @@ def test_the_estimate_of_what_fits_counts_the_extra_key_pictures():
 
 
 def morph_run(family, blend="input", pictures=3, frames=8, **options):
-    """A whole morph with LoRAs, and `run(alphas, rows of its start)`; key pictures that are no frames are carried."""
+    """A whole morph with LoRAs, and `run(alphas, rows of its start)`; key pictures that are no frames are extra."""
     model, whole = tiny_model(family), schedule(frames, pictures)
     keys = torch.cat([tiny_latent(family, seed=seed) for seed in range(pictures)]) * 4
     x = morph_latents(keys, whole)

@@ -1,4 +1,4 @@
-"""Batches that another node cuts for each model call: the sentence names that node's doing, not the ALPHAS."""
+"""Batches that another node cuts for each model call: the error names that as the cause, not the ALPHAS."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Frames chosen out of those that are there: the evenest of all ways, through the key pictures, around a cycle."""
+"""Frames chosen out of those that are there: the evenest of all paths, through the key pictures, around a cycle."""
 
 from itertools import combinations
 
@@ -11,7 +11,7 @@ from palimpsest.morphing.schedule import Alphas, schedule
 
 
 def scattered(count, top=1, seed=0, cyclic=False):
-    """Frames at alphas all over a morph, whole numbers among them, on a winding way in four dimensions."""
+    """Frames at alphas all over a morph, whole numbers among them, on a winding path in four dimensions."""
     generator = torch.Generator().manual_seed(seed)
     inner = (torch.rand(count, generator=generator, dtype=torch.float64) * top).tolist()
     ends = [float(key) for key in range(top if cyclic else top + 1)]

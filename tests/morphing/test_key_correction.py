@@ -1,4 +1,4 @@
-"""Held key pictures take the frames between with them: exact where they are, without a jump where they end."""
+"""Corrected key pictures move the frames between with them: exact where they are, without a jump where they end."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Looks remember: frames of several runs of one morph are one, finer look at it."""
+"""Frames of several runs of one morph are one, finer measurement of it."""
 
 import math
 

@@ -87,7 +87,7 @@ def test_key_pictures_keep_frames_of_their_own():
 
 
 def test_gaps_get_the_frames_that_make_the_whole_most_even():
-    """Against all ways to share twelve steps among three gaps."""
+    """Against all distributions of twelve steps over three gaps."""
     for seed in range(20):
         lengths = 0.2 + torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         spread = lambda counts: variation(torch.cat([length.div(n).expand(n) for length, n in zip(lengths, counts)]))

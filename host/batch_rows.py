@@ -1,7 +1,7 @@
 """Which frame of a morph each batch row of a model call is.
 
 The host's batch is group after group (its prompts: negative, positive), each with the rows of the latent batch. Where
-Attention Blend cuts a batch into chunks, or carries key pictures that are no frames, it leaves a plan of the rows in
+Attention Blend cuts a batch into chunks, or adds key pictures that are no frames, it leaves a plan of the rows in
 `transformer_options`; every patch that treats rows differently asks here and nowhere else.
 """
 
@@ -14,7 +14,7 @@ from ..morphing.schedule import Alphas
 
 PLAN = "palimpsest_rows"
 PICTURES = "palimpsest_pictures"
-# A row of a group: frame i as i, a carried key picture k as -1 - k.
+# A row of a group: frame i as i, an added key picture k as -1 - k.
 Rows = tuple[int, ...]
 
 
@@ -24,7 +24,7 @@ def key_row(key: int) -> int:
 
 
 def for_rows(model, rows: Iterable[int]):
-    """A clone of the MODEL for a run over some rows of a batch, which its patches then still tell from each other."""
+    """A clone of the MODEL for a run over some rows of a batch, which its patches then still distinguish."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[PLAN] = tuple(rows)
     return clone
@@ -64,6 +64,6 @@ def rows_of(options: Mapping[str, Any], batch: int, frames: int, who: str) -> tu
 
 
 def alphas_of(rows: Rows, alphas: Alphas) -> Alphas:
-    """The alphas of rows: a frame's own, and for a carried key picture its number."""
+    """The alphas of rows: a frame's own, and for an added key picture its number."""
     values = tuple(alphas.values[row] if row >= 0 else float(-1 - row) for row in rows)
     return Alphas(values, alphas.keyframes, alphas.cyclic)

@@ -1,4 +1,4 @@
-"""A batch through `with_denoiser` in one go, or in smaller parts where memory is short: the same rows either way."""
+"""A batch through `with_denoiser` in one go, or in smaller parts where memory is short: the same rows in both cases."""
 
 from __future__ import annotations
 

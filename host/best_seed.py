@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import comfy.sample
-import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -72,21 +71,11 @@ def drafts(
 
 
 def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
-    sampling = session.model.model_sampling
-    sampler, start = comfy.samplers.Sampler(), levels[0]
-    whole = sampler.max_denoise(_Wrapped(session.model), levels)
-    x = sampling.noise_scaling(start, noise.to(session.device), session.latent, whole)
+    x = session.start(noise=noise.to(session.device), sigmas=levels)
     for sigma, following in itertools.pairwise(levels):
         x = x + (following - sigma) * (x - session.guided(x, sigma)) / sigma
     made = session.guided(x, levels[-1])
     return session.to_raw(made), None if score is None else score(session, made)
-
-
-class _Wrapped:
-    """What the host's `max_denoise` looks at."""
-
-    def __init__(self, model):
-        self.inner_model = model
 
 
 def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float) -> Score:

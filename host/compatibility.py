@@ -30,7 +30,7 @@ def levels_of(model, sigmas):
 def same_kind(trajectory: Trajectory, model) -> bool:
     """Whether levels and latents mean the same to this model as to the one of the inversion.
 
-    eps and v models share both; flow models have levels of their own.
+    eps and v models have both in common; flow models have levels of their own.
     """
     flow = prediction(model) == "flow"
     return flow == trajectory.flow and latent_format_name(model) == trajectory.latent_format

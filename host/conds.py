@@ -14,6 +14,10 @@ import comfy.conds
 from torch import Tensor
 
 NOWHERE = -1.0
+SILENT = (
+    "A prompt is limited to a part of the run and says nothing at noise level {:.4g}, where this node asks it: take "
+    "the node that sets its range off, or combine it with a prompt for the rest of the run."
+)
 
 
 def controls(entry: dict) -> Iterator[Any]:
@@ -45,6 +49,27 @@ def pick_rows(model_conds: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 def own_bounds(entry: dict) -> tuple[float, float]:
     """(upper, lower) sigma bounds of a prepared entry; the host counts both as inside."""
     return float(entry.get("timestep_start", float("inf"))), float(entry.get("timestep_end", -1.0))
+
+
+def active_at(conds: list[list[dict]], sigma: float, *, all_of_them: bool = False) -> bool:
+    """Whether the host evaluates any entry of prepared conditionings at a noise level.
+
+    all_of_them: raises ValueError where one of them has no entry there, for which the host would predict zeros.
+    """
+    active = [any(_holds(sigma, own_bounds(entry)) for entry in cond) for cond in conds]
+    if all_of_them and not all(active):
+        raise ValueError(SILENT.format(sigma))
+    return any(active)
+
+
+def _holds(sigma: float, bounds: tuple[float, float]) -> bool:
+    return bounds[1] <= sigma <= bounds[0]
+
+
+def asks_for_gradients(cond: list[dict]) -> bool:
+    """Whether something in a prepared conditioning is being fitted."""
+    values = [getattr(one, "cond", None) for entry in cond for one in entry.get("model_conds", {}).values()]
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def _bounds(entry: dict) -> list[tuple[float, float]]:

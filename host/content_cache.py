@@ -42,7 +42,7 @@ def _feed(digest, value: Any) -> bool:
 
 
 def model_key(model) -> str | None:
-    """What the predictions of a MODEL depend on; None where it carries code that only another run could compare."""
+    """What the predictions of a MODEL depend on; None where it has code that only another run could compare."""
     options = {key: value for key, value in model.model_options.items() if key != "transformer_options"}
     inner = model.model_options.get("transformer_options", {})
     attached = (

@@ -18,7 +18,7 @@ def with_scores(
 ) -> list[EditMeasures]:
     """The measures with what `clip_vision` and `clip` add; without them as they are. source, edit: (B, H, W, 3).
 
-    Raises ValueError with a sentence where text and pictures cannot be compared.
+    Raises ValueError where text and pictures cannot be compared.
     """
     if clip_vision is None:
         if clip is not None:
@@ -68,7 +68,7 @@ def _clip_scores(before, after, clip, text: str, rows: int) -> list[tuple[float,
 
 
 def projected(clip, text: str) -> Tensor:
-    """(1, D): the text in the space that it shares with pictures."""
+    """(1, D): the text in the space of pictures."""
     require_projection(clip)
     asked = clip.clone()
     encoder = asked.cond_stage_model
@@ -85,9 +85,9 @@ def projected(clip, text: str) -> Tensor:
 
 
 def require_projection(clip) -> None:
-    """A projection of the text into the space of pictures that comes from a file, or a sentence.
+    """A projection of the text into the space of pictures that comes from a file. Raises ValueError where none does.
 
-    Where a file has none, as checkpoints of Stable Diffusion 1, the host leaves in its place what memory held.
+    Where a file has none, as checkpoints of Stable Diffusion 1, the host leaves in its place what was in memory.
     """
     holder = clip.cond_stage_model
     encoder = getattr(holder, getattr(holder, "clip", "-"), None)
@@ -105,7 +105,7 @@ def require_projection(clip) -> None:
 
 
 def _in_its_files(clip) -> bool:
-    """Whether the files that the CLIP was loaded from have the projection; True where that cannot be told."""
+    """Whether the files that the CLIP was loaded from have the projection; True where that is unknown."""
     _, (source, *_) = getattr(clip.patcher, "cached_patcher_init", None) or (None, ((),))[:2]
     if isinstance(source, str):
         return False  # a checkpoint: the host takes over none from those of this family

@@ -15,8 +15,9 @@ Prediction = Literal["eps", "v", "flow", "other"]
 
 
 def diffusion_model(model) -> torch.nn.Module:
-    """The network inside a MODEL, object patches included."""
-    return model.get_model_object("diffusion_model")
+    """The network inside a MODEL, object patches included; of a compiled one the network that was compiled."""
+    network = model.get_model_object("diffusion_model")
+    return getattr(network, "_orig_mod", network)
 
 
 def is_unet(model) -> bool:

@@ -41,7 +41,7 @@ def file_names(kind: Kind) -> list[str]:
 def existing_file(kind: Kind, name: str) -> Path:
     """The file that a combo's value names.
 
-    Raises ValueError with a sentence where there is none, or where the name leads out of the folders.
+    Raises ValueError where there is none, or where the name leads out of the folders.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"No file is chosen: put one into models/{kind}, or save one first.")

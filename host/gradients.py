@@ -1,8 +1,8 @@
 """Gradients through models that stock nodes loaded under `torch.inference_mode`, with nothing left behind.
 
-Three traps lie in wait there: weights made in inference mode cannot be saved for backward (`normalise`), the host may
-lend weights for the length of one layer only (`recompute.py`), and some operations of the host have no backward at all
-(`differentiable_options`).
+Three traps lie in wait there. Weights made in inference mode cannot be saved for backward (`normalise`). Offloaded
+weights are on the device for one layer's call only (`recompute.py`). And some operations of the host and of other
+people's patches have no backward, or break that of others (`differentiable_options`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
+from .conds import controls
+from .differentiable_attention import ControlAttention, differentiable_attention
+from .foreign_patches import AFTER_SKIP, guard_cfg, guarded_patches
 from .recompute import recomputed_where_offloaded
 
+KEY = "palimpsest_gradients"
 OVERRIDE = "optimized_attention_override"
-AFTER_SKIP = "input_block_patch_after_skip"
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -57,7 +60,10 @@ def normalise(module: torch.nn.Module) -> None:
 
 
 def injected_adapters(layer: torch.nn.Module) -> Iterator[Any]:
-    """The LoRA adapters that stand in a layer's forward (the host's bypass mode); they are no submodules of it."""
+    """The LoRA adapters that stand in a layer's forward (the host's bypass mode); they are no submodules of it.
+
+    The host keeps no list of them: they are found by the bound methods that it puts in the place of `forward`.
+    """
     forward = layer.__dict__.get("forward")
     while forward is not None:
         hook = getattr(forward, "__self__", None)
@@ -94,52 +100,43 @@ def detached(value: Any) -> Any:
     return value
 
 
-def differentiable_attention(previous=None):
-    """An attention override that always has a backward. previous: the override found in its place, honoured.
-
-    The host's own choice may be one for inference only (sage, flash), or may write in place when memory is short.
-    """
-
-    def override(function, *args: Any, **kwargs: Any) -> Tensor:
-        if previous is None:
-            return host_attention.attention_pytorch(*args, **kwargs)
-        out = previous(host_attention.attention_pytorch, *args, **kwargs)
-        wanted = torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args[:3])
-        return host_attention.attention_pytorch(*args, **kwargs) if wanted and not out.requires_grad else out
-
-    return override
-
-
 def differentiable_options(model_options: dict) -> dict:
-    """A copy of `model_options` in which attention has a backward, and a ControlNet's in-place additions cannot harm.
+    """A copy of `model_options` in which attention has a backward, and what others write in place does no harm."""
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    guard_cfg(options)
+    # Innermost: conditionings and hooks have added their patches by then.
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _differentiable_call, options, is_model_options=True)
+    return options
+
+
+def _differentiable_call(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **more):
+    options = differentiable_call_options(transformer_options)
+    return executor(x, t, c_concat, c_crossattn, control, options, **more)
+
+
+def differentiable_call_options(transformer_options: dict) -> dict:
+    """A copy of one call's options, as `differentiable_options` promises.
 
     The UNet adds a ControlNet's output in place to the skip it has stored; the clone after each input block keeps
     the tensor that the next block saves for backward apart from the stored one.
     """
-    options = comfy.model_patcher.create_model_options_clone(model_options)
-    transformer = options.setdefault("transformer_options", {})
-    transformer[OVERRIDE] = differentiable_attention(transformer.get(OVERRIDE))
-    patches = transformer.setdefault("patches", {})
+    options = guarded_patches(transformer_options)
+    options[OVERRIDE] = differentiable_attention(options.get(OVERRIDE))
+    patches = options["patches"]
     patches[AFTER_SKIP] = [*patches.get(AFTER_SKIP, ()), lambda h, _: h.clone()]
     return options
 
 
 @contextmanager
-def _host_with_backward() -> Iterator[None]:
-    """The host's own switch for training (fused kernels without a backward off), and SDPA where it asks for "the
-    best attention" without passing options on, as in the ControlNets of UNets."""
+def _in_training() -> Iterator[None]:
+    """The host's own switch for training, by which fused kernels without a backward are left out."""
     management = comfy.model_management
-    training = management.in_training
-    chosen = {name: getattr(host_attention, name) for name in ("optimized_attention", "optimized_attention_masked")}
+    before = management.in_training
     try:
         management.in_training = True
-        for name in chosen:
-            setattr(host_attention, name, host_attention.attention_pytorch)
         yield
     finally:
-        management.in_training = training
-        for name, function in chosen.items():
-            setattr(host_attention, name, function)
+        management.in_training = before
 
 
 @contextmanager
@@ -213,11 +210,14 @@ def require_one_device(patcher) -> None:
 
 
 @contextmanager
-def gradients_through(patchers: Sequence, modules: Sequence[torch.nn.Module] = ()) -> Iterator[None]:
+def gradients_through(
+    patchers: Sequence, modules: Sequence[torch.nn.Module] = (), control_networks: Sequence[torch.nn.Module] = ()
+) -> Iterator[None]:
     """Inside, gradients flow through the *loaded* models of `patchers` (host ModelPatchers) to their inputs.
 
     Inference mode is off and gradients are on; weights never get any. Afterwards the models serve stock nodes.
     modules: further networks that run meanwhile without gradients, such as a ControlNet's own VAE.
+    control_networks: of ControlNets, which run their attention without the options of a call.
     """
     networks = [*(patcher.model for patcher in patchers), *modules]
     with ExitStack() as stack:
@@ -226,7 +226,8 @@ def gradients_through(patchers: Sequence, modules: Sequence[torch.nn.Module] = (
             normalise(network)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_host_with_backward())
+        stack.enter_context(_in_training())
+        stack.enter_context(ControlAttention(control_networks).installed())
         stack.enter_context(_kept_hooked_weights(patchers))
         for patcher in patchers:
             stack.enter_context(_kept_streams(patcher.model))
@@ -234,13 +235,15 @@ def gradients_through(patchers: Sequence, modules: Sequence[torch.nn.Module] = (
         yield
 
 
-@contextmanager
-def gradient_scope(*patchers, memory: float = 0.0) -> Iterator[None]:
-    """Loads `patchers` together (separate calls may evict each other) and lets gradients flow through them.
-
-    memory: bytes that the forward and backward pass need beside the weights; the host makes room for them.
-    For the diffusion model itself use `with_denoiser(..., gradients=True)`.
-    """
-    comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
-    with gradients_through(list(patchers)):
-        yield
+def gradients_in_run(guider):
+    """`gradients_through` everything that the host has loaded for a guider's run, or will load on the way."""
+    loaded = [one for one in guider.loaded_models if isinstance(getattr(one, "model", None), torch.nn.Module)]
+    chain = [one for cond in guider.conds.values() for entry in cond or () for one in controls(entry)]
+    vaes = [getattr(control, "vae", None) for control in chain]
+    # A ControlLoRA makes its network for the run; it is none of the loaded ones.
+    networks = [getattr(control, "control_model", None) for control in chain]
+    return gradients_through(
+        [guider.model_patcher, *loaded],
+        [vae.first_stage_model for vae in vaes if vae is not None],
+        list({id(one): one for one in networks if isinstance(one, torch.nn.Module)}.values()),
+    )

@@ -26,7 +26,7 @@ def prompt_rows(conditionings: list) -> int:
 def batch_items(latent: dict, samples: Tensor, conditionings: list) -> tuple[Tensor, list[int]]:
     """Pictures (B, C, h, w) and their numbers; a single picture serves a batch of prompts.
 
-    The numbers are the host's `batch_index` where the LATENT has one. Raises ValueError with a sentence.
+    The numbers are the host's `batch_index` where the LATENT has one. Raises ValueError where they do not pair up.
     """
     pictures, prompts = samples.shape[0], prompt_rows(conditionings)
     index = latent.get("batch_index")
@@ -54,7 +54,7 @@ def is_crop(size: tuple[int, int], whole: tuple[int, int]) -> bool:
 def picture_frame(model, samples: Tensor, picture: Tensor | None) -> Frame:
     """The size of the picture that a latent (B, C, h, w) came from; VAE Encode crops the middle of it.
 
-    picture: IMAGE (B, H, W, C), or None if no side was cropped. Raises ValueError with a sentence.
+    picture: IMAGE (B, H, W, C), or None if no side was cropped. Raises ValueError where the sizes do not fit.
     """
     ratio = latent_format(model).spacial_downscale_ratio
     inner = [side * ratio for side in samples.shape[-2:]]

@@ -16,13 +16,6 @@ from .notify import notify
 log = logging.getLogger(__name__)
 
 
-def make_room(size: float, device: torch.device | None = None) -> None:
-    """Asks the host to free `size` bytes on `device` (default: the host's own) by unloading models not in use."""
-    device = device or management.get_torch_device()
-    if not management.is_device_cpu(device):
-        management.free_memory(size * 1.1 + management.extra_reserved_memory(), device)
-
-
 def call_bytes(model, shape: Sequence[int]) -> float:
     """What a model call on latents of `shape` (B, C, h, w) takes, by the host's estimate and with the margin that the
     host adds when it asks whether a batch fits. model: the host's BaseModel."""
@@ -47,14 +40,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Gives back what a failed attempt held; to be called outside its except block."""
+    """Gives back the memory of a failed attempt; to be called outside its except block."""
     gc.collect()
     management.soft_empty_cache()
 
 
 def or_sparing(attempt: Callable[[bool], Any], what: str, *, sparing: bool = False, helps: bool = True) -> Any:
     """`attempt(False)` and, where memory runs out, `attempt(True)`, which computes activations twice instead of keeping
-    them; said on the node. sparing: that way at once. helps: whether it would need less.
+    them; said on the node. sparing: at once. helps: whether it would need less.
     """
     if not sparing:
         try:
@@ -79,8 +72,8 @@ def chunked(
     """Calls `fn(slice)` over 0..batch in chunks and returns the results in order.
 
     Starts with `size` rows (default: all) and halves the chunk whenever memory runs out; rows already done are kept.
-    on_less: told each smaller size, so that a loop of many calls need not find it out in each. What `fn` returns for a
-    row must not depend on the chunk. Raises MemoryError with a sentence where a single row does not fit.
+    on_less: called with each smaller size, so that a loop of many calls need not find it out in each. What `fn` returns
+    for a row must not depend on the chunk. Raises MemoryError where a single row does not fit.
     """
     size = max(1, min(batch, size or batch))
     results, start = [], 0

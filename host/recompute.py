@@ -49,7 +49,7 @@ def blocks(network: torch.nn.Module) -> list[torch.nn.Module]:
 
 def _own(value: Any) -> Any:
     """What a block may change without harm to its second run: transformers add to their stream in place, and the
-    host's options tell each block its place."""
+    host's options name each block's place."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_floating_point() else value
     return dict(value) if isinstance(value, dict) else value
@@ -130,7 +130,7 @@ def repeated(layers: Iterable[torch.nn.Module]):
 
 @contextmanager
 def recomputed_where_offloaded(patcher) -> Iterator[None]:
-    """`repeated` over the layers of a loaded ModelPatcher whose weights are lent; nothing where all are resident."""
+    """`repeated` over the layers of a loaded ModelPatcher whose weights are offloaded; nothing where none is."""
     layers = [layer for layer in patcher.model.modules() if is_offloaded(layer, patcher.load_device)]
     with repeated(layers):
         yield

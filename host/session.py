@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
-import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
@@ -21,8 +21,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..inversion.diffusion import append_dims
-from .conds import Keyframes, controls, row_groups
-from .gradients import detached, differentiable_options, gradients_through, plain, require_one_device
+from .conds import Keyframes, active_at, asks_for_gradients, row_groups
+from .gradients import detached, differentiable_options, gradients_in_run, plain, require_one_device
+from .network_calls import SKIPPED, NetworkCalls, is_compiled, leave_out, require_graph, wrappers_of
 from .progress import LatentProgress, check_interrupt
 from .recompute import checkpointed
 from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
@@ -38,14 +39,27 @@ GRADIENT_BATCHES = 11
 
 
 class Session:
-    """The model as one run of a node sees it; made by `with_denoiser` and `as_sampler`, dead when they return.
+    """The model as one run of a node sees it; made by `with_denoiser` and `BodySampler`, dead when they return.
 
-    latent: (B, C, h, w) float32 on the device, host's scaled form. sigmas: float32 on the device. mask: the noise
-    mask as the host prepared it, or None; predictions are not blended with it (only a loop knows its noise).
+    latent, sigmas: float32 on the device, the latent (B, C, h, w) in the host's scaled form. mask: the noise mask as
+    the host prepared it, or None; predictions are not blended with it. guider: the host's, at work.
     """
 
-    def __init__(self, guider, sigmas: Tensor, extra_args: dict, callback, noise: Tensor, latent: Tensor, mask):
-        self._guider, self._extra_args, self._callback = guider, extra_args, callback
+    def __init__(
+        self,
+        guider,
+        extra_args: dict,
+        callback,
+        *,
+        sigmas,
+        noise,
+        latent,
+        mask,
+        calls: NetworkCalls,
+        own: bool,
+    ):
+        self.guider, self._extra_args, self._callback = guider, extra_args, callback
+        self._calls, self._own = calls, own
         self.sigmas, self.noise, self.latent, self.mask = sigmas, noise, latent, mask
         self.device = latent.device
         self._keyframes = Keyframes(guider.conds.values(), float(sigmas.max()))
@@ -53,17 +67,17 @@ class Session:
     @property
     def model(self):
         """The host's model (`BaseModel`): `.diffusion_model`, `.model_sampling`, `.latent_format`."""
-        return self._guider.inner_model
+        return self.guider.inner_model
 
     @property
     def patcher(self):
         """The MODEL of this run, for `family.prediction(session.patcher)` and the like."""
-        return self._guider.model_patcher
+        return self.guider.model_patcher
 
     @property
     def conds(self) -> tuple[str, ...]:
         """The names under which conditionings are known."""
-        return tuple(self._guider.conds)
+        return tuple(self.guider.conds)
 
     def entries(self, cond: str) -> list[dict]:
         """The entries of a conditioning as the host has prepared them, this run's own: values may be replaced."""
@@ -85,10 +99,12 @@ class Session:
 
     def guided(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """x0 by the guider's own CFG, every hook honoured; with cfg 1 the host skips the negative."""
-        used = [entries for entries in self._guider.conds.values() if entries]
+        # Guiders of other packs may ask for a negative at their own numbers.
+        idle = "negative" if self._own and self.guider.cfg == 1 else None
+        used = [entries for name, entries in self.guider.conds.items() if entries and name != idle]
 
         def evaluate(levels: Tensor) -> list[Tensor]:
-            return [self._guider(x, levels, **self._extra_args)]
+            return [self.guider(x, levels, **self._extra_args)]
 
         return self._by_rows(x, sigma, used, evaluate)[0]
 
@@ -102,10 +118,17 @@ class Session:
             self._callback(step, total, x0, x)
         check_interrupt()
 
-    def start(self) -> Tensor:
-        """(B, C, h, w) where a stock sampler starts: `noise` and `latent` mixed for the first of `sigmas`."""
-        full = comfy.samplers.Sampler().max_denoise(self._guider, self.sigmas)
-        return self.model.model_sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, full)
+    def start(
+        self, picture: Tensor | None = None, *, noise: Tensor | None = None, sigmas: Tensor | None = None
+    ) -> Tensor:
+        """(B, C, h, w) where a stock sampler starts: noise and picture mixed for the first of `sigmas`.
+
+        All three are the run's own where they are not given.
+        """
+        sigmas = self.sigmas if sigmas is None else sigmas
+        noise, picture = (self.noise if noise is None else noise), (self.latent if picture is None else picture)
+        full = comfy.samplers.Sampler().max_denoise(self.guider, sigmas)
+        return self.model.model_sampling.noise_scaling(sigmas[0], noise, picture, full)
 
     def to_raw(self, x: Tensor) -> Tensor:
         """Scaled latents -> LATENT values, float32 on the CPU."""
@@ -117,12 +140,12 @@ class Session:
         return plain(sigma.expand(x.shape[0]) if sigma.ndim == 0 or sigma.numel() == 1 else sigma).contiguous()
 
     def _cond(self, name: str) -> list[dict]:
-        if name not in self._guider.conds:
-            raise KeyError(f"No conditioning {name!r} here; there are {', '.join(self._guider.conds)}.")
-        return self._guider.conds[name]
+        if name not in self.guider.conds:
+            raise KeyError(f"No conditioning {name!r} here; there are {', '.join(self.guider.conds)}.")
+        return self.guider.conds[name]
 
     def _by_rows(self, x: Tensor, sigma, conds: list, evaluate: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """The host looks at row 0 alone to see which entries are active; rows that differ in it go in calls of their
+        """The host decides by row 0 alone which entries are active; rows that differ in it go in calls of their
         own, of which only their rows are kept."""
         levels = self.levels(x, sigma)
         groups = row_groups(levels, conds)
@@ -133,7 +156,7 @@ class Session:
                 mine[0] = levels[rows[0]]
             if self._keyframes.groups:
                 self._keyframes.visit(float(mine[0]), self.patcher)
-            outputs = evaluate(mine)
+            outputs = self._evaluated(evaluate, mine, x, conds)
             if len(groups) == 1:
                 return outputs
             chosen = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
@@ -142,20 +165,29 @@ class Session:
             results = outputs if not results else [torch.where(chosen, new, old) for new, old in zip(outputs, results)]
         return results
 
+    def _evaluated(self, evaluate: Callable[[Tensor], list[Tensor]], levels: Tensor, x: Tensor, conds: list):
+        """`evaluate(levels)`. Raises ValueError where a prompt is silent at this level (the host would predict zeros),
+        where a call reached no network, and where a gradient was lost on the way."""
+        active = active_at(conds, float(levels[0]), all_of_them=self._own)
+        reached = self._calls.reached
+        outputs = evaluate(levels)
+        if self._calls.reached == reached and active:
+            raise ValueError(SKIPPED)
+        if x.requires_grad or any(map(asks_for_gradients, conds)):
+            require_graph(*outputs)
+        return outputs
+
 
 class BodySampler(comfy.samplers.Sampler):
-    """A host SAMPLER whose loop is `body(session)`.
+    """A host SAMPLER whose loop is `body(session)`. Step caches and compiled networks take no part in it.
 
-    ends: whether the body's value is the sampled latent (scaled form); otherwise the value stays on `value`, and the
-    host gets its own latent back. report: as `Session.report` wants it; without it the host's callback serves.
+    ends: whether the body's value is the sampled latent (scaled form); else it stays on `value`, and the host gets its
+    own latent back. report: as `Session.report` wants it; without it the host's callback serves.
     """
 
-    def __init__(
-        self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None,
-        companions: Sequence = (),
-    ):  # fmt: skip
+    def __init__(self, body: Callable[[Session], Any], *, gradients: bool, ends: bool, report: Callable | None = None):
         self.body, self.gradients, self.ends, self.report = body, gradients, ends, report
-        self.companions, self.value = list(companions), None
+        self.value = None
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -163,29 +195,23 @@ class BodySampler(comfy.samplers.Sampler):
     ):  # fmt: skip
         latent = latent_image if latent_image is not None else torch.zeros_like(noise)
         report = self.report or _reporter(callback, latent)
-        if self.companions:
-            # In one call: two would see no use in what the other has loaded, and evict it.
-            together = [model_wrap.model_patcher, *model_wrap.loaded_models, *self.companions]
-            comfy.model_management.load_models_gpu(together)
-        with _scope(model_wrap, self.companions) if self.gradients else nullcontext():
+        options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+        # The guider takes the wrappers round a prediction from its own options, which are this run's too.
+        leave_out(wrappers_of(options), wrappers_of(model_wrap.model_options))
+        calls = NetworkCalls(model_wrap.inner_model.diffusion_model, gradients=self.gradients)
+        with gradients_in_run(model_wrap) if self.gradients else nullcontext(), calls.counted(options):
             if self.gradients:
-                extra_args = {**extra_args, "model_options": differentiable_options(extra_args["model_options"])}
+                options = differentiable_options(options)
                 sigmas, noise, latent = plain(sigmas), plain(noise), plain(latent)
                 denoise_mask = plain(denoise_mask) if denoise_mask is not None else None
-            value = detached(self.body(Session(model_wrap, sigmas, extra_args, report, noise, latent, denoise_mask)))
+            run = {"sigmas": sigmas, "noise": noise, "latent": latent, "mask": denoise_mask, "calls": calls}
+            options = {**extra_args, "model_options": options}
+            session = Session(model_wrap, options, report, own=not self.ends, **run)
+            value = detached(self.body(session))
         if self.ends:
             return value
         self.value = value
         return latent
-
-
-def as_sampler(body: Callable[[Session], Tensor], *, gradients: bool = False, companions: Sequence = ()) -> BodySampler:
-    """A SAMPLER for the stock nodes (SamplerCustomAdvanced and its guiders) that runs `body` and returns its latent.
-
-    The body starts from `session.start()` and returns the sampled latent in the scaled form. companions: further
-    ModelPatchers that it needs meanwhile.
-    """
-    return BodySampler(body, gradients=gradients, ends=True, companions=companions)
 
 
 def _reporter(callback, latent: Tensor) -> Callable | None:
@@ -199,15 +225,6 @@ def _reporter(callback, latent: Tensor) -> Callable | None:
             callback(step, shown.detach(), noisy.detach(), total)
 
     return report
-
-
-def _scope(guider, companions: list):
-    """Gradients through everything that the host has loaded for this run, and through what it will load on the way."""
-    loaded = [one for one in guider.loaded_models if isinstance(getattr(one, "model", None), torch.nn.Module)]
-    entries = [entry for cond in guider.conds.values() for entry in cond or ()]
-    vaes = [getattr(control, "vae", None) for entry in entries for control in controls(entry)]
-    modules = [vae.first_stage_model for vae in vaes if vae is not None]
-    return gradients_through([guider.model_patcher, *loaded, *companions], modules)
 
 
 class _Guider(comfy.samplers.CFGGuider):
@@ -226,7 +243,7 @@ class _Guider(comfy.samplers.CFGGuider):
 def _more_memory(graphs: int | None, executor, model, shape, conds, **kwargs):
     """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs.
 
-    graphs: rows whose graphs are held at once; None: all of the batch.
+    graphs: rows whose graphs are in memory at once; None: all of the batch.
     """
     rows = max(shape[0], GRADIENT_BATCHES * (graphs or shape[0]))
     return executor(model, [rows, *shape[1:]], conds, **kwargs)
@@ -250,7 +267,7 @@ def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, c
 def with_denoiser(
     model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
     cfg: float = 1.0, gradients: bool = False, graphs: int | None = None, noise_mask: Tensor | None = None,
-    seed: int = 0, companions: Sequence = (),
+    seed: int = 0,
 ) -> T:  # fmt: skip
     """Runs `body(session)` with `model` loaded and `conds` prepared as for sampling; returns its value, detached.
 
@@ -258,14 +275,14 @@ def with_denoiser(
     sigmas: the levels that the body visits, at least one: keyframed patches read them. gradients: inside the body
     gradients flow to `x` and to whatever else asks for them (weights never do); tensors made outside, in inference
     mode, enter a graph as `gradients.plain(tensor)`. graphs: rows that must go through a backward pass at once (None:
-    all); the host makes room for so many. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models.
-    companions: further ModelPatchers (a VAE's, a flow network) that the body needs at the same time. What the body
-    returns in tuples, lists and dicts is detached. Raises ValueError with a sentence for inputs that cannot be used.
+    all); the host makes room for so many. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models. What the body
+    returns in tuples, lists and dicts is detached. Raises ValueError for inputs that cannot be used.
     """
     latent = _checked(model, conds, latent, sigmas, cfg, gradients)
     patcher = model.clone()
-    if companions:
-        patcher.set_additional_models(KEY, list(companions))
+    leave_out(patcher.wrappers)
+    if is_compiled(patcher):
+        patcher.object_patches.pop("diffusion_model")
     if gradients:
         patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, partial(_more_memory, graphs))
     guider = _Guider(patcher)

@@ -52,7 +52,8 @@ def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[]
                 "The model ran more than once for one prediction: use a conditioning with a single entry that covers "
                 "the whole picture."
             )
-        seen[name] = out
+        # A patch on the next block may write into what this one put out.
+        seen[name] = out.clone()
         if len(seen) == len(taps):
             raise EnoughSeen
 

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def require_finite(tensor: Tensor, name: str, remedy: str = "") -> Tensor:
-    """tensor without NaN and infinity, or a sentence."""
+    """The tensor. Raises ValueError where it holds NaN or infinity."""
     if not torch.isfinite(tensor).all():
         remedy = remedy or "decode it to look at it, and make it again (a VAE in fp16 is the usual cause: use fp32)"
         raise ValueError(f"{name} holds values that are not numbers (NaN or infinity): {remedy}.")
@@ -66,7 +66,7 @@ def require_latent(latent: dict, name: str = "The latent", model=None) -> Tensor
 
 
 def require_latent_of(model, samples: Tensor, name: str = "The latent") -> None:
-    """samples (B, C, h, w) have the channels of the model's latents, or a sentence."""
+    """samples (B, C, h, w) must have the channels of the model's latents. Raises ValueError."""
     wanted = latent_format(model).latent_channels
     if samples.shape[1] != wanted:
         raise ValueError(
@@ -76,7 +76,7 @@ def require_latent_of(model, samples: Tensor, name: str = "The latent") -> None:
 
 
 def require_vae_of(model, vae, name: str = "The VAE") -> None:
-    """The VAE's latents have the model's channels, scale and size, or a sentence."""
+    """Raises ValueError unless the VAE's latents have the model's channels, scale and size."""
     form = latent_format(model)
     channels, ratio = vae.latent_channels, vae.spacial_compression_decode()
     if channels != form.latent_channels or ratio != form.spacial_downscale_ratio:
@@ -96,7 +96,7 @@ def require_vae_of(model, vae, name: str = "The VAE") -> None:
 
 
 def require_conditioning(conditioning, name: str = "The conditioning") -> list:
-    """CONDITIONING with at least one entry, or a sentence."""
+    """The CONDITIONING as a list. Raises ValueError where it has no entry."""
     entries = conditioning if isinstance(conditioning, (list, tuple)) else []
     well_formed = all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in entries)
     if not entries or not well_formed or not all(isinstance(entry[1], dict) for entry in entries):
@@ -118,7 +118,7 @@ def require_same_batch(one: Tensor, other: Tensor, name_one: str, name_other: st
 
 
 def require_same_size(one: Tensor, other: Tensor, name_one: str, name_other: str) -> None:
-    """Both (..., h, w) latents, or both (B, H, W, C) images, have the same height and width, or a sentence."""
+    """Raises ValueError unless two (..., h, w) latents, or (B, H, W, C) images, have the same height and width."""
     sizes = [tensor.shape[1:3] if _is_image(tensor) else tensor.shape[-2:] for tensor in (one, other)]
     if sizes[0] != sizes[1]:
         (h1, w1), (h2, w2) = sizes
@@ -133,7 +133,7 @@ def _is_image(tensor: Tensor) -> bool:
 
 
 def require_picture(image: Tensor, name: str = "The picture", multiple: int = 8) -> Tensor:
-    """IMAGE (B, H, W, C) whose sides are multiples of `multiple` (the VAE would crop it), or a sentence."""
+    """The IMAGE (B, H, W, C). Raises ValueError unless its sides are multiples of `multiple`: the VAE would crop it."""
     if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
         raise ValueError(f"{name} is not a batch of pictures: connect an IMAGE, such as the output of Load Image.")
     require_finite(image, name, "load it again")
@@ -148,7 +148,7 @@ def require_picture(image: Tensor, name: str = "The picture", multiple: int = 8)
 
 
 def require_sigmas(sigmas: Tensor, name: str = "The schedule", least: int = 2) -> Tensor:
-    """SIGMAS with at least `least` levels, finite and not negative, or a sentence."""
+    """The SIGMAS. Raises ValueError unless they are at least `least` levels, finite and not negative."""
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or sigmas.numel() < least:
         raise ValueError(f"{name} has too few noise levels: connect a scheduler node with at least one step.")
     require_finite(sigmas, name, "check the scheduler's settings")
@@ -158,7 +158,7 @@ def require_sigmas(sigmas: Tensor, name: str = "The schedule", least: int = 2) -
 
 
 def require_unet(model, technique: str) -> None:
-    """The model is a UNet (Stable Diffusion 1, 2, SDXL), or a sentence."""
+    """Raises ValueError unless the model is a UNet (Stable Diffusion 1, 2, SDXL)."""
     if not is_unet(model):
         raise ValueError(
             f"{technique} works inside the UNet of Stable Diffusion 1, 2 and SDXL, which this model "
@@ -167,7 +167,7 @@ def require_unet(model, technique: str) -> None:
 
 
 def require_unconditional(model, technique: str) -> None:
-    """The model knows an unconditional prediction (it is not distilled to a guidance number), or a sentence."""
+    """Raises ValueError where the model has no unconditional prediction (distilled to a guidance number)."""
     network = diffusion_model(model)
     params = getattr(network, "params", None)
     if getattr(params, "guidance_embed", False) or getattr(network, "guidance_embed", False) is True:

@@ -25,7 +25,7 @@ def parse(version: str) -> tuple[int, int, int]:
 
 
 def running_version() -> str:
-    """The host's own version, "" where it does not tell."""
+    """The host's own version, "" where it has none."""
     try:
         import comfyui_version
     except ImportError:

@@ -159,9 +159,6 @@ class Scene:
         objects[index] = replace(objects[index], **changes)
         return replace(self, objects=tuple(objects))
 
-    def without_object(self, index: int) -> "Scene":
-        return replace(self, objects=self.objects[:index] + self.objects[index + 1 :])
-
     def with_ground(self, **changes) -> "Scene":
         return replace(self, ground=replace(self.ground, **changes))
 

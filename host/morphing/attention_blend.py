@@ -20,6 +20,7 @@ from ..attention.blocks import Block, attention_blocks
 from ..attention.patching import Attend, AttentionPatch, with_attention
 from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, key_row, rows_of
 from ..family import diffusion_model
+from ..network_calls import run_uncompiled, without_caches
 from ..validation import require_unet
 from .extra_keys import ExtraKeys
 from .row_chunks import RESERVED, Limits, RowChunks
@@ -90,6 +91,7 @@ class _Blend:
 
     def outer_sample(self, executor, noise, *args, **kwargs):
         """The host's whole sampling run, whose options keep how many pictures it has and how many rows fit."""
+        run_uncompiled(executor.class_obj, NODE)
         options = executor.class_obj.model_options
         count_pictures(options, noise.shape[0])
         options["transformer_options"][self.limits] = Limits()
@@ -102,7 +104,8 @@ class _Blend:
         needs = self._needs(rows) if active else {}
 
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
-            options = {**transformer_options, PLAN: part}
+            options = transformer_options if part == rows else without_caches(transformer_options)
+            options = {**options, PLAN: part}
             if active:
                 options = with_attention(options, [self._patch(self._reads(part, groups))], NODE)
             return executor(x, t, c_concat, c_crossattn, control, options, **kw)

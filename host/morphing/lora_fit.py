@@ -21,6 +21,7 @@ from ..content_cache import RESULTS, content_key, model_key
 from ..family import diffusion_model, is_unet, model_class
 from ..gradients import plain
 from ..memory import chunked, or_sparing
+from ..network_calls import require_graph
 from ..session import Session, with_denoiser
 from ..validation import require_latent_of
 from .conditioning import OF_ROWS, key_conditionings, morphed
@@ -101,9 +102,15 @@ def _fit_together(
         shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
         branches = Branches(shapes, count, recipe, session.device)
         hooks = {name: _adding(branches, name) for name in names}
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            x0 = session.denoise(x, sigma)
+            require_graph(x0)
+            return x0
+
         with layer_hooks(network, hooks), session.checkpointed() if sparing else nullcontext():
             fitted = fit(
-                lambda x, sigma: session.denoise(x, sigma),
+                denoise,
                 session.latent[::samples].clone(),
                 branches,
                 plain(levels).to(session.device),

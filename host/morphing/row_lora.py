@@ -34,7 +34,8 @@ from ...morphing.lora import (
 )
 from ...morphing.schedule import Alphas
 from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, rows_of
-from ..family import is_unet
+from ..family import diffusion_model, is_unet
+from ..network_calls import run_uncompiled, without_caches
 from .attention_blend import KEY as BLEND
 from .lora import read_lora
 from .row_chunks import RESERVED, Limits, RowChunks
@@ -101,6 +102,7 @@ class _RowLoRA:
 
     def outer_sample(self, executor, noise, *args, **kwargs):
         """The host's whole sampling run, whose options keep how many pictures it has and how many rows fit."""
+        run_uncompiled(executor.class_obj, NODE)
         options = executor.class_obj.model_options
         count_pictures(options, noise.shape[0])
         options["transformer_options"][self.limits] = Limits()
@@ -137,7 +139,7 @@ class _RowLoRA:
         rows, groups = self._rows(options, x.shape[0])
 
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
-            mine = {**options, PLAN: part} if len(part) < len(rows) else options
+            mine = {**without_caches(options), PLAN: part} if len(part) < len(rows) else options
             return model_call(x, t, c_concat, c_crossattn, control, mine, **kw)
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
@@ -216,7 +218,7 @@ def _options_among(args: tuple, kwargs: dict) -> dict:
 
 
 def _mixtures(model, read: Sequence[dict[str, dict]], mixing: Mixing, strength: float) -> dict[str, LayerMixture]:
-    network = model.get_model_object("diffusion_model")
+    network = diffusion_model(model)
     mixtures = {}
     for layer in sorted({layer for lora in read for layer in lora}):
         found = [lora.get(layer, {}) for lora in read]

@@ -185,7 +185,7 @@ class FlowGuidanceSampler(BodySampler):
 
     def _guide(self, session: Session, setting: "_HostSetting", free: Tensor) -> Guide:
         motion, batch, device = self.motion, session.latent.shape[0], session.device
-        vae = DifferentiableVAE(self.tools.decoder, latent_format(session._guider.model_patcher))
+        vae = DifferentiableVAE(self.tools.decoder, latent_format(session.patcher))
 
         def decode(latent: Tensor) -> Tensor:
             check_interrupt()
@@ -231,12 +231,10 @@ class FlowGuidanceSampler(BodySampler):
 
     def _start(self, session: Session, setting: "_HostSetting") -> Tensor:
         """Fast: the moved picture at the first noise level. Faithful: the source's trajectory, or the source there."""
-        sigma, sampling = session.sigmas[0], session.model.model_sampling
         if self.recipe.faithful and setting.anchor is not None:
-            return setting.anchor.at(float(sigma), session.latent).clone()
+            return setting.anchor.at(float(session.sigmas[0]), session.latent).clone()
         picture = session.latent if self.recipe.faithful else self._moved(session, setting)
-        full = self.max_denoise(session._guider, session.sigmas)
-        return plain(sampling.noise_scaling(sigma, session.noise, picture, full))
+        return plain(session.start(picture))
 
     def _moved(self, session: Session, setting: "_HostSetting") -> Tensor:
         """The moved picture's latent (B, C, h, w), scaled form."""
@@ -259,7 +257,7 @@ class _HostSetting:
     def __init__(self, session: Session, trajectory: Trajectory | None, seed: int, patchers: list, sparing: bool):
         self.session, self.patchers, self.seed, self.sparing = session, patchers, seed, sparing
         self.anchor = None if trajectory is None else Anchor(trajectory)
-        self.flow_model = prediction(session._guider.model_patcher) == "flow"
+        self.flow_model = prediction(session.patcher) == "flow"
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         return self.session.guided(x, sigma)

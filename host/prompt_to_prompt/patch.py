@@ -24,6 +24,7 @@ from ..compatibility import warn_of_another_caption
 from ..conds import pick_rows
 from ..family import diffusion_model
 from ..inversion.anchor import holds_of
+from ..network_calls import run_uncompiled
 from ..notify import notify
 from ..validation import require_unet
 from .attention_record import Record, Recording
@@ -82,6 +83,7 @@ class _PromptToPrompt:
         size = tuple(int(n) for n in noise.shape[-2:])
         maps = MapSums(size, map_factor(self.blocks.values(), *size))
         run = EditRun(self.plan, sigmas.tolist(), noise.shape[0], size, maps, self.blocks, guider)
+        run_uncompiled(guider, TECHNIQUE)
         # The guider's options are this run's own copy.
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)

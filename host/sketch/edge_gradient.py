@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...guidance.sketch.predictor import EdgePredictor
 from ...inversion.diffusion import append_dims
-from ..gradients import differentiable_options, gradients_through, plain
+from ..gradients import differentiable_call_options, gradients_through, plain
 from ..memory import or_sparing
 from ..recompute import checkpointed
 from ..unet_features import reading
@@ -142,7 +142,7 @@ class EdgeGradient:
             if self.sparing:
                 stack.enter_context(checkpointed(network))
             leaf = x if nested else plain(x).detach().clone().requires_grad_(True)
-            options = differentiable_options({"transformer_options": transformer_options})["transformer_options"]
+            options = differentiable_call_options(transformer_options)
             if not nested:
                 _end_graph_behind(options, self.predictor.spec.taps)
             stack.enter_context(reading(network, self.predictor.spec.taps, keep))

@@ -31,6 +31,7 @@ from ...guidance.sketch.guidance import (
 from ...guidance.sketch.predictor import EdgePredictor
 from ...guidance.sketch.prepare import Strokes, fit_lines
 from ..gradients import plain
+from ..network_calls import require_every_call, run_uncompiled
 from ..notify import notify
 from ..sampler_traits import sampler_name
 from ..session import GRADIENT_BATCHES
@@ -121,6 +122,8 @@ class _Guide:
         run = self._new_run(guider, latent_image, sampler, sigmas)
         if run is None:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        require_every_call(guider, "Edge Predictor Guidance")
+        run_uncompiled(guider, "Edge Predictor Guidance")
         # Added for the run alone and last, so that it is the innermost: an anchor's exactness stays exact.
         options = guider.model_options
         add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise, options, is_model_options=True)

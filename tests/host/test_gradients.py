@@ -1,12 +1,14 @@
 """Gradients through models made as loaders make them, under inference mode: right, and with nothing left behind."""
 
+import comfy.controlnet
+import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
 from palimpsest.host.gradients import normalise, plain
 from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.session import with_denoiser
 
-from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_model, tiny_vae
+from ..tiny_models import FAMILIES, tiny_cond, tiny_control_file, tiny_latent, tiny_model, tiny_vae
 
 SIGMAS = torch.tensor([0.7, 0.0])
 
@@ -99,14 +101,14 @@ def test_gradient_through_model_and_vae_together():
             leaf = plain(x).clone().requires_grad_(True)
             return torch.autograd.grad(picture(session, leaf).square().sum(), leaf)[0]
 
-        run = lambda body, **how: with_denoiser(model, conds, latent, SIGMAS, body, companions=[vae.patcher], **how)
+        model.set_additional_models("vae", [vae.patcher])
+        run = lambda body, **how: with_denoiser(model, conds, latent, SIGMAS, body, **how)
         gradient = run(by_gradient, gradients=True)
         step = 2e-3 * gradient / gradient.norm() * x.norm()
         above, below = run(lambda s: [picture(s, x + sign * step).double() for sign in (1, -1)])
         difference = ((above - below) * (above + below)).sum() / (2 * step.norm())
         assert float(gradient.norm()) == pytest.approx(float(difference), rel=2e-3)
         assert [weight.requires_grad for weight in vae.first_stage_model.parameters()] == wish
-    assert not model.additional_models
 
 
 def test_a_model_over_several_gpus_is_named():
@@ -138,3 +140,58 @@ def test_an_attention_override_of_the_users_is_honoured():
     assert torch.allclose(run(sharper, True)[0], run(sharper, False)[0], atol=1e-4)
     assert (run(sharper, True)[0] - run(model, True)[0]).abs().max() > 1e-3
     assert torch.allclose(run(blind, True)[1], run(model, True)[1])
+
+
+@pytest.fixture
+def controlled(tmp_path):
+    """(model, conditioning under a ControlNet with attention, the ControlNet's network)."""
+    with torch.inference_mode():
+        control = comfy.controlnet.load_controlnet(str(tiny_control_file("sd1", tmp_path / "control.safetensors")))
+        control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4)), 0.7, (0.0, 1.0))
+        tokens, facts = tiny_cond("sd1")[0]
+        cond = [[tokens, {**facts, "control": control, "control_apply_to_uncond": True}]]
+        yield tiny_model("sd1"), cond, control.control_model
+
+
+def test_the_hosts_attention_is_replaced_while_a_controlnet_runs_and_no_longer(controlled):
+    model, cond, network = controlled
+    stock, seen = host_attention.optimized_attention, []
+    attention = next(part for part in network.modules() if isinstance(part, host_attention.CrossAttention))
+    handle = attention.register_forward_hook(lambda *_: seen.append(host_attention.optimized_attention))
+
+    def body(session):
+        assert host_attention.optimized_attention is stock
+        leaf = session.latent.clone().requires_grad_(True)
+        x0 = session.denoise(leaf, 0.7)
+        assert host_attention.optimized_attention is stock
+        return torch.autograd.grad(x0.sum(), leaf)[0]
+
+    try:
+        with_denoiser(model, {"positive": cond}, tiny_latent("sd1"), SIGMAS, body, gradients=True)
+        assert seen and all(one is not stock for one in seen)
+        # Without gradients nothing is touched.
+        seen.clear()
+        with_denoiser(model, {"positive": cond}, tiny_latent("sd1"), SIGMAS, lambda s: s.denoise(s.latent, 0.7))
+        assert seen and all(one is stock for one in seen)
+    finally:
+        handle.remove()
+    assert host_attention.optimized_attention is stock
+
+
+def test_attention_that_another_has_put_there_meanwhile_stays(controlled, monkeypatch):
+    model, cond, network = controlled
+    monkeypatch.setattr(host_attention, "optimized_attention", host_attention.optimized_attention)
+    other = lambda *args, **kwargs: host_attention.attention_pytorch(*args, **kwargs)
+    handle = network.register_forward_hook(lambda *_: setattr(host_attention, "optimized_attention", other))
+    try:
+        with_denoiser(
+            model,
+            {"positive": cond},
+            tiny_latent("sd1"),
+            SIGMAS,
+            lambda s: s.denoise(s.latent.clone().requires_grad_(True), 0.7),
+            gradients=True,
+        )
+    finally:
+        handle.remove()
+    assert host_attention.optimized_attention is other

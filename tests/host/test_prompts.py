@@ -103,9 +103,20 @@ def with_guidance_patch(scene: Scene, family: str) -> None:
     scene.model = [scene.add("RescaleCFG", model=scene.model, multiplier=0.7), 0]
 
 
+def with_free_u(scene: Scene, family: str) -> None:
+    """Writes into the features that it is given."""
+    scene.model = [scene.add("FreeU_V2", model=scene.model, b1=1.3, b2=1.4, s1=0.9, s2=0.2), 0]
+
+
+def with_tiles(scene: Scene, family: str) -> None:
+    """Self-attention in tiles of the picture."""
+    tiles = {"tile_size": 32, "swap_size": 2, "max_depth": 0, "scale_depth": False}
+    scene.model = [scene.add("HyperTile", model=scene.model, **tiles), 0]
+
+
 ATTACHED = [
     with_lora, with_bypass_lora, with_control, with_area, with_mask, with_ranges, with_hook, with_rows,
-    with_guidance_patch,
+    with_guidance_patch, with_free_u, with_tiles,
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from palimpsest.host.session import as_sampler, with_denoiser
+from palimpsest.host.session import BodySampler, with_denoiser
 
 from ..tiny_models import FAMILIES, tiny_cond, tiny_latent, tiny_lora, tiny_model
 
@@ -125,7 +125,7 @@ def test_our_loop_as_a_stock_sampler():
     model, latent = tiny_model("sd1"), tiny_latent("sd1")
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
     results, calls = [], []
-    for sampler in (as_sampler(euler), comfy.samplers.sampler_object("euler")):
+    for sampler in (BodySampler(euler, gradients=False, ends=True), comfy.samplers.sampler_object("euler")):
         guider = comfy.samplers.CFGGuider(model.clone())
         guider.set_conds(tiny_cond("sd1"), tiny_cond("sd1", seed=1))
         guider.set_cfg(3.0)

@@ -4,14 +4,15 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from palimpsest.host.morphing.attention_blend import blended
+from palimpsest.host.morphing.conditioning import morphed
+from palimpsest.host.session import with_denoiser
+from palimpsest.morphing.schedule import schedule
 
-from ..tiny_models import tiny_model
+from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from .prompts import Scene, latent, run
-from .techniques import RUNS
+from .techniques import PATCHES, RUNS, sampled
 
-pytestmark = pytest.mark.xfail(
-    strict=True, reason="runs of our own are answered by step caches"
-)
 STOCK = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}
 
 
@@ -38,12 +39,38 @@ def without_cache(model):
         return {name: technique(model) for name, technique in RUNS.items()}
 
 
-@pytest.mark.parametrize("technique", ["Best Seed", "faithful motion"])
+@pytest.mark.parametrize("name", STOCK)
+def test_the_stock_caches_change_a_stock_run(model, name):
+    assert not torch.allclose(sampled(cached(model, name))[0], sampled(model)[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("technique", RUNS)
 @pytest.mark.parametrize("name", STOCK)
 def test_a_run_of_ours_is_the_one_without_the_cache(model, without_cache, name, technique, caplog):
     found = RUNS[technique](cached(model, name))
     assert all(torch.equal(one, other) for one, other in zip(found, without_cache[technique]))
     assert f"{name} skips model calls" in caplog.text
+
+
+@pytest.mark.parametrize("technique", PATCHES)
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_run_is_the_users_choice_or_a_sentence(model, name, technique):
+    for order in ("before", "behind"):
+        add = lambda one: cached(one, name)
+        try:
+            found = PATCHES[technique](add(model)) if order == "before" else PATCHES[technique](model, add)
+        except ValueError as error:
+            assert name in str(error) and "off the model" in str(error)
+        else:
+            assert technique != "sketch guidance" and all(torch.isfinite(one).all() for one in found)
+
+
+def test_parts_of_a_batch_are_not_answered_with_each_other(model):
+    """Frames two at a time: EasyCache would know them by their prompt alone."""
+    alphas = schedule(6, 2)
+    positive = morphed([tiny_cond("sd1", seed=seed) for seed in range(2)], alphas)
+    run = lambda one: sampled(blended(one, alphas, rows_at_once=2), positive, rows=6)[0]
+    assert torch.equal(run(cached(model, "EasyCache")), run(model))
 
 
 def every_second(kind: str):
@@ -84,11 +111,29 @@ UNKNOWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("technique", ["inversion", "heat map"])
+@pytest.mark.parametrize("technique", RUNS)
 @pytest.mark.parametrize("place", UNKNOWN)
 def test_an_unknown_cache_is_found_by_its_calls(model, place, technique):
-    with pytest.raises(ValueError, match="caches or skips|cache parts of the network"):
+    with pytest.raises(ValueError, match=r"caches or skips|cache parts of the network"):
         RUNS[technique](UNKNOWN[place](model))
+
+
+@pytest.mark.parametrize("technique", ["inversion", "Best Seed", "faithful motion"])
+def test_an_unknown_cache_round_predictions_is_found_too(model, technique):
+    with pytest.raises(ValueError, match="caches or skips"):
+        RUNS[technique](every_second(WrappersMP.PREDICT_NOISE)(model))
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_transformers_are_counted_too(family):
+    model, x = tiny_model(family), tiny_latent(family)
+    ask = lambda one: with_denoiser(
+        one, {"positive": tiny_cond(family)}, x, torch.tensor([0.9, 0.5]),
+        lambda session: [session.denoise(x, sigma) for sigma in (0.9, 0.5)],
+    )  # fmt: skip
+    assert all(torch.isfinite(one).all() for one in ask(model))
+    with pytest.raises(ValueError, match="caches or skips"):
+        ask(UNKNOWN["model"](model))
 
 
 @pytest.mark.parametrize("node", STOCK)

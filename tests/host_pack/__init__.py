@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sample
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
@@ -18,8 +19,8 @@ from comfy_api.latest import ComfyExtension, io, ui
 sys.path.append(str(Path(__file__).resolve().parents[2] / ".host" / "packages"))
 
 from palimpsest.host.fingerprint import fingerprint
-from palimpsest.host.gradients import plain
-from palimpsest.host.motion.decode import vae_gradients
+from palimpsest.host.gradients import gradients_through, plain
+from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.session import Session, with_denoiser
 from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
 from palimpsest.tests import tiny_models as tiny
@@ -175,12 +176,14 @@ class TestDecodeGradient(io.ComfyNode):
     def execute(cls, vae, model, latent):
         samples = latent["samples"]
         fresh = all(weight.is_inference() for weight in vae.first_stage_model.parameters())
-        with vae_gradients(vae, model, shape=samples.shape) as network:
+        comfy.model_management.load_models_gpu([vae.patcher])
+        network = DifferentiableVAE(vae, model.get_model_object("latent_format"))
+        with gradients_through([vae.patcher]):
             leaf = plain(samples).clone().requires_grad_(True)
             picture = network.decode(leaf)
             gradient = torch.autograd.grad((picture**2).sum(), leaf)[0]
             asked = any(weight.requires_grad for weight in vae.first_stage_model.parameters())
-        with vae_gradients(vae, model) as network, torch.no_grad():
+        with gradients_through([vae.patcher]), torch.no_grad():
             step = 5e-3 * gradient / gradient.norm() * samples.norm()
             above, below = (network.decode(samples + sign * step).double() for sign in (1, -1))
             difference = ((above - below) * (above + below)).sum() / (2 * step.norm())

@@ -432,3 +432,22 @@ def test_the_blank_page_of_sketch_prepare_is_a_sentence(host_client, folder):
     )
     graph.add("PreviewImage", images=["2", 0])
     assert "No strokes are left" in error_of(host_client, graph)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_stock_patch_that_writes_into_features_stands_beside_the_guidance(host_client, files, place):
+    results = []
+    for strength in (1.6, 0.0):
+        scene = SketchScene("sd1")
+        steps = [
+            lambda: scene.guided(scene.loaded(files["sd1"]), strength=strength),
+            lambda: setattr(
+                scene, "model", [scene.add("FreeU_V2", model=scene.model, b1=1.3, b2=1.4, s1=0.9, s2=0.2), 0]
+            ),
+        ]
+        for step in steps if place == "behind" else reversed(steps):
+            step()
+        saved = scene.stock()
+        results.append(latent(host_client, run(host_client, scene), saved))
+    guided, off = results
+    assert torch.isfinite(guided).all() and not torch.allclose(guided, off, atol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..guidance.flow.fields import expand_batch, moving, region_of, resize_layers
 from ..guidance.flow.warp import forward_warp, land
@@ -19,10 +19,10 @@ from ..host.motion.sampler import FlowGuidanceSampler, Motion
 from ..host.notify import notify
 from ..host.validation import require_finite, require_picture
 from ._flow_inputs import fitted_flow, matched
-from ._loss_plot import plot
 from .flow import CATEGORY, FLOW_TIP, LAYERS_TIP
 from .sockets import Flow as FlowSocket, Trajectory as TrajectorySocket, advanced, optional
 
+DAMPINGS = ["the preset's", "on", "off"]
 PRESETS = {"normal": NORMAL, "draft": DRAFT, "faithful": FAITHFUL}
 # Beyond this mean error in 0..1 what comes back is not the picture: an encoder of noise, or a VAE of another family.
 WORST_ENCODING, WINDOW = 0.3, 16  # error; cells of the latent
@@ -63,6 +63,7 @@ def recipe_of(
     flow_every: int,
     clip: float,
     follow: float = -1.0,
+    damping: str = "",
 ) -> MotionRecipe:
     """A preset with the numbers that were set by hand (0, or below 0 for flow_every and follow: the preset's)."""
     base = PRESETS[preset]
@@ -74,6 +75,7 @@ def recipe_of(
         inner=inner or base.inner,
         flow_every=base.flow_every if flow_every < 0 else flow_every,
         follow=base.follow if follow < 0 else follow,
+        damping={"on": True, "off": False}.get(damping, base.damping),
         window=Window(start, end, None if curve is None else curve.interp),
     )
 
@@ -101,6 +103,8 @@ def _advanced_inputs() -> list[io.Input]:
         advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls "
                  "(not faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0.4 to 0.9.",
                  default=-1.0, min=-1.0, max=1.0, step=0.05),
+        advanced(io.Combo, "damping", "Halve the pull of a picture whose loss grows within a noise level. Faithful, as "
+                 "published, does not.", options=DAMPINGS, default=DAMPINGS[0]),
     ]  # fmt: skip
 
 
@@ -205,12 +209,15 @@ class FlowGuidanceSamplerNode(io.ComfyNode):
         flow_every=-1,
         flow_updates=5,
         follow=-1.0,
+        damping=DAMPINGS[0],
     ) -> io.NodeOutput:
         if optical_flow is None:
             notify("No optical-flow model is connected: the colours alone guide.")
         else:
             require_optical_flow(optical_flow)
-        recipe = recipe_of(preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip, follow)
+        recipe = recipe_of(
+            preset, strength, start, end, curve, recursion, inner_updates, flow_every, clip, follow, damping
+        )
         flow, layers, image = matched(*fitted_flow(flow, layers, require_picture(image, "image")), image)
         motion = prepared(plain(flow).cpu(), layers, as_pictures(image), grow, edit_mask)
         if not recipe.faithful:
@@ -240,60 +247,4 @@ def prepared(flow, layers, picture, grow: int, edit_mask) -> Motion:
     return Motion(picture, flow, landing, edit, grow)
 
 
-class FlowGuidanceReport(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PalimpsestFlowGuidanceReport",
-            display_name="Flow Guidance Report",
-            category=CATEGORY,
-            description="Plots the losses of a guided run over its steps, and counts what it cost.",
-            is_output_node=True,
-            inputs=[
-                io.Sampler.Input("sampler", tooltip="The Flow Guidance Sampler of the run."),
-                io.Latent.Input("latent", tooltip="The latent that the run made: it tells the node to wait for it."),
-            ],
-            outputs=[
-                io.Image.Output("plot", tooltip="The losses and the pull over the steps of the run."),
-                io.String.Output("report", tooltip="What the run did and cost, in words."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, sampler, latent) -> io.NodeOutput:
-        record = getattr(sampler, "record", None)
-        if not isinstance(sampler, FlowGuidanceSampler) or record is None:
-            raise ValueError(
-                "There is no guided run to report: connect a Flow Guidance Sampler, and to 'latent' the "
-                "output of the Sampler Custom Advanced that it drives."
-            )
-        curves = [
-            ("colour loss (mean L1, 0..1)", [step.colour for step in record.steps]),
-            ("flow loss (mean L1, pixels)", [step.flow for step in record.steps]),
-            ("pull (RMS change of the clean latent)", [step.pull for step in record.steps]),
-        ]
-        picture = plot(curves)
-        return io.NodeOutput(picture, report(sampler), ui=ui.PreviewImage(picture, cls=cls))
-
-
-def report(sampler: FlowGuidanceSampler) -> str:
-    """What a run did and cost, in words."""
-    record = sampler.record
-    lines = [
-        f"{record.model_calls} evaluations of the model, {record.model_gradients} of them differentiated.",
-        f"{record.decodes} calls of the decoder, {record.decoder_gradients} of them differentiated.",
-        f"{record.flow_calls} calls of the flow network, {record.flow_gradients} of them differentiated.",
-        f"{sampler.seconds:.1f} seconds.",
-    ]
-    seen = [step.colour for step in record.steps if step.colour is not None]
-    if seen:
-        first = f"{seen[0]:.4f} when it was first looked at, " if len(seen) > 1 else ""
-        lines.insert(0, f"Colour loss {first}{seen[-1]:.4f} at last.")
-    if record.damped:
-        lines.append(
-            f"{record.damped} pulls were damped because the loss grew: lower the strength, or take more steps."
-        )
-    return "\n".join(lines)
-
-
-NODES = (FlowGuidanceSamplerNode, FlowGuidanceReport)
+NODES = (FlowGuidanceSamplerNode,)

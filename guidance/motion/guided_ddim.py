@@ -9,9 +9,10 @@ Faithful: equation 2 with the gradient through model, decoder and flow network, 
 3.4). Fast: the gradient is taken at the clean estimate (MPGD, arXiv 2311.16424) through the decoder alone, in several
 updates of Polyak's length, so the model is evaluated once a level and never differentiated. The first guess of every
 pull lies on the way to the moved source's own latent (as MotionDiff blends it in), without what has left
-(`motion_departed`); that costs nothing. Without updates it is all that guides, and nothing is differentiated.
+(`ghost_removal`); that costs nothing. Without updates it is all that guides, and nothing is differentiated.
 
-Differs from the paper: sizes scale the numbers (`motion_laws`), and a loss that grows damps the pull.
+Differs from the paper: sizes scale the numbers (`step_size`). Where the recipe asks for damping, which *faithful* does
+not, a loss that grows within a level damps the pull.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class Setting(Protocol):
 
     def report(self, step: int, x0: Tensor, x: Tensor) -> None:
         """A level is done; may raise to stop the run."""
+
+
+# The noisiest level of the paper's model (Stable Diffusion 1), sqrt(1 - alpha_bar) / sqrt(alpha_bar).
+NOISIEST = 14.6146
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,16 @@ def guided_ddim(
 
     Works for any number of levels >= 1 step. `record` is filled as the run goes.
     """
-    levels, damper = sigmas.tolist(), Damper()
+    levels, damper = sigmas.tolist(), Damper(active=recipe.damping)
     steps, drawn = len(levels) - 1, 0
     for step, (sigma, lower) in enumerate(itertools.pairwise(levels)):
         strength, here = recipe.window.at(step, steps), recipe.at(step, steps)
         rounds = recipe.recursion if strength > 0 else 1
+        damper.next_level()
         for k in range(rounds):
             fixed = torch.where(guide.free > 0, x, setting.kept(sigma, x))
-            clean = _pulled(fixed, sigma, step, strength, setting, guide, here, damper, record, last=lower == 0)
+            reach = sigma_reach(sigma, flow=flow_model and recipe.faithful)
+            clean = _pulled(fixed, sigma, step, strength, setting, guide, here, damper, record, reach, last=lower == 0)
             clean = torch.where(guide.free > 0, clean, setting.kept(0.0, x))
             x = ddim_step(fixed, clean, sigma, lower)
             if k < rounds - 1:
@@ -152,10 +159,11 @@ def _pulled(
     recipe: MotionRecipe,
     damper: Damper,
     record: Record,
+    reach: float,
     *,
     last: bool,
 ) -> Tensor:
-    """The clean estimate at x after the pull; the last one is the result."""
+    """The clean estimate at x after the pull; the last one is the result. reach: `sigma_reach` of the level."""
     record.model_calls += 1
     if strength <= 0:
         return setting.denoise(x, sigma)
@@ -172,10 +180,18 @@ def _pulled(
             sigma,
             None if terms is None else float(terms.colour.mean()),
             float(terms.flow.mean()) if terms is not None and asked else None,
-            float((sigma * change).square().mean().sqrt()),
+            float((reach * change).square().mean().sqrt()),
         )
     )
-    return clean - sigma * change
+    return clean - reach * change
+
+
+def sigma_reach(sigma: float, *, flow: bool) -> float:
+    """How far x0 goes back for a change of epsilon: sigma, and sigma / (1 - sigma) for flow models.
+
+    Near pure noise it ends at the noisiest level of the paper's model: no flow model knows anything of x0 there.
+    """
+    return sigma / (1 - min(sigma, NOISIEST / (1 + NOISIEST))) if flow else sigma
 
 
 def _through_model(
@@ -198,6 +214,7 @@ def _through_model(
     record.model_gradients += 1
     record.decoder_gradients += 1
     record.flow_gradients += guide.flow_net is not None
+    record.not_finite += _not_finite(loss, gradient)
     weight = scaled_weight(recipe.guidance, *guide.objective.source.shape[-2:])
     change = weight * strength * sigma * append_dims(damper(loss.detach()), 4) * gradient
     return clean.detach(), _detached(terms), clipped(change, scaled_clip(recipe.clip, x[0].numel()))
@@ -234,7 +251,9 @@ def _at_estimate(
             first, length = terms, damper(loss, network is not None) * pull
         # Losses of different make-up are never compared.
         fresh = lowest is None or (asks and update == 1)
-        better = torch.ones_like(loss, dtype=torch.bool) if lowest is None or fresh else loss < lowest
+        better = torch.ones_like(loss, dtype=torch.bool)
+        if lowest is not None and not fresh:
+            better = (loss < lowest) | ~torch.isfinite(lowest)
         length = torch.where(better, length, length * 0.5)
         best = torch.where(append_dims(better, 4), start - sigma * change, best)
         best_gradient = (
@@ -260,7 +279,13 @@ def _loss_and_gradient(
     (gradient,) = torch.autograd.grad(loss.sum(), variable)
     record.decoder_gradients += 1
     record.flow_gradients += network is not None
+    record.not_finite += _not_finite(loss, gradient)
     return _detached(terms), loss.detach(), gradient * guide.free
+
+
+def _not_finite(loss: Tensor, gradient: Tensor) -> int:
+    """The rows whose loss or gradient is not finite, as in half precision; they are not pulled."""
+    return int((~torch.isfinite(loss.detach()) | ~torch.isfinite(gradient).flatten(1).all(dim=1)).sum())
 
 
 def _asks_flow(step: int, guide: Guide, recipe: MotionRecipe) -> bool:

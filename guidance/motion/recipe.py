@@ -19,6 +19,7 @@ class MotionRecipe:
     pull_from: float = 0.5  # fast: share of the run before which the moved source is followed without updates
     follow: float = 0.7  # fast: share of the way to the moved source's latent, before the updates
     flow_every: int = 4  # fast: the flow network judges every n-th level, in its first update; 0 = never
+    damping: bool = True  # halve the pull of a picture whose loss grows within a level; not in the paper
     window: Window = Window()
 
     def at(self, step: int, steps: int) -> MotionRecipe:
@@ -50,6 +51,7 @@ class Record:
     flow_calls: int = 0
     flow_gradients: int = 0
     damped: int = 0
+    not_finite: int = 0  # pulls that were left out, as their gradient was not finite
 
 
 DRAFT = MotionRecipe(inner=0, flow_every=0)
@@ -58,4 +60,4 @@ DRAFT = MotionRecipe(inner=0, flow_every=0)
 NORMAL = MotionRecipe()
 
 
-FAITHFUL = MotionRecipe(faithful=True, recursion=10)
+FAITHFUL = MotionRecipe(faithful=True, recursion=10, damping=False)

@@ -66,22 +66,30 @@ def polyak_step(loss: Tensor, floor: Tensor | float, gradient: Tensor) -> Tensor
 
 @dataclass
 class Damper:
-    """Catches a loss that grows: halves the pull of that picture, and lets it recover while all goes well.
+    """Catches a loss that grows within a noise level: halves that picture's pull, which recovers while all goes well.
 
-    Lives for one run. factor: (B,) in (0, 1]. caught: how often a pull was damped.
+    Lives for one run. Not in the paper. active: off leaves every pull as it is. factor: (B,) in (0, 1]. caught: how
+    often a pull was damped.
     """
 
+    active: bool = True
     factor: Tensor | None = None
     best: dict[bool, Tensor] = field(default_factory=dict)
     caught: int = 0
     tolerance: float = 1.5
 
+    def next_level(self) -> None:
+        """Losses of another noise level are of other pictures: they are not compared with those before."""
+        self.best.clear()
+
     def __call__(self, loss: Tensor, kind: bool = False) -> Tensor:
         """loss: (B,) of the state now; kind: losses of different make-up are never compared. Returns the factor."""
+        if not self.active:
+            return torch.ones_like(loss)
         factor = torch.ones_like(loss) if self.factor is None else self.factor
         best = self.best.get(kind, torch.full_like(loss, float("inf")))
-        bad = ~torch.isfinite(loss) | (loss > self.tolerance * best)
+        bad = loss > self.tolerance * best
         self.caught += int(bad.sum())
         self.factor = torch.where(bad, factor * 0.5, (factor * 1.2).clamp(max=1.0)).clamp_min(1e-3)
-        self.best[kind] = torch.where(bad, best, torch.minimum(best, loss))
+        self.best[kind] = torch.where(bad | ~torch.isfinite(loss), best, torch.minimum(best, loss))
         return self.factor

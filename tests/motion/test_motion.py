@@ -207,9 +207,9 @@ def test_the_flow_network_is_asked_once_in_every_three_levels():
     assert record.decoder_gradients == 10 and record.decodes == 11
 
 
-@pytest.mark.parametrize("recipe", [MotionRecipe(), replace(FAITHFUL, recursion=2)])
+@pytest.mark.parametrize("recipe", [MotionRecipe(), replace(FAITHFUL, recursion=2, damping=True)])
 @pytest.mark.parametrize("harm", [float("nan"), 1e4])
-def test_a_loss_that_diverges_is_damped_and_never_blackens_the_picture(recipe, harm):
+def test_a_loss_that_diverges_never_blackens_the_picture(recipe, harm):
     setting, guide = scene()
     calls = []
 
@@ -219,7 +219,8 @@ def test_a_loss_that_diverges_is_damped_and_never_blackens_the_picture(recipe, h
 
     result, record = run(setting, replace(guide, decode=broken), recipe)
     assert torch.isfinite(result).all() and result.abs().max() < 30
-    assert record.damped > 0
+    # The fast preset asks once a level, so there is nothing to compare with; a worse update is halved there anyway.
+    assert record.not_finite > 0 if harm != 1e4 else record.damped > 0 or not recipe.faithful
 
 
 def test_the_last_pull_of_all_is_dropped_where_it_worsens():
@@ -250,6 +251,7 @@ def test_the_damper_halves_recovers_and_keeps_rows_apart():
     assert damper(torch.tensor([1.0, float("inf")])).tolist() == [pytest.approx(0.6), 0.5]
     assert damper(torch.tensor([9.0, 9.0]), True).tolist()[0] == pytest.approx(0.72)  # another kind, no comparison
     assert damper.caught == 2
+    assert Damper(active=False)(torch.tensor([1.0])).tolist() == [1.0]
 
 
 def test_polyaks_step_ends_a_linear_loss_at_its_floor():
@@ -300,7 +302,6 @@ class FlowModelSetting(ToySetting):
         return (1 - sigma) * x0 + sigma * noise
 
 
-@pytest.mark.xfail(strict=True, reason="damped by other levels, pulled too weakly")
 @pytest.mark.parametrize("recursion", [1, 3])
 def test_a_flow_model_is_pulled_as_the_same_model_in_the_other_form(recursion):
     """Equal noise levels, equal pictures: sigma of a flow model is sigma / (1 - sigma) of the other form."""
@@ -325,7 +326,6 @@ def test_a_flow_model_is_pulled_to_a_finite_place_from_pure_noise():
     assert torch.isfinite(found).all() and found.abs().max() < 1e3
 
 
-@pytest.mark.xfail(strict=True, reason="damped by other levels, pulled too weakly")
 def test_the_faithful_preset_is_not_damped_and_can_be():
     setting, guide = scene()
     calls = []
@@ -341,7 +341,6 @@ def test_the_faithful_preset_is_not_damped_and_can_be():
     assert record.damped > 0
 
 
-@pytest.mark.xfail(strict=True, reason="damped by other levels, pulled too weakly")
 def test_losses_of_different_noise_levels_are_never_compared():
     damper = Damper()
     assert damper(torch.tensor([1.0])).tolist() == [1.0]
@@ -350,7 +349,6 @@ def test_losses_of_different_noise_levels_are_never_compared():
     assert damper(torch.tensor([200.0])).tolist() == [0.5] and damper.caught == 1
 
 
-@pytest.mark.xfail(strict=True, reason="damped by other levels, pulled too weakly")
 @pytest.mark.parametrize("recipe", [MotionRecipe(), replace(FAITHFUL, recursion=2)])
 def test_a_pull_that_is_not_finite_is_counted_as_such_and_not_as_damped(recipe):
     setting, guide = scene()

@@ -6,7 +6,7 @@ import torch
 from palimpsest.host.family import prediction
 from palimpsest.host.motion.networks import Tools
 from palimpsest.host.motion.sampler import FlowGuidanceSampler
-from palimpsest.nodes.motion import FlowGuidanceReport
+from palimpsest.nodes.motion_report import FlowGuidanceReport
 
 from ..tiny_models import CHANNELS, tiny_cond, tiny_latent, tiny_model, tiny_vae
 from .test_motion_host import FAST, SLOW, motion, scaled

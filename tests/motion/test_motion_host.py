@@ -16,7 +16,8 @@ from palimpsest.host.images import as_pictures
 from palimpsest.host.motion.networks import Tools
 from palimpsest.host.motion.sampler import FlowGuidanceSampler
 from palimpsest.inversion.trajectory import Trajectory
-from palimpsest.nodes.motion import prepared, report, started
+from palimpsest.nodes.motion import prepared, started
+from palimpsest.nodes.motion_report import report
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model, tiny_vae
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from palimpsest.guidance.flow.fields import Transform, transform_flow
 from palimpsest.guidance.motion.recipe import DRAFT, FAITHFUL, NORMAL
-from palimpsest.nodes.motion import FlowGuidanceReport, FlowGuidanceSamplerNode, recipe_of
+from palimpsest.nodes.motion import FlowGuidanceSamplerNode, recipe_of
+from palimpsest.nodes.motion_report import FlowGuidanceReport
 from palimpsest.papercut.networks import FILE
 
 from ..tiny_models import tiny_latent, tiny_model, tiny_vae

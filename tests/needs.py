@@ -92,7 +92,7 @@ class _File:
             found += [(file, None) for text in _texts(node) if (file := _file_of(text))]
             inner = (self._bindings(one) for one in ast.walk(node) if isinstance(one, (ast.Import, ast.ImportFrom)))
             inner = {word: place for bindings in inner for word, place in bindings.items()}
-            for word, attribute in _words(node):
+            for word, attribute in _names_in(node):
                 found += self._resolve(word, attribute, inner)
         if name is None:
             # What runs on import: functions that decorators and constants call.
@@ -216,7 +216,7 @@ def _skipped_without(call: ast.Call) -> list[str]:
     return [one.value.split(".")[0] for one in call.args if isinstance(one, ast.Constant)] if named else []
 
 
-def _words(node: ast.AST) -> Iterator[tuple[str, str | None]]:
+def _names_in(node: ast.AST) -> Iterator[tuple[str, str | None]]:
     """(name, attribute or None) of what the node mentions and does not bind itself.
 
     The arguments of tests and fixtures are mentioned too: they are fixtures.

@@ -74,7 +74,7 @@ class Margins:
 
     def _patch(self):
         watch = {"allclose": self._allclose, "assert_allclose": self._assert_allclose,
-                 "assert_close": self._assert_close, "__eq__": self._approx}  # fmt: skip
+                 "assert_close": self._measured_assertion, "__eq__": self._approx}  # fmt: skip
         for owner, name in self.PLACES:
             self._wrap(owner, name, watch[name])
 
@@ -96,7 +96,7 @@ class Margins:
     def _assert_allclose(self, mine, theirs, rtol=1e-7, atol=0, **_):
         self.compare(mine, theirs, rtol, atol)
 
-    def _assert_close(self, actual, expected, rtol=None, atol=None, **_):
+    def _measured_assertion(self, actual, expected, rtol=None, atol=None, **_):
         for mine, theirs in _pairs(actual, expected):
             standard = default_tolerances(torch.as_tensor(mine), torch.as_tensor(theirs))
             self.compare(mine, theirs, *(standard if rtol is None else (rtol, atol)))

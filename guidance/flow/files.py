@@ -106,9 +106,9 @@ def _flow_among(arrays: Mapping[str, object], name: str) -> object:
         found = [value for key, value in flows.items() if likely(key.lower())]
         if len(found) == 1:
             return found[0]
-    held = ", ".join(f"{key} {tuple(value.shape)}" for key, value in tensors.items()) or "no arrays"
+    listing = ", ".join(f"{key} {tuple(value.shape)}" for key, value in tensors.items()) or "no arrays"
     wanted = "save the one to use alone, or name it 'flow'" if flows else "expected (B, H, W, 2) or (B, 2, H, W)"
-    raise ValueError(f"'{name}' holds {'several flows' if flows else 'no flow'} ({held}): {wanted}.")
+    raise ValueError(f"'{name}' holds {'several flows' if flows else 'no flow'} ({listing}): {wanted}.")
 
 
 def _is_flow(value: Tensor) -> bool:

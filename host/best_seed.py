@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import comfy.sample
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 from ..guidance.best_seed import cheap_levels, flow_distance, sketch_distance
 from ..guidance.sketch.predictor import EdgePredictor
 from ..inversion.diffusion import noised
+from .conds import own_bounds
 from .gradients import plain
 from .memory import chunked
 from .progress import Progress
 from .session import Session, with_denoiser
-from .sketch.layers import require_predictor_of
 from .sketch.patch import Sketch, latent_target
 from .unet_features import read_features
 
@@ -26,6 +26,10 @@ JUDGED_AT = 0.8
 BLANK = 0.1
 """What blank paper counts beside strokes at least where seeds are compared. By the strokes alone, those would win that
 draw something everywhere (half-drawn outlines on Papercut: captions 79 % right; with this 85 %, and edges nearer)."""
+NO_WHOLE_PROMPT = (
+    "Best Seed finds no positive prompt for the whole picture where seeds are judged: give the positive conditioning "
+    "an entry without an area that lasts for most of the run."
+)
 Score = Callable[[Session, Tensor], Tensor]
 
 
@@ -78,10 +82,15 @@ def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | Non
     return session.to_raw(made), None if score is None else score(session, made)
 
 
-def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float) -> Score:
+def sketch_score(
+    model, network, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float
+) -> Score:
     """How far the edges of what a candidate is about to become are from the sketch. They are read off it at a low
-    noise level, with the same noise for all: off the noisy draft itself they are mostly those of the guess so far."""
-    network = require_predictor_of(model, predictor.spec, "Best Seed")
+    noise level, with the same noise for all: off the noisy draft itself they are mostly those of the guess so far.
+
+    network: the model's UNet, for which the predictor was made. Of several entries of the prompt, those that cover the
+    whole picture count, in equal parts.
+    """
     target, _ = latent_target(predictor, sketch, model.model, size, min(one_sided, 1 - BLANK))
     low = float(model.get_model_object("model_sampling").percent_to_sigma(JUDGED_AT))
     sigma = max(low, predictor.spec.sigma_low)
@@ -89,13 +98,32 @@ def sketch_score(model, predictor: EdgePredictor, sketch: Sketch, size: tuple[in
     def score(session: Session, x0: Tensor) -> Tensor:
         noise = torch.randn(x0[:1].shape, generator=torch.Generator().manual_seed(0))
         x = noised(x0, noise.to(x0), sigma)
-        taps = predictor.spec.taps
-        features = read_features(network, taps, lambda: session.denoise(x, x.new_tensor(sigma)))
-        known = {name: plain(feature).cpu() for name, feature in zip(taps, features)}
-        predicted = predictor.logits(known, session.levels(x, sigma).cpu(), size)
-        return sketch_distance(predicted, target)
+        taps, distances = predictor.spec.taps, []
+        for denoise in _whole_prompts(session, x, sigma):
+            features = read_features(network, taps, denoise, x.shape, "Best Seed")
+            known = {name: plain(feature).cpu() for name, feature in zip(taps, features)}
+            predicted = predictor.logits(known, session.levels(x, sigma).cpu(), size)
+            distances.append(sketch_distance(predicted, target))
+        return torch.stack(distances).mean(0)
 
     return score
+
+
+def _whole_prompts(session: Session, x: Tensor, sigma: float) -> Iterator[Callable[[], Tensor]]:
+    """For each entry of the positive prompt that covers the whole picture at this noise level: the prediction by it
+    alone. Raises ValueError where there is none."""
+    entries = session.entries("positive")
+    active = [entry for entry in entries if own_bounds(entry)[1] <= sigma <= own_bounds(entry)[0]]
+    whole = [entry for entry in active if "area" not in entry]
+    if not whole:
+        raise ValueError(NO_WHOLE_PROMPT)
+    everything = list(entries)
+    try:
+        for entry in whole:
+            entries[:] = [entry]
+            yield lambda: session.denoise(x, x.new_tensor(sigma))
+    finally:
+        entries[:] = everything
 
 
 def flow_scores(vae, made: Tensor, source: Tensor, flow: Tensor) -> Tensor:

@@ -42,8 +42,27 @@ def reading(network: UNetModel, taps: Sequence[str], keep: Keep) -> Iterator[Non
             handle.remove()
 
 
-def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[], object]) -> list[Tensor]:
-    """The features of one forward pass without gradients, cut off behind the last tap. evaluate: runs the model."""
+def require_whole(given: Tensor, shape: Sequence[int], technique: str) -> None:
+    """Raises ValueError where a model is given something else than the batch of latents of `shape` (B, C, h, w)."""
+    if given.shape[0] != shape[0] or tuple(given.shape[-2:]) != tuple(shape[-2:]):
+        raise ValueError(
+            f"The model sees the picture or the batch in parts, where {technique} needs it whole: connect the model "
+            "from before the node that cuts it (tiled diffusion, context windows)."
+        )
+
+
+def read_features(
+    network: UNetModel,
+    taps: Sequence[str],
+    evaluate: Callable[[], object],
+    shape: Sequence[int],
+    technique: str,
+) -> list[Tensor]:
+    """The features of one forward pass without gradients, cut off behind the last tap.
+
+    evaluate: runs the model on a latent of `shape` (B, C, h, w), for `technique`. Raises ValueError where the model is
+    given anything else, runs more than once or not to the last tap.
+    """
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, out: Tensor) -> None:
@@ -57,11 +76,14 @@ def read_features(network: UNetModel, taps: Sequence[str], evaluate: Callable[[]
         if len(seen) == len(taps):
             raise EnoughSeen
 
+    first = network.register_forward_pre_hook(lambda _m, arguments: require_whole(arguments[0], shape, technique))
     with reading(network, taps, keep):
         try:
             evaluate()
         except EnoughSeen:
             pass
+        finally:
+            first.remove()
     if len(seen) != len(taps):
         raise ValueError(
             "The model was not asked for its features: take nodes that skip or cache parts of the network out of the "

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from ..guidance.best_seed import ranking
-from ..host.best_seed import drafts, flow_scores, sketch_score
+from ..host.best_seed import NO_WHOLE_PROMPT, drafts, flow_scores, sketch_score
 from ..host.prompts import conditionings
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch
@@ -130,7 +130,7 @@ class BestSeed(io.ComfyNode):
         conds = conditionings(model, positive, negative, None, cfg, "Best Seed")
         seeds, score = [seed + i for i in range(candidates)], None
         if flow is None:
-            score = _score(model, edge_predictor, sketch, vae, tuple(samples.shape[-2:]), unfinished)
+            score = _score(model, positive, edge_predictor, sketch, vae, tuple(samples.shape[-2:]), unfinished)
         else:
             _require_flow(samples, flow, source, vae)
         made, scores = drafts(
@@ -143,15 +143,17 @@ class BestSeed(io.ComfyNode):
         return io.NodeOutput(Noise_RandomNoise(best), best, sorted_drafts, report, ui=ui.PreviewText(report))
 
 
-def _score(model, predictor, sketch, vae, size: tuple[int, int], unfinished: float):
+def _score(model, positive, predictor, sketch, vae, size: tuple[int, int], unfinished: float):
     if predictor is None or sketch is None:
         raise ValueError(
             "Best Seed has nothing to compare with: connect edge_predictor and sketch, or flow, source and vae."
         )
-    require_predictor_of(model, predictor.spec, "Best Seed")
+    network = require_predictor_of(model, predictor.spec, "Best Seed")
+    if all("area" in options for _, options in positive):
+        raise ValueError(NO_WHOLE_PROMPT)
     if predictor.spec.target == "latent":
         require_vae(model, vae)
-    return sketch_score(model, predictor, Sketch(strokes_of(sketch), None, encoder(vae)), size, unfinished)
+    return sketch_score(model, network, predictor, Sketch(strokes_of(sketch), None, encoder(vae)), size, unfinished)
 
 
 def _require_flow(samples: torch.Tensor, flow: torch.Tensor, source, vae) -> None:

@@ -6,7 +6,7 @@ of the prompt, the rows of those that cover the whole picture count, in equal pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import comfy.model_patcher
@@ -19,11 +19,12 @@ from ...inversion.diffusion import append_dims
 from ..gradients import differentiable_call_options, gradients_through, plain
 from ..memory import or_sparing
 from ..recompute import checkpointed
-from ..unet_features import reading
+from ..unet_features import reading, require_whole
 from ..validation import require_finite
 from .layers import require_channels
 
 KEY = "palimpsest_sketch_slope"
+TECHNIQUE = "sketch guidance"
 OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
 """Entries of a prompt with one of these change from level to level."""
 
@@ -31,14 +32,15 @@ OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
 class EdgeGradient:
     """dL/dx for the rows of one model call of a guider; filled by the call that `gradient_options`'s options go into.
 
-    loss_of: what the predictor puts out -> (B,). sparing: recompute activations in backward, to need less memory.
+    loss_of: what the predictor puts out -> (B,). shape: of x, (B, C, h, w), which must reach the model as a whole.
+    sparing: recompute activations in backward, to need less memory.
     shortfalls: by how much the other prompts' predictions x0 fell short of the positive one's at an earlier call; set
     before a call it spares them, and afterwards it is what served. (Their predictions themselves, held, would lag
     behind the positive one's and so raise the CFG.)
     """
 
-    def __init__(self, guider, predictor: EdgePredictor, loss_of: Callable[[Tensor], Tensor]):
-        self.guider, self.predictor, self.loss_of = guider, predictor, loss_of
+    def __init__(self, guider, predictor: EdgePredictor, loss_of: Callable[[Tensor], Tensor], shape: Sequence[int]):
+        self.guider, self.predictor, self.loss_of, self.shape = guider, predictor, loss_of, tuple(shape)
         entries = guider.conds.get("positive") or []
         # Entries of an area are copied to the other prompts, number and all; those of the whole picture are not.
         self.whole = {entry["uuid"] for entry in entries if "area" not in entry and "uuid" in entry}
@@ -65,6 +67,7 @@ class EdgeGradient:
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """CALC_COND_BATCH wrapper: the positive prompt in a call of its own."""
         mine = [cond is not None and any(entry.get("uuid") in self.whole for entry in cond) for cond in conds]
+        require_whole(x_in, self.shape, TECHNIQUE)
         if self.gradients or not any(mine):
             return executor(model, conds, x_in, timestep, model_options)
         if "multigpu_clones" in model_options:
@@ -112,6 +115,7 @@ class EdgeGradient:
         chunks = transformer_options.get("uuids", ())
         if not self.open or not any(uuid in self.whole for uuid in chunks):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **extra)
+        require_whole(x, (len(chunks) * self.shape[0], *self.shape[1:]), TECHNIQUE)
         arguments = {key: _plain(value) for key, value in extra.items()}
         inputs = (plain(t), _plain(c_concat), _plain(c_crossattn))
 

@@ -224,7 +224,9 @@ class _Run:
         """The plain prediction x0; the slope is taken on the way."""
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         std = blur_at(self.recipe, fraction_at_sigma(sampling, float(timestep.max())))
-        gradient = EdgeGradient(self.guider, self.predictor, lambda out: sketch_loss(out, self.target, std=std))
+        gradient = EdgeGradient(
+            self.guider, self.predictor, lambda out: sketch_loss(out, self.target, std=std), x.shape
+        )
         gradient.sparing, gradient.shortfalls = self.sparing, None if self.steps[step].negative else self.shortfalls
         x0 = executor(x, timestep, gradient_options(gradient, model_options), seed)
         before, self.gradient, self.sparing, self.shortfalls = (

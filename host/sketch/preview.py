@@ -33,7 +33,7 @@ def predicted_edges(
         noise = torch.randn(session.latent.shape, generator=torch.Generator().manual_seed(seed)).to(session.device)
         for number, sigma in enumerate(levels):
             x = noised(session.latent, noise, sigma)
-            read = read_features(network, taps, lambda: session.denoise(x, sigma))
+            read = read_features(network, taps, lambda: session.denoise(x, sigma), x.shape, "Edge Predictor Preview")
             features = [plain(feature).cpu() for feature in read]
             require_channels(predictor.spec, features)
             out = predictor.edges(dict(zip(taps, features)), sigma.expand(1), size)

@@ -131,7 +131,7 @@ class EdgeTraining:
                 sigma = self.levels.sigmas(plan.level)
                 x = self.examples.noisy(plan, sigma).to(session.device)
                 ask = lambda: session.denoise(x, sigma.to(session.device), str(n))
-                features = read_features(self.network, self.spec.taps, ask)
+                features = read_features(self.network, self.spec.taps, ask, x.shape, "Edge Predictor Train")
                 use(n, plan, sigma, [plain(feature) for feature in features])
 
         largest = max((plan.noise for plan in plans.values()), key=Tensor.numel)

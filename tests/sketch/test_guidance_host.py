@@ -162,13 +162,13 @@ def test_the_gradient_agrees_with_finite_differences(models, family):
     made = {}
 
     def body(session):
-        gradient = EdgeGradient(session.guider, predictor, lambda out: sketch_loss(out, target))
+        gradient = EdgeGradient(session.guider, predictor, lambda out: sketch_loss(out, target), x.shape)
         options = gradient_options(gradient, session._extra_args["model_options"])
         session.guider(x, session.levels(x, 4.0), model_options=options, seed=0)
         made.update(gradient=gradient.result(), loss=gradient.loss)
 
         def loss_at(moved):
-            probe = EdgeGradient(session.guider, predictor, lambda out: sketch_loss(out.double(), target))
+            probe = EdgeGradient(session.guider, predictor, lambda out: sketch_loss(out.double(), target), x.shape)
             taken = gradient_options(probe, session._extra_args["model_options"])
             session.guider(moved, session.levels(x, 4.0), model_options=taken, seed=0)
             return probe.loss.double()

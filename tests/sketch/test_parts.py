@@ -11,7 +11,6 @@ from palimpsest.nodes.best_seed import BestSeed
 from palimpsest.tests.sketch.fixtures import drawing, tiny_predictor
 from palimpsest.tests.tiny_models import tiny_cond, tiny_latent, tiny_model
 
-pytestmark = pytest.mark.xfail(strict=True, reason="parts and combined prompts end in shapes, or in wrong scores")
 SIGMAS = torch.tensor([14.6, 9.0, 6.0, 4.0, 2.5, 1.5, 0.8, 0.3, 0.0])
 AREA = {"area": (4, 4, 2, 2), "strength": 1.0}
 

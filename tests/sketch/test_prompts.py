@@ -315,6 +315,40 @@ def test_best_seed_returns_a_noise_of_the_hosts_own(host_client, files):
     assert scores == sorted(scores) and {line.split(":")[0] for line in lines} == {f"seed {s}" for s in (40, 41, 42)}
 
 
+def best_scores(client, files, cut: bool = False, combined: bool = False) -> list[str] | str:
+    """The report of Best Seed for two seeds, or its error."""
+    scene = SketchScene("sd1", batch=1)
+    predictor = scene.loaded(files["sd1"])
+    if cut:
+        node = scene.add(
+            "ContextWindowsManual", model=scene.model, context_length=1, context_overlap=0, context_stride=1,
+            context_schedule="standard_static", closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False,
+            cond_retain_index_list="", split_conds_to_windows=False, latent_retain_index_list="",
+            causal_window_fix=True,
+        )  # fmt: skip
+        scene.model = [node, 0]
+    positive = scene.positive
+    if combined:
+        positive = [scene.add("ConditioningCombine", conditioning_1=positive, conditioning_2=positive), 0]
+    best = scene.add(
+        "PalimpsestBestSeed", model=scene.model, positive=positive, negative=scene.negative, cfg=3.0,
+        latent_image=scene.latent, sigmas=scene.sigmas, seed=40, candidates=2, steps=2, edge_predictor=predictor,
+        sketch=[scene.add("LoadImage", image="sketch.png"), 0],
+    )  # fmt: skip
+    scene.add("PreviewAny", source=[best, 3])
+    return error_of(client, scene) if cut else run(client, scene).texts(best)[0].splitlines()
+
+
+def test_best_seed_takes_a_prompt_combined_with_itself_as_the_prompt(host_client, files):
+    found = [dict(line.split(": ") for line in best_scores(host_client, files, combined=c)) for c in (False, True)]
+    assert found[0].keys() == found[1].keys()
+    assert all(float(found[0][seed]) == pytest.approx(float(found[1][seed]), rel=1e-2) for seed in found[0])
+
+
+def test_best_seed_refuses_context_windows(host_client, files):
+    assert "in parts" in best_scores(host_client, files, cut=True)
+
+
 def test_sketch_prepare_shows_clean_strokes_in_the_size_asked_for(host_client, folder):
     graph = Graph()
     picture = graph.add("LoadImage", image="sketch.png")

@@ -10,7 +10,7 @@ from ..host.validation import require_finite
 
 
 def require_mask(mask: torch.Tensor, name: str = "mask") -> torch.Tensor:
-    """MASK (B, H, W), finite and not empty, or a sentence."""
+    """MASK (B, H, W), finite and not empty. Raises ValueError otherwise."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 3 or not torch.isfinite(mask).all():
         raise ValueError(f"The input '{name}' is not a mask: connect a MASK, such as that of Load Image's Mask Editor.")
     if not region_of(mask).flatten(1).any(dim=1).all():

@@ -116,7 +116,7 @@ def load_classifier(path: Path = FILE) -> Classifier:
 
 
 def rates(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, float]:
-    """The share (0..1) of right answers, for each of the five, for "shape and colour" together, and for "all"."""
+    """The fraction (0..1) of right answers, for each of the five, for "shape and colour" together, and for "all"."""
     sets = {name: (name,) for name in ANSWERS} | {"shape and colour": ("shape", "colour"), "all": tuple(ANSWERS)}
     pairs = list(zip(readings, scenes, strict=True))
     return {label: sum(r.agrees(s, *names) for r, s in pairs) / len(pairs) for label, names in sets.items()}

@@ -1,4 +1,4 @@
-"""How well a picture fits a caption: the CLIP score (arXiv 2104.08718) of the Papercut world.
+"""How well a picture fits a caption: the CLIP score (arXiv 2104.08718) of Papercut.
 
 Features of the classifier and of the model's own text encoder, projected to one space and compared by their angle. The
 text encoder is the one in `papercut.safetensors`, frozen; only the two projections were trained, with the classifier.

@@ -30,7 +30,7 @@ def training_scene(index: int) -> Scene:
 
 
 def kept_aside(count: int) -> range:
-    """Seeds at the far end of the training split, whose pictures nothing learns from: progress is told by them."""
+    """Seeds at the far end of the training split, whose pictures nothing learns from: progress is measured on them."""
     return SPLITS["train"][-count:]
 
 

@@ -27,7 +27,7 @@ def load_with_predictor(path: Path = FILE) -> tuple[object, object, object, Edge
 
 
 def edges_found(model, clip, vae, predictor: EdgePredictor, *, count: int) -> dict[float, float]:
-    """Mean F1 (0..1, two pixels) of the edges predicted in noised test scenes with one cut-out, by share of a run."""
+    """Mean F1 (0..1, two pixels) of edges predicted in noised test scenes with one cut-out, by fraction of a run."""
     from ..host.sketch.preview import predicted_edges
 
     scores = []

@@ -1,4 +1,4 @@
-"""Make the byte-level CLIP tokenizer of the Papercut world (BPE: arXiv 1508.07909; CLIP: arXiv 2103.00020).
+"""Make the byte-level CLIP tokenizer of Papercut (BPE: arXiv 1508.07909; CLIP: arXiv 2103.00020).
 
 The files have the layout of OpenAI's CLIP tokenizer (512 byte symbols, merges, two special tokens), so that
 transformers' `CLIPTokenizer` and the host's `SD1Tokenizer` read them alike; only the vocabulary is small. Every word of

@@ -113,7 +113,7 @@ def _smooth(seed: int, channels: int, cells: int = 7) -> Tensor:
 
 
 def _moved(edges: Tensor, field: Tensor) -> Tensor:
-    """Line pixels carried along a field (2, 256, 256) of x, y offsets; gaps that open are closed."""
+    """Line pixels moved along a field (2, 256, 256) of x, y offsets; gaps that open are closed."""
     from ..guidance.sketch.strokes import thin
 
     y, x = edges.nonzero().T

@@ -74,7 +74,9 @@ class CutOut:
             fraction = _ramp(wave - 0.75, 0.5)
         else:
             fraction = torch.zeros_like(local[..., 0])
-        shade = 1 - 0.10 * (0.5 + 0.5 * local[..., 1:]).clamp(0, 1)  # a faint slope of light, so that turns can be seen
+        shade = 1 - 0.10 * (0.5 + 0.5 * local[..., 1:]).clamp(
+            0, 1
+        )  # a faint gradient of light, so that turns can be seen
         return (colour + fraction[..., None] * (light - colour)) * shade
 
 

@@ -65,7 +65,7 @@ def prompt(folder: str, steps: int, batch: int, settings: dict, unfinished: str 
 
 
 def train(count: int, steps: int, batch: int, threads: int = 2, **settings) -> EdgePredictor:
-    """The trained predictor; its facts tell the minutes of the node's prompt, unless it went on from an earlier one."""
+    """The trained predictor; its facts hold the minutes of the node's prompt, unless it went on from an earlier one."""
     base = make_base(CACHE / "edge_host")
     folder = f"{FOLDER}_{count}"
     draw_pairs(base / "input" / folder, count)

@@ -178,7 +178,7 @@ def _difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _polish(vae: AutoencoderTiny, latents: Tensor, images: Tensor, step: int) -> Tensor | float:
-    """Every eighth step looks through the frozen decoder as well: what the latents are for."""
+    """Every eighth step is taken through the frozen decoder as well: what the latents are for."""
     if step % 8:
         return 0.0
     return 0.5 * _difference(decode(vae, latents), images)

@@ -1,1 +1,1 @@
-"""Tools of the house: set-up, a headless host, workflow conversion, the demo, the README's tables. Never shipped."""
+"""The repository's tools: set-up, a headless host, workflow conversion, the demo, the tables. Never shipped."""

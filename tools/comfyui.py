@@ -133,7 +133,7 @@ def fetch_host(python):
 
 
 def existing_host(path, settings=os.environ):
-    """A ComfyUI that is here already, with the Python that runs it; refused with a sentence where it cannot serve."""
+    """A ComfyUI that is here already, with the Python that runs it; raises Problem where it cannot serve."""
     comfyui = Path(path).expanduser().resolve()
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
         raise Problem(

@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def require_port(port: int) -> int:
-    """The port, or a sentence where something else listens on it already."""
+    """The port. Raises Problem where something else listens on it already."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

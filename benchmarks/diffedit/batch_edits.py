@@ -1,4 +1,4 @@
-"""Hundreds of edits by the ways of `diffedit_ways.py`: in batches, inverted once for all that start alike.
+"""Hundreds of edits by the methods of `methods.py`: in batches, inverted once for all that start alike.
 
 They are sampled in bfloat16 where that is quicker, by the pack, by diffusers and by SDEdit alike, as GPUs do.
 """
@@ -23,7 +23,7 @@ SIZES = {"below 8 %": (0.0, 0.08), "8 to 25 %": (0.08, 0.25), "above 25 %": (0.2
 
 
 def inversions(fixtures: Fixtures, depth: float = DEPTH, *, named: bool = False) -> Trajectory:
-    """One trajectory that holds all pictures of the world."""
+    """One trajectory that holds all pictures of the fixtures."""
     with autocast():
         paths = [inverted(part, depth, named=named) for _, part in fixtures.batches()]
     return replace(paths[0], latents=torch.cat([path.latents for path in paths], 1))

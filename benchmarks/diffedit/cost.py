@@ -21,7 +21,7 @@ class Cost(NamedTuple):
 
 
 def costs(methods: Sequence[tuple[Callable[[], object], torch.nn.Module]], repeats: int) -> list[Cost]:
-    """One cost for each way and the network that it calls. The ways take turns, so that a busy moment hits them all."""
+    """One cost for each method and the network that it calls. They take turns: a busy moment hits all."""
     rows: list[list[int]] = [[] for _ in methods]
     seconds: list[list[float]] = [[] for _ in methods]
     for _ in range(repeats):

@@ -1,6 +1,6 @@
-"""Papercut edits and the ways to make them on one file of weights: the pack's DiffEdit, diffusers' pipeline, SDEdit.
+"""Papercut edits by the pack's DiffEdit, diffusers' pipeline and SDEdit, all on one file of weights.
 
-Masks and costs are measured in float32; `diffedit_many.py` makes hundreds of edits.
+Masks and costs are measured in float32; `batch_edits.py` makes hundreds of edits.
 """
 
 from __future__ import annotations

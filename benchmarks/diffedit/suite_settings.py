@@ -1,5 +1,5 @@
 """DiffEdit on the 200 Papercut edits of `diffedit.py` by what can be set: how many noises, how strong, an empty
-reference; and, on the first of them, other ways to edit within the same masks.
+reference; and, on the first of them, other methods to edit within the same masks.
 
 Each setting is searched and edited anew, as an artist would who turns that one knob. Fewer noises are the first ones of
 the many. The plain setting is measured again here, so that all that is compared comes from one run.
@@ -57,7 +57,7 @@ def setting_rows(context, fixtures: Fixtures, name: str, found: tuple, path) -> 
 
 
 def doubted(maps: Tensor) -> float:
-    """The share of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
+    """The fraction of maps (n, B, 32, 32) under which the node writes that the mask may mean nothing."""
     slight, chance = strongest(heat_map(maps, trim=OURS.trims)) < SLIGHT, steadiness(maps) < STEADY
     return float((slight | chance).float().mean())
 

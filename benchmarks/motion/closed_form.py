@@ -32,7 +32,7 @@ def flow_net(picture: Tensor) -> Tensor:
 
 
 class Toy:
-    """A Gaussian world in float64; `guidance.motion.Setting`."""
+    """A Gaussian model in float64; `guidance.motion.Setting`."""
 
     def __init__(self, source: Tensor):
         self.source = source

@@ -24,7 +24,7 @@ NOTHING = 256.0  # the error in pixels of a thing that is not there
 
 @dataclass(frozen=True)
 class Verdict:
-    """goal: pixels by which the moved things miss their goals. colour: L1 along the asked flow. ghost: the share of the
+    """goal: pixels by which the moved things miss their goals. colour: L1 along the asked flow. ghost: fraction of the
     old place that still shows the thing, None where too little was laid bare. old_place: L1 to the right picture there.
     background: dB against the source, outside what may change. sliver: as `ghost`, with all that was laid bare, up to
     the thing's new outline: short moves and turns lay bare no more than that, and what misses its goal shows there."""
@@ -125,6 +125,6 @@ def _rim(mask: Tensor) -> Tensor:
 
 
 def _outline_distance(found: Tensor, goal: Tensor) -> float:
-    """Mean distance of the outlines in pixels, both ways, the larger."""
+    """Mean distance of the outlines in pixels, in both directions, the larger."""
     apart = torch.cdist(_rim(found), _rim(goal))
     return max(float(apart.amin(0).mean()), float(apart.amin(1).mean()))

@@ -46,7 +46,7 @@ EDITORS = (PROMPT, ANCHORED, BLEND, MASK)
 
 def pictures(fixtures: Fixtures, case: Case, kept: list[float]) -> Iterator[tuple[str, Tensor]]:
     """Every editor's picture (256, 256, 3), and that of the VAE alone; kept: gets how far kept cells of the latent have
-    departed from the source."""
+    left the source."""
     yield VAE, through_vae(fixtures, case)
     yield PROMPT, by_prompt(fixtures, case)[0]
     # Two edits of one source in one batch: rows keep to themselves.

@@ -23,7 +23,7 @@ TURNS = 7
 TRAINING_STEPS = 12
 PREDICTED = 12
 RECIPES = {"fast": SketchRecipe(), "faster": SketchRecipe(renew=RENEW), "faithful": SketchRecipe.faithful()}
-"""By mode: the nodes' defaults, with held slopes too, the paper's law; the target is the defaults'."""
+"""By mode: the nodes' defaults, with kept gradients too, and the paper's step; the target is the defaults'."""
 TARGETS = {"fast": "<= 1.3"}
 SIZE_MODES = ("fast",)
 LARGE, LARGEST = 24, 64

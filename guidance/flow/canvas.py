@@ -46,7 +46,7 @@ class Canvas:
 
 
 def parse_canvas(text: str) -> Canvas | None:
-    """The drawing in a widget's JSON; None for an empty one. Raises ValueError with one sentence if it is none."""
+    """The drawing in a widget's JSON; None for an empty one. Raises ValueError if it is none."""
     if not text.strip():
         return None
     try:

@@ -20,7 +20,7 @@ def colour_wheel(flow: Tensor, *, largest: float | None = None) -> Tensor:
         item = rearrange(item, "h w c -> c h w")
         length = item.norm(dim=0, keepdim=True).max()
         if largest:
-            # The library saturates the longest vector of all, so one corner pixel is lent to carry that length.
+            # The library saturates the longest vector of all, so one corner pixel is set to that length.
             item = item * (largest / item.norm(dim=0, keepdim=True).clamp_min(largest))
             item = torch.cat((item, torch.zeros_like(item[:, :1])), dim=1)
             item[0, -1, 0] = largest

@@ -63,7 +63,7 @@ def save_flow(path: str | Path, flow: Tensor, layers: Tensor | None = None, *, s
 def load_flow(path: str | Path) -> tuple[Tensor, Tensor | None]:
     """Read any READABLE file -> (flow (B, H, W, 2) float32, layers (B, H, W) float32 or None).
 
-    Raises ValueError with one sentence if the file is damaged, holds no flow, or is of a newer version.
+    Raises ValueError if the file is damaged, holds no flow, or is of a newer version.
     """
     path = Path(path)
     readers = {

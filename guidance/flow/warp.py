@@ -112,7 +112,7 @@ def _offsets(count: int, like: Tensor) -> list[Tensor]:
 
 
 def _corners(start: Tensor, end: Tensor, jacobian: Tensor, offset: Tensor, size: tuple[int, int]):
-    """The four pixels round each sample's goal: (corner (N, 2), flat index (N,), share (N,), (begin, goal) (N, 2))."""
+    """Four pixels round each sample's goal: (corner (N, 2), flat index (N,), fraction (N,), (begin, goal) (N, 2))."""
     begin, goal = start + offset, end + jacobian @ offset
     base = goal.floor()
     part = goal - base

@@ -16,7 +16,7 @@ from torch import Tensor
 from .loss import Decode, Objective, arrival_error
 
 MARGIN = 2  # cells round what counts
-WORTHWHILE = 0.75  # share of the picture above which the whole is decoded
+WORTHWHILE = 0.75  # fraction of the picture above which the whole is decoded
 
 
 @dataclass(frozen=True)

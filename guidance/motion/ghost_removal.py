@@ -3,7 +3,7 @@
 Where something moves away the losses of Motion Guidance (arXiv 2401.18085) ask for nothing, and a model whose prompt
 names the thing likes to paint it there again, or to grow the moved one over its old place. So the part of the clean
 estimate that lies along what has left is cut there, in the latent: with z* the source, z_w the moved source (its bare
-places filled from around them) and a = mean(z* - z_w) over what has left nearby, an estimate z shows the share
+places filled from around them) and a = mean(z* - z_w) over what has left nearby, an estimate z shows the fraction
 s = <z - z_w, a> / <a, a> of it, and becomes z - max(s - CAP, 0) a. A ground that differs from its smooth filling, a
 pattern say, hardly points along a, and stays the model's own. No network is asked.
 """
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from ..flow.warp import Landing
 
-CAP = 0.2  # share of what has left that a ground may show by chance
-NEARBY, SURROUNDINGS = 5, 3  # cells on a side over which `a` is averaged, and over which the share is read
+CAP = 0.2  # fraction of what has left that a ground may show by chance
+NEARBY, SURROUNDINGS = 5, 3  # cells on a side over which `a` is averaged, and over which the fraction is read
 FAINT = 0.05  # squared length of `a` (unit-variance latents) under which it is no direction
 
 
 @dataclass(frozen=True)
 class GhostRemoval:
-    """away: (B, C, h, w) the direction a. bare: (B, 1, h, w) share of each cell that is to be filled. moved: z_w."""
+    """away: (B, C, h, w) the direction a. bare: (B, 1, h, w) fraction of each cell that is to be filled. moved: z_w."""
 
     away: Tensor
     bare: Tensor
@@ -34,7 +34,7 @@ class GhostRemoval:
     def cut(self, clean: Tensor, firmness: float = 1.0) -> Tensor:
         """A clean estimate (B, C, h, w) without what has left; firmness 0..1, 0 leaves it as it is."""
         shown, whole = ((values * self.away).sum(1, keepdim=True) for values in (clean - self.moved, self.away))
-        # The less of the cell's own share and its surroundings': things are larger than cells, and nothing is overdone.
+        # The less of the cell's own fraction and its surroundings': things are larger than cells.
         along = torch.minimum(shown / whole.clamp_min(FAINT), _around(shown) / _around(whole).clamp_min(FAINT))
         return clean - firmness * (along - CAP).clamp_min(0) * self.away * self.bare
 

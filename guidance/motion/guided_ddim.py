@@ -34,7 +34,7 @@ from .step_size import Damper, clipped, polyak_step, scaled_clip, scaled_weight
 
 
 class Setting(Protocol):
-    """What a run needs of the world; the host's side implements it."""
+    """What a run needs of a model and its source; the host's side implements it."""
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """x0 (B, C, h, w); differentiable in x where gradients are on."""
@@ -80,7 +80,7 @@ class Guide:
     cheap: bool = True
 
     def counted_by(self, record: Record) -> Guide:
-        """The same guide, whose decoder and flow network tell a record of every call."""
+        """The same guide, whose decoder and flow network report every call to a record."""
 
         def counted(function: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
             def call(values: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Guide:
         return self.objective.total(Terms(self.floor.colour, self.floor.flow * (network is not None)))
 
     def followed(self, clean: Tensor, fraction: float, firmness: float = 1.0) -> Tensor:
-        """The clean estimate, a share of the way to where the source's own latent has moved, and where that is bare
+        """The clean estimate, a fraction of the way to where the source's own latent has moved, and where that is bare
         without what left it; firmness 0..1."""
         if self.moved is not None and self.settled is not None and fraction > 0:
             clean = torch.lerp(clean, self.moved, fraction * self.settled * self.free)

@@ -71,7 +71,7 @@ class Objective:
         return Terms(colour, _mean((self.flow - estimate).abs()))
 
     def by_target(self, picture: Tensor, flow_net: FlowNet | None) -> Terms:
-        """The colour loss along the target flow, counted on the target, so that what grows is held at every pixel of
+        """The colour loss along the target flow, counted on the target, so that what grows counts at every pixel of
         its new size, and what stays beside it keeps it from growing; the flow loss (where a network is given) over
         pixels that can be found again."""
         colour = self.arrival_error(picture)
@@ -99,7 +99,7 @@ def arrival_error(picture: Tensor, warped: Tensor, counted: Tensor) -> Tensor:
 
 def objective(source: Tensor, flow: Tensor, landing: Landing, *, colour: float, motion: float, grow: int) -> Objective:
     """The objective of a motion; `grow` pixels round what has left are filled anew in its warped picture, and as many
-    round what arrives are held to the source."""
+    round what arrives are compared with the source."""
     counted = landing.arrived | (dilate(landing.arrived, grow) & ~landing.to_fill(grow))
     return Objective(source, flow, landing, forward_warp(source, landing, grow=grow), counted, colour, motion)
 

@@ -12,12 +12,12 @@ class MotionRecipe:
     """The numbers of a run. The released ones: guidance 300, clip 200, recursion 10 over 500 levels, faithful."""
 
     faithful: bool = False
-    guidance: float = 300.0  # faithful: weight of the loss; fast: a share of 300 scales the step length
+    guidance: float = 300.0  # faithful: weight of the loss; fast: as a fraction of 300 it scales the step length
     clip: float = 200.0  # norm of the change of epsilon at 4 x 64 x 64
     recursion: int = 1  # K, evaluations of the model at a level
     inner: int = 2  # fast: updates of the clean estimate at each evaluation
-    pull_from: float = 0.5  # fast: share of the run before which the moved source is followed without updates
-    follow: float = 0.7  # fast: share of the way to the moved source's latent, before the updates
+    pull_from: float = 0.5  # fast: fraction of the run before which the moved source is followed without updates
+    follow: float = 0.7  # fast: fraction of the way to the moved source's latent, before the updates
     flow_every: int = 4  # fast: the flow network judges every n-th level, in its first update; 0 = never
     damping: bool = True  # halve the pull of a picture whose loss grows within a level; not in the paper
     window: Window = Window()

@@ -45,7 +45,7 @@ def fraction_of_steps(step: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """When guidance acts: between two shares of the run, by a curve over it (1 = full strength)."""
+    """When guidance acts: between two fractions of the run, by a curve over it (1 = full strength)."""
 
     start: float = 0.0
     end: float = 1.0

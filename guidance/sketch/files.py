@@ -37,7 +37,7 @@ def write_predictor(predictor: EdgePredictor, path: Path, *, dtype: torch.dtype 
 def read_predictor(path: Path) -> EdgePredictor:
     """Read a file; nothing in it is executed. The weights come in float32.
 
-    Raises ValueError with a sentence where the file is of another kind, of a newer version or damaged.
+    Raises ValueError where the file is of another kind, of a newer version or damaged.
     """
     name = Path(path).name
     try:

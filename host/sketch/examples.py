@@ -57,7 +57,7 @@ def make_examples(
     """pictures, edges: as `single_pictures` gives them, in pairs; prompts: how many there are, one for all or one each.
     flips: learn from the mirrored pictures too. about: what else the training depends on, part of their digests.
 
-    Raises ValueError with a sentence where pictures and edges do not pair, or an edge picture is blank.
+    Raises ValueError where pictures and edges do not pair, or an edge picture is blank.
     """
     require_vae_of(model, vae)
     _require_pairs(pictures, edges, prompts)

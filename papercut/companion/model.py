@@ -1,4 +1,4 @@
-"""The narrow Stable Diffusion 1 of the Papercut world, as one more supported model of the host.
+"""The narrow Stable Diffusion 1 of Papercut, as one more supported model of the host.
 
 The host's own SD15 class fits only the full width: it asks for 320 channels and builds the full CLIP-L. Detection
 reads the sizes of the UNet from the file; what it cannot read (number of heads, text encoder, vocabulary) stands here.

@@ -1,4 +1,4 @@
-"""Backward through layers whose weights the host lends: a buffer that each layer overwrites, without a notice."""
+"""Backward through layers with offloaded weights: a buffer that each layer overwrites without a warning."""
 
 import comfy.ops
 import pytest

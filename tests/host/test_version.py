@@ -1,4 +1,4 @@
-"""A host that is too old is told so in one sentence, when it loads the pack."""
+"""A host that is too old gets one sentence, when it loads the pack."""
 
 from pathlib import Path
 

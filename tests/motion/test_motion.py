@@ -28,7 +28,7 @@ def flow_net(picture):
 
 
 class ToySetting:
-    """A Gaussian world: x0 ~ N(mean, 1), so x0_hat = (x + sigma^2 mean) / (1 + sigma^2)."""
+    """A Gaussian model: x0 ~ N(mean, 1), so x0_hat = (x + sigma^2 mean) / (1 + sigma^2)."""
 
     def __init__(self, source):
         self.source, self.reports = source, 0

@@ -43,16 +43,11 @@ def leave_out(*several: Wrappers) -> None:
         notify("This node works inside the network, so it runs the model uncompiled.")
 
 
-def without_caches(transformer_options: dict) -> dict:
-    """A copy of one call's options without the stock step caches; says so.
-
-    For calls that see a part of the batch: a cache would answer one part with what it kept of another.
-    """
+def without_caches(transformer_options: dict) -> tuple[dict, list[str]]:
+    """A copy of one call's options without the stock step caches, and the nodes of those that were there."""
     wrappers = {kind: dict(keyed) for kind, keyed in transformer_options.get("wrappers", {}).items()}
-    for key, name in STEP_CACHES.items():
-        if _taken_out([wrappers], key):
-            notify(f"{name} is left out where a batch goes through the model in parts.")
-    return {**transformer_options, "wrappers": wrappers}
+    names = [name for key, name in STEP_CACHES.items() if _taken_out([wrappers], key)]
+    return {**transformer_options, "wrappers": wrappers}, names
 
 
 def require_every_call(guider, who: str) -> None:

@@ -64,7 +64,8 @@ def _in_two_runs(forward: Callable) -> Callable:
         def again(*args: Any, **kwargs: Any) -> Any:
             return forward(*(_own(one) for one in args), **{key: _own(one) for key, one in kwargs.items()})
 
-        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        # The same random numbers in both runs: a patch may draw some (the stock HyperTile cuts at random).
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
 
     return run
 

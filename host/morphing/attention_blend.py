@@ -20,7 +20,7 @@ from ..attention.blocks import Block, attention_blocks
 from ..attention.patching import Attend, AttentionPatch, with_attention
 from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, key_row, rows_of
 from ..family import diffusion_model
-from ..network_calls import run_uncompiled, without_caches
+from ..network_calls import run_uncompiled
 from ..validation import require_unet
 from .extra_keys import ExtraKeys
 from .row_chunks import RESERVED, Limits, RowChunks
@@ -104,7 +104,7 @@ class _Blend:
         needs = self._needs(rows) if active else {}
 
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
-            options = transformer_options if part == rows else without_caches(transformer_options)
+            options = transformer_options if part == rows else limits.without_caches(transformer_options)
             options = {**options, PLAN: part}
             if active:
                 options = with_attention(options, [self._patch(self._reads(part, groups))], NODE)

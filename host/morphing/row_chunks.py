@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..batch_rows import Rows
 from ..memory import call_bytes, chunked, free_bytes
+from ..network_calls import without_caches
+from ..notify import notify
 
 # In `transformer_options`: bytes that patches will allocate on the device in this call.
 RESERVED = "palimpsest_reserved_bytes"
@@ -20,12 +22,21 @@ class Limits:
 
     def __init__(self):
         self._rows: dict[tuple[int, ...], int] = {}
+        self._warned = False
 
     def least(self, place: tuple[int, ...], size: int) -> int:
         return min(size, self._rows.get(place, size))
 
     def learn(self, place: tuple[int, ...], size: int) -> None:
         self._rows[place] = size
+
+    def without_caches(self, options: dict) -> dict:
+        """The options of a chunk: a step cache would answer it with what it kept of another. Said once a run."""
+        options, names = without_caches(options)
+        if names and not self._warned:
+            self._warned = True
+            notify(f"{names[0]} is left out of this morph, which goes through the model in parts.")
+        return options
 
 
 class RowChunks:

@@ -35,7 +35,7 @@ from ...morphing.lora import (
 from ...morphing.schedule import Alphas
 from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, rows_of
 from ..family import diffusion_model, is_unet
-from ..network_calls import run_uncompiled, without_caches
+from ..network_calls import run_uncompiled
 from .attention_blend import KEY as BLEND
 from .lora import read_lora
 from .row_chunks import RESERVED, Limits, RowChunks
@@ -139,7 +139,7 @@ class _RowLoRA:
         rows, groups = self._rows(options, x.shape[0])
 
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
-            mine = {**without_caches(options), PLAN: part} if len(part) < len(rows) else options
+            mine = {**limits.without_caches(options), PLAN: part} if len(part) < len(rows) else options
             return model_call(x, t, c_concat, c_crossattn, control, mine, **kw)
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}

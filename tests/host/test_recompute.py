@@ -42,3 +42,25 @@ def test_same_gradient_in_less_memory(family):
     assert torch.equal(plain, again) and torch.equal(gradient, sparing_gradient)
     assert seen[1] < 0.7 * seen[0]
     assert not any("forward" in block.__dict__ for block in blocks(model.model.diffusion_model))
+
+
+def test_both_runs_of_a_block_draw_the_same_numbers():
+    """A block multiplies by a random number, which is the gradient."""
+
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.rand(1)
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([Block()])
+
+        def forward(self, x):
+            return self.blocks[0](x)
+
+    network, x = Network(), torch.full((3,), 2.0, requires_grad=True)
+    with checkpointed(network):
+        y = network(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(gradient, y.detach() / 2)

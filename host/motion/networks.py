@@ -88,3 +88,17 @@ class Tools:
                 "VAE of the taesd kind) as gradient_vae."
             )
         return replace(self, gradient_vae=found)
+
+
+def too_large(recipe: MotionRecipe, tools: Tools, rows: int) -> str:
+    """The sentence for guidance that does not fit into memory: what would help and is not done already."""
+    helps = []
+    if not is_small(tools.decoder):
+        helps.append("connect a small preview decoder (a VAE of the taesd kind) as gradient_vae")
+    if recipe.faithful:
+        helps.append("choose another preset than faithful")
+    if rows > 1:
+        helps.append(f"sample fewer than {rows} pictures at once")
+    if tools.optical_flow is not None:
+        helps.append("leave optical_flow open")
+    return f"The guidance does not fit into memory: {', or '.join(helps or ['use a smaller picture'])}."

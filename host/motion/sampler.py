@@ -36,7 +36,7 @@ from ..progress import check_interrupt
 from ..session import GRADIENT_BATCHES, BodySampler, Session
 from ..validation import require_vae_of
 from .decode import DifferentiableVAE
-from .networks import Tools, is_small
+from .networks import Tools, is_small, too_large
 from .optical_flow import SourceFlow
 
 # Layers that look at the whole picture at once: a decoder that has one cannot be given a part of it.
@@ -102,10 +102,7 @@ class FlowGuidanceSampler(BodySampler):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError(
-                "The guidance does not fit into memory: connect a small preview decoder (a VAE of the "
-                "taesd kind) as gradient_vae, or choose another preset than faithful."
-            ) from error
+            raise MemoryError(too_large(self.recipe, self.tools, rows=noise.shape[0])) from error
         finally:
             self.seconds = time.perf_counter() - began
 

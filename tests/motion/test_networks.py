@@ -1,5 +1,6 @@
 """The networks beside the model: which decoder takes the gradients, the flow network at work, and short memory."""
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import folder_paths
 import pytest
 import torch
 from palimpsest.guidance.motion.recipe import DRAFT
-from palimpsest.host.motion import sampler as motion_sampler
+from palimpsest.host.motion import networks, sampler as motion_sampler
 from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.motion.networks import Tools, preview_decoder
 from palimpsest.host.motion.sampler import FlowGuidanceSampler
@@ -184,3 +185,13 @@ def test_the_flow_network_guides_under_the_hosts_guider_and_can_be_interrupted(m
         sample(model, sampler, latent, callback=stop)
     assert len(sampler.record.steps) == 1 and torch.is_inference_mode_enabled()
     assert torch.equal(sample(model, sampler, latent), result)
+
+
+@pytest.mark.parametrize("small, faithful, rows, network", itertools.product((False, True), repeat=4))
+def test_what_helps_against_short_memory_is_what_is_not_done_yet(monkeypatch, small, faithful, rows, network):
+    monkeypatch.setattr(networks, "is_small", lambda vae: small)
+    tools = Tools(object(), object() if network else None)
+    text = networks.too_large(replace(DRAFT, faithful=faithful), tools, rows=4 if rows else 1)
+    assert ("gradient_vae" in text) is not small and ("faithful" in text) is faithful
+    assert ("fewer than 4 pictures" in text) is rows and ("optical_flow" in text) is network
+    assert ("smaller picture" in text) is (small and not faithful and not rows and not network)

@@ -15,7 +15,7 @@ from ..inversion.diffusion import noised
 from .conds import own_bounds
 from .gradients import plain
 from .memory import chunked
-from .progress import Progress
+from .progress import Progress, check_interrupt
 from .session import Session, with_denoiser
 from .sketch.patch import Sketch, latent_target
 from .unet_features import read_features
@@ -130,6 +130,7 @@ def flow_scores(vae, made: Tensor, source: Tensor, flow: Tensor) -> Tensor:
     """made: (K, B, C, h, w) raw latents; source: (1, H, W, 3); flow: (1, H, W, 2). Returns (K,)."""
     scores = []
     for candidate in made:
+        check_interrupt()
         pictures = vae.decode(candidate)[..., :3].permute(0, 3, 1, 2).float().cpu()
         scores.append(flow_distance(pictures, source[:1, ..., :3].permute(0, 3, 1, 2).float().cpu(), flow[:1]).mean())
     return torch.stack(scores)

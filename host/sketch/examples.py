@@ -14,7 +14,7 @@ from ...guidance.sketch.targets import edge_target
 from ..content_cache import content_key
 from ..images import middle
 from ..notify import notify
-from ..progress import Progress
+from ..progress import Progress, check_interrupt
 from ..validation import require_conditioning, require_finite, require_vae_of
 
 SIDE = 8
@@ -84,7 +84,7 @@ def make_examples(
 
 def _lines(edge: Tensor, number: int) -> Tensor:
     """(1, H, W, 3) -> (1, H, W) bool, thin; a blank one is a sentence."""
-    lines = read_strokes(edge).lines
+    lines = read_strokes(edge, check_interrupt).lines
     if not bool(lines.any()):
         raise ValueError(
             f"Edge picture {number} is blank: its edges must be drawn as lines, as Canny draws them; leave the picture "
@@ -99,6 +99,7 @@ def in_order(pictures: list[Tensor], lines: list[Tensor]) -> bool:
     count = len(steep)
     own, other = [], []
     for i, drawn in enumerate(lines):
+        check_interrupt()
         beside = [steep[(i + step) % count] for step in range(1, min(count, OTHERS + 1))]
         there = [one[drawn].mean() for one in beside if one.shape == steep[i].shape]
         if count > 2 and there:
@@ -109,6 +110,7 @@ def in_order(pictures: list[Tensor], lines: list[Tensor]) -> bool:
 
 def _steepness(picture: Tensor) -> Tensor:
     """(1, H, W, 3) -> (1, H, W) how much brightness changes round a pixel, the picture's mean being 1."""
+    check_interrupt()
     grey = picture.float().mean(-1)
     rows, columns = torch.gradient(grey, dim=(1, 2))
     change = torch.nn.functional.max_pool2d(torch.hypot(rows, columns)[None], 3, 1, 1)[0]

@@ -33,6 +33,7 @@ from ...guidance.sketch.prepare import Strokes, fit_lines
 from ..gradients import plain
 from ..network_calls import require_every_call, run_uncompiled
 from ..notify import notify
+from ..progress import check_interrupt
 from ..sampler_traits import sampler_name
 from ..session import GRADIENT_BATCHES
 from ..validation import require_same_batch
@@ -104,7 +105,7 @@ def fitted_lines(strokes: Strokes, size: tuple[int, int], ratio: int = 8) -> tup
             f"The sketch is {w} x {h} and the picture {width} x {height}, which has other proportions: put Sketch "
             f"Prepare with the size {width} x {height} before the guidance."
         )
-    lines, weight = fit_lines(strokes.lines, strokes.weight, height, width, "stretch")
+    lines, weight = fit_lines(strokes.lines, strokes.weight, height, width, "stretch", check_interrupt)
     if not bool(lines.flatten(1).any(1).all()):
         raise ValueError("The sketch is blank, so there is nothing to guide by: draw on it, or look at Sketch Prepare.")
     return lines, weight

@@ -12,7 +12,8 @@ from palimpsest.host.diffedit.head_start import with_head_start
 from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, compare, single_maps
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.inversion.trajectory import Trajectory
-from palimpsest.nodes.diffedit import DiffEditHeadStart, DiffEditMask
+from palimpsest.nodes.diffedit import DiffEditMask
+from palimpsest.nodes.diffedit_head_start import DiffEditHeadStart
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 

@@ -157,6 +157,7 @@ def test_bad_input_gets_a_sentence(model, changes, words):
 
 def test_a_model_that_overflows_gets_a_sentence(model):
     broken = model.clone()
-    broken.set_model_unet_function_wrapper(lambda apply, args: torch.full_like(args["input"], float("nan")))
+    run = lambda apply, args: apply(args["input"], args["timestep"], **args["c"])
+    broken.set_model_unet_function_wrapper(lambda apply, args: run(apply, args) * torch.nan)
     with pytest.raises(ValueError, match="not numbers"):
         found(broken)

@@ -144,3 +144,18 @@ def test_prompts_of_different_lengths_go_into_one_batch_as_in_the_host():
 def test_only_plain_prompts_are_learned_from(prompt, message):
     with pytest.raises(ValueError, match=message):
         require_plain_prompt(prompt, "The conditioning")
+
+
+@pytest.mark.parametrize("checks", [1, 10])
+def test_looking_at_the_edges_can_be_interrupted(model, monkeypatch, checks):
+    """Before the first picture is encoded: reading lines and comparing pictures takes as long."""
+    left = iter(range(checks))
+
+    def check():
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("palimpsest.host.sketch.examples.check_interrupt", check)
+    monkeypatch.setattr("palimpsest.host.sketch.examples._encoded", lambda *_: pytest.fail("went on"))
+    with pytest.raises(KeyboardInterrupt):
+        examples(model)

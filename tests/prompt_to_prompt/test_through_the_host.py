@@ -173,6 +173,13 @@ def test_bad_input_is_named(host_client, options, words):
     assert words in refusal(host_client, graph)
 
 
+def test_the_reading_of_the_texts_stands_on_the_node(host_client):
+    graph = EditGraph(edits=f"{EDIT}\na red striped star with a border on a cream checked ground")
+    graph.add("PreviewAny", source=[graph.p2p, 2])
+    (reading,) = run(host_client, graph).texts(graph.p2p)
+    assert "'red' becomes 'blue'" in reading and "'heart' becomes 'star', 'with a border' is new" in reading
+
+
 def from_a_seed(fixed: bool):
     """Rows of one latent by the stock KSampler, without any edit, beside each text alone with the same seed."""
     graph = EditGraph(cross=0.0, self_steps=0.0)

@@ -22,7 +22,7 @@ from .unet_features import read_features
 
 AT_ONCE = 8
 JUDGED_AT = 0.8
-"""The share of a run, the predictor's last one if that is earlier, at whose noise level a draft's edges are read."""
+"""The fraction of a run, the predictor's last one if that is earlier, at whose noise level a draft's edges are read."""
 BLANK = 0.1
 """What blank paper counts beside strokes at least where seeds are compared. By the strokes alone, those would win that
 draw something everywhere (half-drawn outlines on Papercut: captions 79 % right; with this 85 %, and edges nearer)."""

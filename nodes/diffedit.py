@@ -155,7 +155,7 @@ def _require_strength(strength: float) -> None:
 
 
 def _prompts(reference, query, reference_negative, query_negative) -> Prompts:
-    """The CONDITIONINGs, or a sentence."""
+    """The CONDITIONINGs. Raises ValueError where one is missing, or both texts are the same."""
     require_conditioning(reference, "The reference prompt")
     require_conditioning(query, "The query prompt")
     if (reference_negative is None) != (query_negative is None):

@@ -26,14 +26,14 @@ SKETCH_TIP = (
 
 
 def require_image(image, name: str) -> torch.Tensor:
-    """IMAGE (B, H, W, C), finite, or a sentence."""
+    """IMAGE (B, H, W, C), finite. Raises ValueError for anything else."""
     if not isinstance(image, torch.Tensor) or image.ndim != 4 or 0 in image.shape:
         raise ValueError(f"{name} is not a picture: connect an IMAGE, such as the output of Load Image or Painter.")
     return require_finite(image, name, "load it again")
 
 
 def strokes_of(sketch, grey: bool = True) -> Strokes:
-    """The strokes of a connected sketch, what was found said on the node; a blank one is a sentence."""
+    """The strokes of a connected sketch; what was found is shown on the node. Raises ValueError for a blank one."""
     strokes = read_strokes(require_image(sketch, "The sketch"), check_interrupt)
     if strokes.blank:
         raise ValueError(
@@ -266,7 +266,7 @@ def require_vae(model, vae) -> None:
 
 
 def _region(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """MASK -> (M, H, W) in 0..1, or a sentence where it is empty."""
+    """MASK -> (M, H, W) in 0..1. Raises ValueError where it is empty."""
     if mask is None:
         return None
     mask = require_finite(mask if mask.ndim == 3 else mask.reshape(-1, *mask.shape[-2:]), "The mask", "paint it again")

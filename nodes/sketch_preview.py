@@ -104,7 +104,7 @@ def _stacked(seen: list[torch.Tensor]) -> torch.Tensor:
 
 
 def parse_percents(text: str) -> list[float]:
-    """ "0.1, 0.5" -> [0.1, 0.5]; anything but numbers from 0 to 1 is a sentence."""
+    """The text "0.1, 0.5" -> [0.1, 0.5]. Raises ValueError for anything but numbers from 0 to 1."""
     try:
         fractions = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
     except ValueError:

@@ -27,7 +27,7 @@ KINDS = {"edges": {"target": "edges"}, "encoded edges (paper)": {"target": "late
 
 
 def one(values: Sequence | None, name: str, default=None):
-    """The single value of an input that arrives as a list; several are a sentence."""
+    """The single value of an input that arrives as a list. Raises ValueError for several."""
     if not values:
         return default
     if len(values) > 1:

@@ -36,7 +36,7 @@ class MaskRecipe:
     level: of the "fixed" threshold, in the map rescaled to 0..1. gap: cells of the latent that an outline may lack
     and still be closed. parts: how many connected parts to keep, the largest first; 0 = all. complement: edit what was
     *not* found. grow: pixels by which the edited part is widened (below 0: narrowed). soft_edge: width in pixels of
-    the ramp round the mask. room: where another shape is to come, the share of its own side by which the mask is
+    the ramp round the mask. room: where another shape is to come, the fraction of its own side by which the mask is
     widened; see `roomy`.
     """
 
@@ -98,7 +98,7 @@ def rescale(heat: Tensor) -> Tensor:
 def thresholds(heat: Tensor, rule: Threshold, level: float = 0.5) -> Tensor:
     """(B,) the value above which a pixel of heat (B, h, w) counts; every picture has its own.
 
-    level: of "fixed", as a share of the way from the picture's least to its greatest value.
+    level: of "fixed", as a fraction of the way from the picture's least to its greatest value.
     """
     flat = rearrange(heat, "b h w -> b (h w)")
     if rule == "1.5 x mean":
@@ -144,7 +144,7 @@ def roomy(mask: Tensor, shapes: Tensor, recipe: MaskRecipe) -> Tensor:
 
 def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     """A mask (B, h, w) bool at the size of the picture: hard and with soft edges, both (B, H, W) float32 in 0..1."""
-    hard = (to_size(mask.float(), frame) > 0.5).float()  # the cells' steps become slopes
+    hard = (to_size(mask.float(), frame) > 0.5).float()  # the cells' steps become ramps
     if recipe.grow:
         hard = grow(hard, recipe.grow)
     return hard, soften(hard, recipe.soft_edge)

@@ -14,13 +14,13 @@ from torch import Tensor
 from ..morphology import count, dilate, erode, hull
 
 FAINT, CLOSED, HOLLOW = 0.6, 2 / 3, 0.5
-"""A hull counts as outlined where the map within is below this share of the map along its rim (on Papercut large shapes
-that change lie at 0.1 to 0.5, new colours and patterns above 0.7); as closed where at least so much of its rim was
-found; as hollow where less than this share of it was found."""
+"""A hull counts as outlined where the map within is below this fraction of the map along its rim (on Papercut large
+shapes that change lie at 0.1 to 0.5, new colours and patterns above 0.7). It counts as closed where at least so much of
+its rim was found, and as hollow where less than this fraction of it was found."""
 
 BROKEN, THIN, RAISED = 0.3, 0.1, 0.06
-"""Pieces of an outline cover less than this share of their hull, less than this share of them is three cells wide, and
-the rest of the hull is raised by at least so much of what they are. Objects apart from each other are not thin."""
+"""Pieces of an outline cover less than this fraction of their hull. Less than this fraction of them is three cells
+wide, and the rest of the hull is raised by at least so much of what they are. Objects that stand apart are not thin."""
 
 LEAST = 4
 """Within fewer cells there is no telling an outline from the whole."""

@@ -35,9 +35,10 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """steps, batch (pictures a step), rate (Adam's, falling along a cosine), seed; pixels: the share of each picture's
-    pixels that a step learns from; held_out: the share of pictures that is kept for judging; drop: how often the
-    prompt is left out; adapt: only the layers after the first learn (few drawings in a style of their own)."""
+    """steps, batch (pictures a step), rate (Adam's, falling along a cosine), seed; pixels: the fraction of each
+    picture's pixels that a step learns from; held_out: the fraction of pictures that is kept for judging;
+    drop: how often the prompt is left out; adapt: only the layers after the
+    first learn (few drawings in a style of their own)."""
 
     steps: int = 1500
     batch: int = 8

@@ -1,5 +1,5 @@
-"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): at each guided step the sample goes down the slope of the
-difference between the predicted edges and the sketch, by a share of what the step itself changes.
+"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): at each guided step the sample goes down the gradient of the
+difference between the predicted edges and the sketch, by a fraction of what the step itself changes.
 
     z~_{t-1} = z_{t-1} - alpha grad_{z_t} L,      alpha = beta |z_t - z_{t-1}| / |grad_{z_t} L|
 
@@ -15,8 +15,8 @@ The displacement is the deterministic one, without the noise that they add.
 
 Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
 their place before they are held to the line (a sharp line pulls on what is near it alone, from whichever side); a row's
-step grows while its slope keeps its way, and shrinks where it swings to and fro. Off unless asked for: strokes have
-weights, blank paper may count less (one-sided), a mask may hold the loss and the step to a region, and a slope may
+step grows while its gradient keeps its way, and shrinks where it swings to and fro. Off unless asked for: strokes have
+weights, blank paper may count less (one-sided), a mask may hold the loss and the step to a region, and a gradient may
 serve for more than one step. `SketchRecipe.faithful()` is the paper's law.
 """
 
@@ -39,11 +39,11 @@ PROBABILITY_FLOOR = 1e-3
 """The log of a probability is taken no lower than here: one hopeless stroke must not outweigh all others."""
 
 RENEW = 0.045
-"""The share of a run for which a slope serves in the fast mode: from 25 steps on, every second step looks anew."""
+"""The fraction of a run for which a gradient serves in the fast mode: from 25 steps on every second one is new."""
 EARLY = 0.1
-"""In the first share of a run each guided step looks anew in any case: there things find their place."""
+"""In this first part of a run each guided step takes a new gradient: there things find their place."""
 OLD_GRADIENT = 0.5
-"""How much of the step's length is gone along a slope that was taken at an earlier step."""
+"""How much of the step's length is gone along a gradient that was taken at an earlier step."""
 
 Scale = Literal["sampler", "euler"]
 
@@ -55,16 +55,20 @@ LEAST_GAIN, MOST_GAIN = 0.2, 2.0
 class SketchRecipe:
     """How hard and when to guide.
 
-    strength: the paper's beta (1.6). start, end: shares of the run (the host's percent: 0 = pure noise, 1 = picture).
-    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: deviation of the
-    target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end. renew: the share
-    of a run for which a slope serves after the EARLY steps: guided steps within it follow the last slope, by
-    OLD_GRADIENT of their length and at no cost (0: anew at each step, as in the paper). adapt: how fast a row's step
-    length follows its slopes, see `next_gain` (0: the paper's length always). hold: the share of a run for which, after
-    the EARLY steps, what the negative prompt changes serves: where slopes are taken within it, the negative half of the
-    call is spared (0: none is, as in the paper). scale: of the step with samplers that add noise: "sampler" keeps the
-    share of the step's change that Euler has; "euler" shifts the prediction as for Euler, so that ancestral, SDE and
-    LCM samplers go further.
+    strength: the paper's beta (1.6). start, end: fractions of the run (the host's percent: 0 = noise, 1 = picture).
+    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: standard
+    deviation of the target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end.
+
+    renew: the fraction of a run for which a gradient serves after the EARLY steps. Guided steps within it follow the
+    last gradient, by OLD_GRADIENT of their length and at no cost (0: anew at each step, as in the paper).
+
+    adapt: how fast a row's step length follows its gradients, see `next_gain` (0: the paper's length always).
+
+    hold: the fraction of a run for which, after the EARLY steps, what the negative prompt changes serves. Where
+    gradients are taken within it, the negative half of the call is spared (0: none is, as in the paper).
+
+    scale: of the step with samplers that add noise. "sampler" keeps the fraction of the step's change that Euler has;
+    "euler" shifts the prediction as for Euler, so that ancestral, SDE and LCM samplers go further.
     """
 
     strength: float = 1.6
@@ -149,7 +153,7 @@ def _entropy(e: Tensor) -> Tensor:
 
 
 def blur_at(recipe: SketchRecipe, fraction: float) -> float:
-    """The blur of the target at a share of the run (0..1): falling with the square of what is left of the window."""
+    """The blur of the target at a fraction of the run (0..1): falling with the square of what is left of the window."""
     length = max(recipe.end - recipe.start, 1e-6)
     return recipe.blur * min(1.0, max(0.0, (recipe.end - fraction) / length)) ** 2
 
@@ -157,7 +161,7 @@ def blur_at(recipe: SketchRecipe, fraction: float) -> float:
 def next_gain(
     gain: Tensor | float, gradient: Tensor, before: Tensor | None, adapt: float, region: Tensor | None = None
 ) -> Tensor | float:
-    """What to multiply each row's step by, (B, 1, 1, 1): the last gain, more where the slope kept its way since
+    """What to multiply each row's step by, (B, 1, 1, 1): the last gain, more where the gradient kept its way since
     `before`, less where it turned round.
 
         gain_k = gain_{k-1} exp(adapt cos(g_k, g_{k-1})),   within LEAST_GAIN and MOST_GAIN
@@ -174,8 +178,8 @@ def next_gain(
 
 
 def renewed(fractions: Sequence[float], renew: float) -> list[bool]:
-    """At which guided steps something is taken anew that serves for a share of the run: a slope, or what the negative
-    prompt changes. fractions: of the run, rising; renew: see the recipe."""
+    """At which guided steps something is taken anew that serves for a fraction of the run: a gradient, or what the
+    negative prompt changes. fractions: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
     for fraction in fractions:
         out.append(fraction - last >= renew - 1e-6 or fraction - fractions[0] < EARLY)

@@ -30,7 +30,7 @@ LEAST_CONTRAST = 0.06
 COLOUR = 0.2
 """A difference between the channels of the ink that is called colour."""
 CLEAN_FRACTION = 0.15
-"""In a clean drawing, the share of the strongest stroke above which a pixel is a stroke."""
+"""In a clean drawing, the fraction of the strongest stroke above which a pixel is a stroke."""
 BINS = 256
 """Steps of the histogram in which the threshold is sought."""
 THICK = 3.0

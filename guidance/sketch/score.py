@@ -19,7 +19,7 @@ TOLERANCE = 2.0
 
 @dataclass(frozen=True, eq=False)
 class EdgeScore:
-    """(B,) each, in 0..1. precision: share of the found edges that were wanted; recall: share of the wanted ones that
+    """(B,) each, in 0..1. precision: fraction of the found edges that were wanted; recall: of the wanted ones that
     were found; f1: their harmonic mean."""
 
     precision: Tensor

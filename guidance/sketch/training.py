@@ -28,7 +28,7 @@ WEIGHT_DECAY = 0.01
 CHECKS = 20
 PATIENCE = 5
 BETTER = 0.998
-"""The held-out loss must fall below this share of the best one for the patience to be renewed."""
+"""The held-out loss must fall below this fraction of the best one for the patience to be renewed."""
 
 
 class Trainer:
@@ -216,6 +216,6 @@ def _learning_weights(network: EdgeNetwork, adapt: bool) -> list[torch.nn.Parame
 
 
 def _rate(step: int, steps: int) -> float:
-    """The share of the learning rate: a short warm-up, then a cosine down to LAST_RATE."""
+    """The fraction of the learning rate: a short warm-up, then a cosine down to LAST_RATE."""
     warm = min(1.0, (step + 1) / WARM_UP)
     return warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))

@@ -59,7 +59,7 @@ def _drafted(
 
 
 def _for_batch(change: Tensor, noise: Tensor) -> Tensor:
-    """The change for a run of noise (B, C, h, w), or a sentence."""
+    """The change for a run of noise (B, C, h, w). Raises ValueError where sizes or numbers of pictures differ."""
     if change.shape[1:] != noise.shape[1:]:
         has, needs = ("x".join(str(size) for size in shape[1:]) for shape in (change.shape, noise.shape))
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The slope of a loss on predicted edges, taken from a sampler's own model call.
+"""The gradient of a loss on predicted edges, taken from a sampler's own model call.
 
 The call's conditional half runs by itself, with a leaf in place of its input; where the host batches several entries
 of the prompt, the rows of those that cover the whole picture count, in equal parts.
@@ -62,7 +62,7 @@ class EdgeGradient:
                 "the positive conditioning an entry without an area."
             )
         remedy = "run the model in full precision (start ComfyUI with --force-fp32)"
-        return require_finite(torch.stack(self.gradients).mean(0), "The slope of the sketch", remedy)
+        return require_finite(torch.stack(self.gradients).mean(0), "The gradient of the sketch", remedy)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """CALC_COND_BATCH wrapper: the positive prompt in a call of its own."""
@@ -155,7 +155,7 @@ class EdgeGradient:
         return out if nested else out.detach()
 
     def _take(self, leaf: Tensor, seen: dict[str, Tensor], sigma: Tensor, chunks: list, nested: bool) -> None:
-        """The loss and its slope, for each entry that covers the whole picture."""
+        """The loss and its gradient, for each entry that covers the whole picture."""
         taps = self.predictor.spec.taps
         if len(seen) != len(taps) or not all(seen[name].requires_grad for name in taps):
             raise ValueError(
@@ -178,9 +178,9 @@ class EdgeGradient:
             self.losses.append(loss)
 
     def _edge_gradient(self, features: list[Tensor], sigma: Tensor, size: tuple[int, int]):
-        """(losses (B,), their slopes with respect to the features, the factor (B, 1, 1, 1) they were scaled by).
+        """(losses (B,), their gradients with respect to the features, the factor (B, 1, 1, 1) they were scaled by).
 
-        The backward pass is linear in each row, so a row's slope is brought to size 1 before it enters the UNet: in
+        The backward pass is linear in each row, so a row's gradient is brought to size 1 before it enters the UNet: in
         half precision a small one would vanish, and a large one overflow.
         """
         leaves = [feature.detach().float().requires_grad_(True) for feature in features]

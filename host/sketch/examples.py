@@ -83,7 +83,7 @@ def make_examples(
 
 
 def _lines(edge: Tensor, number: int) -> Tensor:
-    """(1, H, W, 3) -> (1, H, W) bool, thin; a blank one is a sentence."""
+    """(1, H, W, 3) -> (1, H, W) bool, thin. Raises ValueError for a blank one."""
     lines = read_strokes(edge, check_interrupt).lines
     if not bool(lines.any()):
         raise ValueError(
@@ -162,7 +162,7 @@ def together(prompts: Sequence[list]) -> list:
 
 
 def require_plain_prompt(prompt: list, name: str) -> list:
-    """CONDITIONING of one entry of plain text, or a sentence."""
+    """CONDITIONING of one entry of plain text. Raises ValueError for any other."""
     _single(require_conditioning(prompt, name))
     return prompt
 

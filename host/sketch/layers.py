@@ -45,7 +45,7 @@ def _last_of_each_level(blocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[i
 
 
 def require_edges(model, technique: str) -> UNetModel:
-    """The UNet of a MODEL whose edges can be read, or a sentence."""
+    """The UNet of a MODEL whose edges can be read. Raises ValueError for any other model."""
     require_unet(model, technique)
     family = model_family(model)
     if family not in FAMILIES:
@@ -57,7 +57,7 @@ def require_edges(model, technique: str) -> UNetModel:
 
 
 def require_predictor_of(model, spec: PredictorSpec, technique: str) -> UNetModel:
-    """The UNet of a MODEL that the predictor was made for, or a sentence."""
+    """The UNet of a MODEL that the predictor was made for. Raises ValueError for any other model."""
     network = require_edges(model, technique)
     family, form = model_family(model), latent_format_name(model)
     missing = [name for name in spec.taps if name not in sketch_layers(network)]
@@ -70,7 +70,7 @@ def require_predictor_of(model, spec: PredictorSpec, technique: str) -> UNetMode
 
 
 def require_channels(spec: PredictorSpec, features: Sequence[Tensor]) -> None:
-    """The features have the widths that the predictor reads, or a sentence."""
+    """Raises ValueError where the features do not have the widths that the predictor reads."""
     found = tuple(feature.shape[1] for feature in features)
     if found != tuple(spec.channels):
         raise ValueError(

@@ -43,7 +43,7 @@ from .step_size import CFG_PP, step_scale
 
 KEY = "palimpsest_sketch"
 ASPECT = 0.02
-"""Sketch and picture may differ by this share in the ratio of their sides before the sketch is refused."""
+"""Sketch and picture may differ by this fraction in the ratio of their sides before the sketch is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Sketch:
 def sketch_guided(model, predictor: EdgePredictor, sketch: Sketch, recipe: SketchRecipe, *, on_loss=None):
     """A clone of the MODEL whose sampling is drawn towards the sketch; nothing of `model` is changed.
 
-    A strength of 0 gives the plain clone. on_loss(step, losses (B,)): told the loss of each guided step, before it.
+    A strength of 0 gives the plain clone. on_loss(step, losses (B,)): called with the loss before each guided step.
     """
     require_predictor_of(model, predictor.spec, "Edge Predictor Guidance")
     clone = model.clone()
@@ -157,7 +157,7 @@ class _Guide:
 
 
 class Anew(NamedTuple):
-    """What a guided step takes anew: the slope, and what the negative prompt changes."""
+    """What a guided step takes anew: the gradient, and what the negative prompt changes."""
 
     gradient: bool
     negative: bool
@@ -182,7 +182,7 @@ def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas
 
 
 def fraction_at_sigma(sampling, sigma: float) -> float:
-    """The share of a run at a noise level, 0 = pure noise. sampling: the host's model_sampling."""
+    """The fraction of a run at a noise level, 0 = pure noise. sampling: the host's model_sampling."""
     last = float(sampling.timestep(sampling.sigma_max))
     return 1.0 - float(sampling.timestep(torch.tensor(sigma))) / max(last, 1e-6)
 
@@ -222,7 +222,7 @@ class _Run:
         return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
-        """The plain prediction x0; the slope is taken on the way."""
+        """The plain prediction x0; the gradient is taken on the way."""
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         std = blur_at(self.recipe, fraction_at_sigma(sampling, float(timestep.max())))
         gradient = EdgeGradient(

@@ -20,7 +20,7 @@ from ..notify import notify
 from ..sampler_traits import replay_kind, sampler_name
 
 CFG_PP = "cfg_pp"
-"""In the name of samplers that add the whole of x0 to the noise left over, not just a step's share of it."""
+"""In the name of samplers that add the whole of x0 to the noise left over, not just a part of it."""
 
 
 def step_scale(sampler, patcher, sigma: float, sigma_next: float) -> float:

@@ -224,7 +224,7 @@ def test_what_is_no_number_is_a_sentence_in_training_and_guidance(host_client, f
     scene.guided(scene.loaded(files["sd1"]))
     scene.stock()
     error = error_of(host_client, scene)
-    assert "The slope of the sketch" in error and "not numbers" in error and "--force-fp32" in error
+    assert "The gradient of the sketch" in error and "not numbers" in error and "--force-fp32" in error
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])

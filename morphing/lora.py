@@ -181,10 +181,14 @@ class StackedLayer:
     def to(self, device: torch.device, dtype: torch.dtype) -> StackedLayer:
         """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
         move = lambda one: one.to(device) if isinstance(one, Composed) else one.to(device, dtype, copy=True)
-        moved = {name: None if part is None else move(part) for name, part in (("down", self.down), ("up", self.up))}
-        lists = {name: tuple((place, move(one)) for place, one in getattr(self, name)) for name in ("full", "bias")}
-        owner = None if self.owner is None else self.owner.to(device, copy=True)
-        return replace(self, **moved, **lists, owner=owner)
+        return replace(
+            self,
+            down=None if self.down is None else move(self.down),
+            up=None if self.up is None else move(self.up),
+            owner=None if self.owner is None else self.owner.to(device, copy=True),
+            full=tuple((place, move(one)) for place, one in self.full),
+            bias=tuple((place, move(one)) for place, one in self.bias),
+        )
 
     def __call__(self, x: Tensor, output: Tensor, weights: Tensor) -> Tensor:
         """The layer's output with each row's mixture added.

@@ -43,7 +43,7 @@ def _thin_one(strokes: Tensor, check: Callable[[], None] | None) -> Tensor:
     still, half = 0, 0
     while still < 2:
         goes = tables[half].take(code.index_select(0, rim).long())
-        gone, rim = _where(rim, goes), [_where(rim, ~goes)]
+        gone, next_rim = _where(rim, goes), [_where(rim, ~goes)]
         lines.scatter_(0, gone, False)
         for bit, step in enumerate(steps):
             # Seen from the neighbour, what has gone lies the other way.
@@ -51,10 +51,10 @@ def _thin_one(strokes: Tensor, check: Callable[[], None] | None) -> Tensor:
             known = code.index_select(0, beside)
             code.scatter_(0, beside, known & ~other)
             fresh = _where(beside, known == INNER)
-            rim.append(_where(fresh, lines.index_select(0, fresh)))
+            next_rim.append(_where(fresh, lines.index_select(0, fresh)))
             if check is not None:
                 check()
-        rim = torch.cat(rim)
+        rim = torch.cat(next_rim)
         still = 0 if len(gone) else still + 1
         half = 1 - half
     return lines.view(padded.shape)[1:-1, 1:-1].to(strokes.device, copy=True)

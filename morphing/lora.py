@@ -180,14 +180,14 @@ class StackedLayer:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> StackedLayer:
         """A copy elsewhere; a copy in any case, so that one made where gradients are on may serve them."""
-        move = lambda one: one.to(device) if isinstance(one, Composed) else one.to(device, dtype, copy=True)
+        copied: Callable[[Tensor], Tensor] = lambda one: one.to(device, dtype, copy=True)
         return replace(
             self,
-            down=None if self.down is None else move(self.down),
-            up=None if self.up is None else move(self.up),
+            down=None if self.down is None else copied(self.down),
+            up=None if self.up is None else copied(self.up),
             owner=None if self.owner is None else self.owner.to(device, copy=True),
-            full=tuple((place, move(one)) for place, one in self.full),
-            bias=tuple((place, move(one)) for place, one in self.bias),
+            full=tuple((at, one.to(device) if isinstance(one, Composed) else copied(one)) for at, one in self.full),
+            bias=tuple((at, copied(one)) for at, one in self.bias),
         )
 
     def __call__(self, x: Tensor, output: Tensor, weights: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def our_search(
     for rows, part in fixtures.batches():
         old, new = (texts if texts.shape[0] == 1 else texts[rows] for texts in (references, queries))
         items = list(range(rows.start, rows.stop))
-        recipe = MapRecipe(noises, strength)
+        recipe = MapRecipe(noises=noises, strength=strength)
         found.append(compare(part.model, Prompts([[old, {}]], [[new, {}]]), part.latents, recipe, items))
     return torch.cat([one.maps for one in found], 1), torch.cat([one.change for one in found])
 

@@ -45,8 +45,10 @@ def recipe(mode: str):
     from ...inversion.null_text_run import NullTextRecipe
 
     if mode == "global":
-        return NullTextRecipe(CFG, mode, inner_steps=ROUNDS)
-    return NullTextRecipe(CFG, "fast", enough=0.0) if mode == WHOLE else NullTextRecipe(CFG, mode)
+        return NullTextRecipe(cfg=CFG, mode=mode, inner_steps=ROUNDS)
+    if mode == WHOLE:
+        return NullTextRecipe(cfg=CFG, mode="fast", enough=0.0)
+    return NullTextRecipe(cfg=CFG, mode=mode)
 
 
 def fitted(context, model, trajectory, positive: list, negative: list, mode: str, at_once: int = 0) -> Fitted:

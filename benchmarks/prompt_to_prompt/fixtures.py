@@ -111,7 +111,7 @@ def fitted(fixtures: Fixtures, group: Sequence[Case], cfg: float) -> list[Case]:
 
     together = replace(group[0].trajectory, latents=torch.cat([case.trajectory.latents for case in group], dim=1))
     positive, empty = as_rows([case.positive for case in group]), encode(fixtures, "")
-    found = fit_null_text(fixtures.model, together, positive, empty, NullTextRecipe(cfg, "faithful"))[0]
+    found = fit_null_text(fixtures.model, together, positive, empty, NullTextRecipe(cfg=cfg, mode="faithful"))[0]
     rows = range(len(group))
     return [group[i]._replace(fit=[[entry[0][i : i + 1], entry[1]] for entry in found]) for i in rows]
 

@@ -88,7 +88,9 @@ class Large:
         widths = {"input.2": 320, "input.4": 640, "output.8": 640}
         taps = layout(self.model.model.diffusion_model)
         channels = tuple(widths.get(tap, 1280) for tap in taps)
-        spec = PredictorSpec("sd1", "SD15", taps, channels, detail=2, sigma_high=15.0)
+        spec = PredictorSpec(
+            family="sd1", latent_format="SD15", taps=taps, channels=channels, detail=2, sigma_high=15.0
+        )
         self.predictor = EdgePredictor(spec, frozen(new_network(spec)))
         draw = lambda seed: torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(seed))
         self.conds = [[draw(0), {}]], [[draw(1), {}]]

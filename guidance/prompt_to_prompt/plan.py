@@ -133,7 +133,15 @@ def plan_edits(
                 f"Edited text {number} ('{edit.text}') says the same as the source: change a word, or give one a "
                 "weight, as in (word:1.5)."
             )
-    return EditPlan(source, tuple(edits), alignments, cross_steps, self_steps, self_reduction, blend)
+    return EditPlan(
+        source=source,
+        edits=tuple(edits),
+        alignments=alignments,
+        cross_steps=cross_steps,
+        self_steps=self_steps,
+        self_reduction=self_reduction,
+        blend=blend,
+    )
 
 
 def chosen_columns(

@@ -84,7 +84,7 @@ class Examples:
         pixels = noise.shape[-2] * noise.shape[-1]
         count = max(1, round(pixels * self.recipe.pixels))
         positions = None if count >= pixels else torch.randperm(pixels, generator=draw)[:count]
-        return Plan(chosen, prompts, level, noise, positions)
+        return Plan(examples=chosen, prompts=prompts, level=level, noise=noise, positions=positions)
 
     def held_out_plans(self) -> list[Plan]:
         """The fixed batches by which the training is judged: every held-out picture at levels over the whole range."""
@@ -95,7 +95,8 @@ class Examples:
             level = (torch.arange(HELD_OUT_LEVELS) + 0.5) / HELD_OUT_LEVELS
             prompt = EMPTY if self.recipe.drop > 0 and number % 2 else self.all[i].prompt
             noise = torch.randn(shape, generator=draw)
-            plans.append(Plan((i,) * HELD_OUT_LEVELS, (prompt,) * HELD_OUT_LEVELS, level, noise, None))
+            examples, prompts = (i,) * HELD_OUT_LEVELS, (prompt,) * HELD_OUT_LEVELS
+            plans.append(Plan(examples=examples, prompts=prompts, level=level, noise=noise, positions=None))
         return plans
 
     def noisy(self, plan: Plan, sigma: Tensor) -> Tensor:

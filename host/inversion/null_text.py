@@ -235,12 +235,12 @@ class Plan(NamedTuple):
         """latents: (N + 1, B, C, h, w), embedding: (1 or B, T, D), both on the device; levels: 0 for what fits."""
         count = latents.shape[1]
         if not rows_apart(session) or (predictor.guided and count > 1):
-            return Plan(1, None, apart=False)
+            return Plan(levels=1, rows=None, apart=False)
         if session.device.type == "cpu":
-            return Plan(levels or 1, None)
+            return Plan(levels=levels or 1, rows=None)
         free = session.model.current_patcher.get_free_memory(session.device)
         fit = rows_that_fit(free, row_bytes(session, predictor, latents, embedding))
-        return Plan(levels or max(1, min(MOST_LEVELS, fit // count)), fit, cost=1)
+        return Plan(levels=levels or max(1, min(MOST_LEVELS, fit // count)), rows=fit, cost=1)
 
 
 def row_bytes(session: Session, predictor: "Predictor", latents: Tensor, embedding: Tensor) -> float:

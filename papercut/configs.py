@@ -97,8 +97,67 @@ class ScheduleConfig:
         }
 
 
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Flux's transformer, narrow: `double_blocks` with a stream each for text and picture, then `single_blocks`.
+
+    Flux's own positions (axes 16, 56, 56; theta 10,000) are made for grids of hundreds; these fit one of 16 x 16.
+    """
+
+    width: int = 256
+    heads: int = 8
+    axes: tuple[int, int, int] = (4, 14, 14)
+    theta: int = 100
+    double_blocks: int = 2
+    single_blocks: int = 4
+    context: int = 192
+    latent_channels: int = 16
+    patch: int = 2
+    text_tokens: int = 32
+    shift: float = 4.0
+
+    @property
+    def token(self) -> int:
+        """Numbers in one picture token: a patch of all latent channels."""
+        return self.latent_channels * self.patch**2
+
+    def diffusers(self) -> dict:
+        """Arguments of diffusers' `FluxTransformer2DModel`; theta is not among them."""
+        return {
+            "in_channels": self.token,
+            "num_layers": self.double_blocks,
+            "num_single_layers": self.single_blocks,
+            "attention_head_dim": self.width // self.heads,
+            "num_attention_heads": self.heads,
+            "joint_attention_dim": self.context,
+            "pooled_projection_dim": self.context,
+            "axes_dims_rope": self.axes,
+        }
+
+    def host(self) -> dict:
+        """Arguments of the host's `Flux`."""
+        return {
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "vec_in_dim": self.context,
+            "context_in_dim": self.context,
+            "hidden_size": self.width,
+            "mlp_ratio": 4.0,
+            "num_heads": self.heads,
+            "depth": self.double_blocks,
+            "depth_single_blocks": self.single_blocks,
+            "axes_dim": list(self.axes),
+            "theta": self.theta,
+            "patch_size": self.patch,
+            "qkv_bias": True,
+            "guidance_embed": False,
+            "txt_ids_dims": [],
+        }
+
+
 TEXT = TextConfig()
 UNET = UNetConfig()
+TRANSFORMER = TransformerConfig()
 SCHEDULE = ScheduleConfig()
 
 PREVIEW_COLOURS = "papercut.preview_colours"

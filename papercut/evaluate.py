@@ -1,6 +1,6 @@
 """Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
 
-python -m papercut.evaluate [vae diffusion classifier flow edges]
+python -m papercut.evaluate [vae diffusion classifier flow edges dit]
 """
 
 import argparse
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .classifier import FILE as CLASSIFIER_FILE, load_classifier, rates
 from .edge_quality import FILE as EDGES_FILE, measure_edges
+from .flow_transformer_export import AUTOENCODER, load_autoencoder
 from .networks import FILE, WEIGHTS
 from .reference import Reference, load_reference
 from .scenes import SPLITS, Scene, sample_scene
@@ -55,6 +56,16 @@ def measure_vae(count: int = 64) -> dict[str, float]:
     return {"reconstruction PSNR, dB": found.mean().item(), "worst picture, dB": found.min().item(), "pictures": count}
 
 
+@torch.no_grad()
+def measure_wide_vae(count: int = 64) -> dict[str, float]:
+    vae, values = load_autoencoder(), []
+    for seed in SPLITS["test"][:count]:
+        picture = sample_scene(seed).render()[None]
+        values.append(psnr((vae.decode(vae.encode(picture * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1), picture))
+    found = torch.cat(values)
+    return {"reconstruction PSNR, dB": found.mean().item(), "worst picture, dB": found.min().item(), "pictures": count}
+
+
 def measure_diffusion(count: int = 200) -> dict[str, float]:
     reference, judge, readings = load_reference(), load_classifier(), []
     scenes = single_scenes(count)
@@ -86,6 +97,7 @@ PARTS = {
     "classifier": (CLASSIFIER_FILE, measure_classifier),
     "flow": (FLOW_FILE, measure_flow),
     "edges": (EDGES_FILE, measure_edges),
+    "dit": (AUTOENCODER, measure_wide_vae),
 }
 
 
@@ -102,7 +114,7 @@ def fill_card(name: str, found: dict[str, float], folder: Path = WEIGHTS) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="vae, diffusion, classifier, flow, edges; all if none is named")
+    parser.add_argument("parts", nargs="*", help="vae, diffusion, classifier, flow, edges, dit; all if none is named")
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for name in parser.parse_args().parts or PARTS:
         needs, measure = PARTS[name]

@@ -5,6 +5,8 @@ Muon iterates in bfloat16, which many CPUs only emulate, at fifty times the cost
 whichever type the machine is fast in, all matrices of a shape at once.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +14,16 @@ from .data import FAST
 
 
 class Optimiser:
-    """Muon on kernels and matrices, seen as (out, in * area); Adam on the rest. State stays with the object."""
+    """Muon on kernels and matrices, seen as (out, in * area); Adam on the rest. State stays with the object.
 
-    def __init__(self, weights: list[nn.Parameter], rate: float):
+    by_adam: matrices that Adam takes all the same (embeddings, modulations, the last layer).
+    """
+
+    def __init__(self, weights: list[nn.Parameter], rate: float, *, by_adam: Iterable[nn.Parameter] = ()):
         self.kernels: dict[tuple[int, ...], list[nn.Parameter]] = {}
-        self.rest = []
+        self.rest, kept = [], {id(p) for p in by_adam}
         for p in weights:
-            if p.ndim >= 2 and p.shape[0] >= 16:
+            if p.ndim >= 2 and p.shape[0] >= 16 and id(p) not in kept:
                 self.kernels.setdefault((p.shape[0], p[0].numel()), []).append(p)
             else:
                 self.rest.append(p)

@@ -12,11 +12,18 @@ that lie far from it, and paints everything dark.
     python -m papercut.train_vae --stage settle --minutes 6 --rate 5e-4
 
 With --shipped the last stage goes on from the shipped file, where the checkpoints of the first two are gone.
+For more channels no guide is needed: the shipped autoencoder's layers serve, but for the two at the latents.
+
+    python -m papercut.train_vae --channels 16 --folder DIR --stage widen --minutes 10 --rate 2.5e-4
+    python -m papercut.train_vae --channels 16 --folder DIR --stage settle --begin widen --minutes 2 --rate 2e-4
+
+With `--publish FILE` the last writes the flow transformer's autoencoder.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +31,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from .data import CACHE, DEVICE, autocast, kept_aside, pictures
+from .flow_transformer_export import autoencoder_state, write
 from .muon import Optimiser
 from .reference import load_reference
 from .scenes import SPLITS, sample_scene
@@ -44,9 +52,9 @@ class Residual(nn.Module):
 
 
 class GuideEncoder(nn.Sequential):
-    """(B, 3, H, W) in 0..1 -> (B, 4, H/8, W/8); a tenth of the TAESD encoder's arithmetic."""
+    """(B, 3, H, W) in 0..1 -> (B, channels, H/8, W/8); a tenth of the TAESD encoder's arithmetic."""
 
-    def __init__(self):
+    def __init__(self, channels: int = 4):
         super().__init__(
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, 96, 3, padding=1),
@@ -57,7 +65,7 @@ class GuideEncoder(nn.Sequential):
             Residual(128),
             Residual(128),
             nn.ReLU(),
-            nn.Conv2d(128, 4, 3, padding=1),
+            nn.Conv2d(128, channels, 3, padding=1),
         )
 
 
@@ -79,35 +87,57 @@ def psnr(a: Tensor, b: Tensor) -> float:
 class Trainer:
     """The two networks, their optimiser and clock; everything that a checkpoint holds."""
 
-    def __init__(self, stage: str, rate: float):
-        self.stage, self.rate = stage, rate
-        self.guide, self.vae = GuideEncoder().to(DEVICE), AutoencoderTiny().to(DEVICE)
+    def __init__(
+        self, stage: str, rate: float, *, channels: int = 4, folder: Path | None = None, before: str | None = None
+    ):
+        self.stage, self.rate, self.folder = stage, rate, folder or CACHE
+        self.before = before or BEFORE.get(stage)
+        self.guide = GuideEncoder(channels).to(DEVICE)
+        self.vae = AutoencoderTiny(latent_channels=channels).to(DEVICE)
         learns = {
             "guide": (self.guide, self.vae.decoder),
             "encoder": (self.vae.encoder,),
             "settle": (self.vae.decoder,),
+            "widen": (self.vae,),
         }[stage]
         self.weights = [p for m in learns for p in m.parameters()]
         self.optimiser = Optimiser(self.weights, rate)
         self.spent, self.step = 0.0, 0
-        self.path = CACHE / f"vae-{stage}.pt"
+        self.path = self.folder / f"vae-{stage}.pt"
 
     def resume(self) -> None:
-        if self.stage in BEFORE and self.guide is not None and not self.path.exists():
-            first = torch.load(CACHE / f"vae-{BEFORE[self.stage]}.pt", weights_only=True)
-            self.guide.load_state_dict(first["guide"])
-            self.vae.load_state_dict(first["vae"])
+        if self.before and self.guide is not None and not self.path.exists():
+            first = torch.load(self.folder / f"vae-{self.before}.pt", weights_only=True)
+            self._load(first)
             if self.stage == "settle":
-                normalise((self.guide[-1], self.vae.encoder.layers[-1]), self.vae, self.wanted)
+                lasts = (self.vae.encoder.layers[-1], *(() if self.guide is None else (self.guide[-1],)))
+                normalise(lasts, self.vae, self.wanted)
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
-            if state["guide"] is None:
-                self.guide = None
-            else:
-                self.guide.load_state_dict(state["guide"])
-            self.vae.load_state_dict(state["vae"])
+            self._load(state)
             self.optimiser.load_state_dict(state["optimiser"])
             self.spent, self.step = state["spent"], state["step"]
+
+    def _load(self, state: dict) -> None:
+        if state["guide"] is None:
+            self.guide = None
+        else:
+            self.guide.load_state_dict(state["guide"])
+        self.vae.load_state_dict(state["vae"])
+
+    @torch.no_grad()
+    def widen_shipped(self) -> None:
+        """The shipped autoencoder with more channels: the first four as they are, the rest of it not yet decoded."""
+        self.guide, shipped = None, load_reference().vae.state_dict()
+        here = self.vae.state_dict()
+        few = shipped["decoder.layers.0.weight"].shape[1]
+        here["decoder.layers.0.weight"].zero_()
+        for key, value in shipped.items():
+            if key == "decoder.layers.0.weight":
+                here[key][:, :few] = value
+            else:
+                here[key][: len(value)] = value  # the encoder's last layer has more rows, all others fit
+        normalise((self.vae.encoder.layers[-1],), self.vae, self.wanted, count=32)
 
     def start_from_shipped(self) -> None:
         """The shipped autoencoder alone; its own encoder stands in for the guide."""
@@ -135,8 +165,8 @@ class Trainer:
         part.replace(self.path)
 
     def loss(self, images: Tensor) -> Tensor:
-        if self.stage == "guide":
-            latents = self.guide(images)
+        if self.stage in ("guide", "widen"):
+            latents = self.wanted(images)
             spread = latents.var((0, 2, 3)) + 1e-6
             order = (latents.mean((0, 2, 3)) ** 2 + (spread - 1) ** 2).mean()
             noisy = latents + LATENT_NOISE * torch.randn_like(latents)
@@ -206,7 +236,7 @@ def validate(trainer: Trainer, count: int = 12) -> str:
     images = torch.stack([sample_scene(seed).render() for seed in kept_aside(count)]).to(DEVICE)
     latents = torch.cat([trainer.wanted(i) for i in images.split(4)])
     line = f"latent mean {latents.mean((0, 2, 3)).abs().max():.2f}, std {latents.std():.2f}"
-    if trainer.stage == "guide":
+    if trainer.stage in ("guide", "widen"):
         got = torch.cat([decode(trainer.vae, z) for z in latents.split(4)])
     else:
         mine = torch.cat([encode(trainer.vae, i) for i in images.split(4)])
@@ -215,37 +245,51 @@ def validate(trainer: Trainer, count: int = 12) -> str:
     return f"PSNR {psnr(got.clamp(0, 1), images):.2f} dB, {line}"
 
 
+def clock() -> float:
+    """Seconds of processor time a thread: other programs beside the training do not shorten its schedule."""
+    return time.process_time() / torch.get_num_threads()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("guide", "encoder", "settle"), required=True)
+    parser.add_argument("--stage", choices=("guide", "encoder", "settle", "widen"), required=True)
+    parser.add_argument("--begin", help="the stage that this one goes on from, where not the usual one")
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=8000)
     parser.add_argument("--shipped", action="store_true", help="settle the shipped autoencoder")
+    parser.add_argument("--channels", type=int, default=4, help="of the latents; 16 for the flow transformer's")
+    parser.add_argument("--folder", type=Path, default=CACHE, help="where the checkpoints lie")
+    parser.add_argument("--publish", type=Path, help="file for the flow transformer's autoencoder")
     args = parser.parse_args()
-    store, trainer = pictures(args.pictures), Trainer(args.stage, args.rate)
+    store = pictures(args.pictures)
+    trainer = Trainer(args.stage, args.rate, channels=args.channels, folder=args.folder, before=args.begin)
+    if args.stage == "widen" and not args.begin and not trainer.path.exists():
+        trainer.widen_shipped()
     if args.shipped and not trainer.path.exists():
         trainer.start_from_shipped()
     trainer.resume()
     generator = torch.Generator().manual_seed(trainer.step)
-    last, reported, average = time.time(), trainer.spent, None
+    last, reported, average = clock(), trainer.spent, None
     while trainer.spent < 60 * args.minutes:
         progress = trainer.spent / (60 * args.minutes)
         size = args.size if progress < 0.8 else 2 * args.size  # the last fifth sees wider crops, so fewer false borders
         batch = args.batch if progress < 0.8 else max(1, args.batch // 2)
         value = trainer.update(crops(store, batch, size, generator), progress)
         average = value if average is None else 0.98 * average + 0.02 * value
-        trainer.spent, last = trainer.spent + time.time() - last, time.time()
+        trainer.spent, last = trainer.spent + clock() - last, clock()
         if trainer.spent - reported > 120:
             reported = trainer.spent
             print(f"{trainer.spent / 60:.1f} min, step {trainer.step}, loss {average:.5f}, ", end="")
             print(validate(trainer), flush=True)
             trainer.save()
-            trainer.spent, last = trainer.spent + time.time() - last, time.time()
+            trainer.spent, last = trainer.spent + clock() - last, clock()
     trainer.save()
     print("done:", validate(trainer, 48), flush=True)
+    if args.publish:
+        write(autoencoder_state(trainer.vae), args.publish, "Papercut-DiT autoencoder")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.latent_formats
+import comfy.model_base
 import comfy.supported_models
 import comfy.supported_models_base
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel, SDTokenizer
@@ -64,6 +65,8 @@ class PapercutTransformer(comfy.clip_model.CLIPTextModel):
 class PapercutTextEncoder(SDClipModel):
     """One text encoder, its last hidden layer after the final norm; the pooled output is not projected, as in SD 1."""
 
+    positions = SIZES.TEXT.positions
+
     def __init__(self, device="cpu", dtype=None, model_options={}):
         ids = _special_ids()
         text = SIZES.TEXT
@@ -73,14 +76,14 @@ class PapercutTextEncoder(SDClipModel):
             "num_attention_heads": text.heads,
             "intermediate_size": text.intermediate,
             "hidden_act": text.activation,
-            "max_position_embeddings": text.positions,
+            "max_position_embeddings": self.positions,
             "vocab_size": ids["size"],
             "eos_token_id": ids["end"],
         }
         super().__init__(
             device=device,
             dtype=dtype,
-            max_length=text.positions,
+            max_length=self.positions,
             textmodel_json_config=config,
             special_tokens={"start": ids["start"], "end": ids["end"], "pad": ids["end"]},
             model_class=PapercutTransformer,
@@ -129,11 +132,72 @@ class Papercut(comfy.supported_models_base.BASE):
         return comfy.supported_models_base.ClipTarget(PapercutTokenizers, PapercutTextEncoders)
 
 
+class ShortTokenizer(PapercutTokenizer):
+    """As many tokens as the flow transformer reads; what is longer goes on in a second piece of the same length."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data={}):
+        super().__init__(embedding_directory, tokenizer_data)
+        self.max_length = SIZES.TRANSFORMER.text_tokens
+
+
+class ShortTokenizers(SD1Tokenizer):
+    """What the host's CLIP object holds: its tokenizers by name."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data={}):
+        super().__init__(embedding_directory, tokenizer_data, name=NAME, tokenizer=ShortTokenizer)
+
+
+class ShortTextEncoder(PapercutTextEncoder):
+    """The same for as many tokens as the flow transformer reads; the file has no more positions."""
+
+    positions = SIZES.TRANSFORMER.text_tokens
+
+
+class ShortTextEncoders(SD1ClipModel):
+    """What the host's CLIP object holds: its text encoders by name."""
+
+    def __init__(self, device="cpu", dtype=None, model_options={}):
+        super().__init__(device, dtype, model_options, name=NAME, clip_model=ShortTextEncoder)
+
+
+class PapercutTransformerModel(comfy.supported_models_base.BASE):
+    """Papercut-DiT: Flux's transformer in Papercut's sizes, no distilled guidance, 16-channel latents at 1/8."""
+
+    unet_config = {
+        "image_model": "flux",
+        "context_in_dim": SIZES.TRANSFORMER.context,
+        "vec_in_dim": SIZES.TRANSFORMER.context,
+        "hidden_size": SIZES.TRANSFORMER.width,
+        "guidance_embed": False,
+    }
+    unet_extra_config = {
+        "num_heads": SIZES.TRANSFORMER.heads,
+        "axes_dim": list(SIZES.TRANSFORMER.axes),
+        "theta": SIZES.TRANSFORMER.theta,
+    }
+    sampling_settings = {"multiplier": 1.0, "shift": SIZES.TRANSFORMER.shift}
+    latent_format = comfy.latent_formats.Flux
+    memory_usage_factor = 1.0
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return comfy.model_base.Flux(self, model_type=comfy.model_base.ModelType.FLOW, device=device)
+
+    def process_unet_state_dict(self, state_dict):
+        return comfy.supported_models.Flux.process_unet_state_dict(self, state_dict)
+
+    def clip_target(self, state_dict={}):
+        return comfy.supported_models_base.ClipTarget(ShortTokenizers, ShortTextEncoders)
+
+
 def register() -> None:
-    """Make the host know the model; doing so again changes nothing."""
+    """Make the host know the models; doing so again changes nothing."""
     models = comfy.supported_models.models
-    if not any(model.__name__ == Papercut.__name__ for model in models):
+    known = {model.__name__ for model in models}
+    if Papercut.__name__ not in known:
         models.append(Papercut)
+    if PapercutTransformerModel.__name__ not in known:
+        # Before the host's own Flux, which would take the file too and ask for heads of 128.
+        models.insert(0, PapercutTransformerModel)
 
 
 def _special_ids() -> dict[str, int]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from palimpsest.papercut import data, train_classifier, train_vae
 from palimpsest.papercut.classifier import SIDE
-from palimpsest.papercut.scenes import SPLITS
+from palimpsest.papercut.reference import load_reference
+from palimpsest.papercut.scenes import SPLITS, sample_scene
 
 FOLDER = Path(data.__file__).parent
 
@@ -53,3 +54,15 @@ def test_an_interrupted_autoencoder_goes_on_with_its_weights_and_its_clock(tmp_p
     again.resume()
     assert (again.spent, again.step) == (12.0, 34)
     assert all(torch.equal(a, b) for a, b in zip(first.vae.state_dict().values(), again.vae.state_dict().values()))
+
+
+@torch.no_grad()
+def test_a_widened_autoencoder_begins_as_good_as_the_shipped_one(tmp_path):
+    trainer = train_vae.Trainer("widen", 1e-3, channels=16, folder=tmp_path)
+    trainer.widen_shipped()
+    picture = sample_scene(SPLITS["train"][0]).render()[None]
+    latents = train_vae.encode(trainer.vae, picture)
+    shipped = load_reference()
+    usual = train_vae.psnr(shipped.pictures(shipped.latents(picture)), picture)
+    assert latents.shape == (1, 16, 32, 32)
+    assert train_vae.psnr(train_vae.decode(trainer.vae, latents).clamp(0, 1), picture) > usual - 1

@@ -48,6 +48,8 @@ class PromptToPrompt(io.ComfyNode):
             category=CATEGORY,
             description="Edits a picture by its caption: change, add, remove or weigh words, and the rest stays.",
             search_aliases=["P2P", "cross attention control", "word swap", "refine", "reweight"],
+            # Its reading of the texts is shown again where the host remembers its outputs.
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with: Stable Diffusion 1, 2 or XL."),
                 io.Clip.Input("clip", tooltip="Encodes the texts."),

@@ -117,7 +117,8 @@ def test_levels_and_rows_that_are_planned(monkeypatch, free, batch, levels, plan
     patcher = SimpleNamespace(get_free_memory=lambda device: free * 1e6)
     accelerator = SimpleNamespace(device=torch.device("meta"), conds=(), model=SimpleNamespace(current_patcher=patcher))
     monkeypatch.setattr(null_text, "row_bytes", lambda *_: 1e6)
-    found = Plan.of(accelerator, None, torch.zeros(3, batch, 4, 2, 2), torch.zeros(1, 7, 3), levels)
+    plain = SimpleNamespace(guided=False)
+    found = Plan.of(accelerator, plain, torch.zeros(3, batch, 4, 2, 2), torch.zeros(1, 7, 3), levels)
     assert (found.levels, found.rows) == plan and found.cost == 1
 
 

@@ -16,12 +16,14 @@ MODULES = tuple(sorted(path.stem for path in FOLDER.glob("*.py") if not path.ste
 
 
 def collect_nodes() -> list[type[io.ComfyNode]]:
-    """All node classes, in the order of the files; an error in any file is raised, never swallowed.
+    """All node classes, with checked inputs, in the order of the files; an error in any file is raised.
 
     A file without `NODES` is a helper of its neighbours (the custom sockets, for example).
     """
+    from ._checked import checked
+
     modules = [import_module(f".{name}", __package__) for name in MODULES]
-    return [node for module in modules for node in getattr(module, "NODES", ())]
+    return [checked(node) for module in modules for node in getattr(module, "NODES", ())]
 
 
 class PalimpsestExtension(ComfyExtension):

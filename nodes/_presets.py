@@ -60,10 +60,13 @@ FLOW_TRANSFORM: Presets = {
 def preset_input(presets: Presets) -> io.Combo.Input:
     """The node's last input, optional, so that saved workflows keep their order and their numbers."""
     return io.Combo.Input(
-        "preset", options=[AS_SET, *presets], default=AS_SET, optional=True,
+        "preset",
+        options=[AS_SET, *presets],
+        default=AS_SET,
+        optional=True,
         tooltip="as set: the values of this node count. Any other choice takes its own values instead, whatever the "
         "widgets show; they stand on the node's help page.",
-    )  # fmt: skip
+    )
 
 
 def with_presets(presets: Presets) -> Callable:

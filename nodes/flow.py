@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..guidance.flow.colour_wheel import colour_wheel
 from ..guidance.flow.fields import (
     Transform,
-    check_flow,
-    compose_flows,
     expand_batch,
     moving,
     region_of,
@@ -17,14 +14,12 @@ from ..guidance.flow.fields import (
     transform_flow,
 )
 from ..guidance.flow.points import KINDS, drag_pairs, parse_points, points_flow, require_drags, track_pairs
-from ..guidance.flow.warp import forward_warp, land
-from ..host.gradients import plain
-from ..host.images import as_image, as_pictures
+from ..guidance.flow.warp import land
+from ..host.images import as_pictures
 from ..host.motion.optical_flow import LARGEST, estimate_each, require_optical_flow
 from ..host.notify import notify
 from ..host.validation import require_picture, require_same_size
-from ._arrows import arrows
-from ._flow_inputs import fitted_flow, matched, require_mask
+from ._flow_inputs import require_mask
 from ._presets import FLOW_TRANSFORM, preset_input, with_presets
 from .sockets import Flow as FlowSocket
 
@@ -56,22 +51,65 @@ class FlowFromTransform(io.ComfyNode):
                 number("turn", 0.0, -360, 360, 1, "Degrees clockwise about the pivot. Sane: up to 45."),
                 number("scale", 1.0, 0.05, 8, 0.05, "Size factor about the pivot. Sane: 0.5 to 2."),
                 number("stretch", 1.0, 0.05, 8, 0.05, "Factor along one line only, below 1 squeezes. Sane: 0.5 to 2."),
-                number("stretch_angle", 0.0, -180, 180, 1,
-                       "The line of the stretch: 0 is across, 90 is up and down, degrees clockwise."),
-                number("tilt_x", 0.0, -0.9, 0.9, 0.05, "Perspective: how much farther away the right end gets.",
-                       optional=True, advanced=True),
-                number("tilt_y", 0.0, -0.9, 0.9, 0.05, "Perspective: how much farther away the lower end gets.",
-                       optional=True, advanced=True),
-                io.Combo.Input("pivot", options=list(PIVOTS), optional=True, advanced=True,
-                               tooltip="What stays in place under turn, scale and stretch."),
-                number("pivot_x", 0.5, -1, 2, 0.01, "The given point, as a share of the width.", optional=True,
-                       advanced=True),
-                number("pivot_y", 0.5, -1, 2, 0.01, "The given point, as a share of the height.", optional=True,
-                       advanced=True),
+                number(
+                    "stretch_angle",
+                    0.0,
+                    -180,
+                    180,
+                    1,
+                    "The line of the stretch: 0 is across, 90 is up and down, degrees clockwise.",
+                ),
+                number(
+                    "tilt_x",
+                    0.0,
+                    -0.9,
+                    0.9,
+                    0.05,
+                    "Perspective: how much farther away the right end gets.",
+                    optional=True,
+                    advanced=True,
+                ),
+                number(
+                    "tilt_y",
+                    0.0,
+                    -0.9,
+                    0.9,
+                    0.05,
+                    "Perspective: how much farther away the lower end gets.",
+                    optional=True,
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "pivot",
+                    options=list(PIVOTS),
+                    optional=True,
+                    advanced=True,
+                    tooltip="What stays in place under turn, scale and stretch.",
+                ),
+                number(
+                    "pivot_x",
+                    0.5,
+                    -1,
+                    2,
+                    0.01,
+                    "The given point, as a share of the width.",
+                    optional=True,
+                    advanced=True,
+                ),
+                number(
+                    "pivot_y",
+                    0.5,
+                    -1,
+                    2,
+                    0.01,
+                    "The given point, as a share of the height.",
+                    optional=True,
+                    advanced=True,
+                ),
                 preset_input(FLOW_TRANSFORM),
             ],
             outputs=[FlowSocket.Output("flow", tooltip=FLOW_TIP)],
-        )  # fmt: skip
+        )
 
     @classmethod
     @with_presets(FLOW_TRANSFORM)
@@ -112,28 +150,50 @@ class FlowFromPoints(io.ComfyNode):
             inputs=[
                 io.Mask.Input("mask", tooltip="What follows the points, at the picture's size. Everything else stays."),
                 io.String.Input(
-                    "points", default="[]", multiline=True,
+                    "points",
+                    default="[]",
+                    multiline=True,
                     tooltip='JSON of a spline or point editor: [{"x":..,"y":..}, ...] or a list of such lists, in '
                     "pixels. Each curve's first point is dragged to its last.",
                 ),
                 io.Combo.Input(
-                    "kind", options=list(KINDS),
+                    "kind",
+                    options=list(KINDS),
                     tooltip="thin plate bends; rigid moves and turns; similarity also scales; move only moves. Too few "
                     "points for a kind (thin plate needs three) fall back to a stiffer one.",
                 ),
-                io.Boolean.Input("pin_edge", default=False,
-                                 tooltip="Hold the region's outline still, so that it deforms inside (thin plate "
-                                         "only)."),
-                io.Tracks.Input("tracks", optional=True,
-                                tooltip="Tracks of the host in place of 'points': first frame to last, where "
-                                        "points are seen in both."),
-                io.Int.Input("canvas_width", default=0, min=0, max=16384, optional=True, advanced=True,
-                             tooltip="Width of the editor in which the points were set; 0 = the mask's own."),
-                io.Int.Input("canvas_height", default=0, min=0, max=16384, optional=True, advanced=True,
-                             tooltip="Height of the editor in which the points were set; 0 = the mask's own."),
+                io.Boolean.Input(
+                    "pin_edge",
+                    default=False,
+                    tooltip="Hold the region's outline still, so that it deforms inside (thin plate only).",
+                ),
+                io.Tracks.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Tracks of the host in place of 'points': first frame to last, where "
+                    "points are seen in both.",
+                ),
+                io.Int.Input(
+                    "canvas_width",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Width of the editor in which the points were set; 0 = the mask's own.",
+                ),
+                io.Int.Input(
+                    "canvas_height",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Height of the editor in which the points were set; 0 = the mask's own.",
+                ),
             ],
             outputs=[FlowSocket.Output("flow", tooltip=FLOW_TIP)],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, mask, points, kind, pin_edge, tracks=None, canvas_width=0, canvas_height=0) -> io.NodeOutput:
@@ -164,25 +224,54 @@ class FlowFromImages(io.ComfyNode):
             display_name="Flow From Images",
             category=CATEGORY,
             description="Reads the motion between two pictures, for instance two frames of a video, to move a third "
-                        "one.",
+            "one.",
             search_aliases=["motion transfer", "optical flow", "raft"],
             inputs=[
                 io.Custom("OPTICAL_FLOW").Input("optical_flow", tooltip="From Load Optical Flow Model."),
                 io.Image.Input("first", tooltip="The frame at the beginning."),
                 io.Image.Input("second", tooltip="The frame at the end, of the same size."),
-                io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, round=0.001,
-                               tooltip="Scales the motion; negative values run it backwards. Sane: 0.5 to 2."),
-                io.Float.Input("still_below", default=1.0, min=0.0, max=64.0, step=0.1, round=0.001,
-                               tooltip="Motions shorter than this many pixels count as none. Sane: 0.5 to 2."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Scales the motion; negative values run it backwards. Sane: 0.5 to 2.",
+                ),
+                io.Float.Input(
+                    "still_below",
+                    default=1.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="Motions shorter than this many pixels count as none. Sane: 0.5 to 2.",
+                ),
                 io.Mask.Input("mask", optional=True, tooltip="Only what it covers moves."),
-                io.Int.Input("updates", default=12, min=1, max=32, optional=True, advanced=True,
-                             tooltip="Refinements of the estimate. Sane: 8 to 20."),
-                io.Int.Input("largest", default=LARGEST, min=0, max=16384, step=8, optional=True, advanced=True,
-                             tooltip="Longer side in pixels at which the network compares larger pictures; 0 = as they "
-                             "are, which takes some GB at 1920 x 1080. Sane: 512 to 1024."),
+                io.Int.Input(
+                    "updates",
+                    default=12,
+                    min=1,
+                    max=32,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Refinements of the estimate. Sane: 8 to 20.",
+                ),
+                io.Int.Input(
+                    "largest",
+                    default=LARGEST,
+                    min=0,
+                    max=16384,
+                    step=8,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Longer side in pixels at which the network compares larger pictures; 0 = as they "
+                    "are, which takes some GB at 1920 x 1080. Sane: 512 to 1024.",
+                ),
             ],
             outputs=[FlowSocket.Output("flow", tooltip=FLOW_TIP)],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -200,101 +289,4 @@ class FlowFromImages(io.ComfyNode):
         return io.NodeOutput(flow)
 
 
-class FlowCompose(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PalimpsestFlowCompose",
-            display_name="Flow Compose",
-            category=CATEGORY,
-            description="Several objects that move at once, front to back.",
-            inputs=[
-                io.Autogrow.Input("flows", template=io.Autogrow.TemplatePrefix(
-                    FlowSocket.Input("flow", tooltip="One object's motion; the first is nearest."), prefix="flow",
-                    min=2, max=16), tooltip="The objects' motions, the nearest first."),
-                io.Mask.Input("in_front", optional=True,
-                              tooltip="Things that stay where they are and hide whatever passes behind them."),
-            ],
-            outputs=[FlowSocket.Output("flow", tooltip="All motions in one."),
-                     io.Mask.Output("layers", tooltip="Who lies in front, for Flow Warp and Flow Guidance Sampler.")],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, flows: io.Autogrow.Type, in_front=None) -> io.NodeOutput:
-        parts = [check_flow(flow, name) for name, flow in flows.items() if flow is not None]
-        if not parts:
-            raise ValueError("No flow is connected: connect at least one Flow node to 'flows'.")
-        sizes = {tuple(part.shape[1:3]) for part in parts}
-        if len(sizes) > 1:
-            notify("The flows are of different sizes; all are resized to the first one's, with their vectors.")
-        return io.NodeOutput(*compose_flows(parts, in_front))
-
-
-class FlowPreview(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PalimpsestFlowPreview",
-            display_name="Flow Preview",
-            category=CATEGORY,
-            description="Shows a flow as arrows on the picture, and in the standard colours (hue: way, strength: "
-                        "length).",
-            is_output_node=True,
-            inputs=[
-                FlowSocket.Input("flow", tooltip=FLOW_TIP),
-                io.Image.Input("image", optional=True, tooltip="The picture beneath the arrows; left open, white."),
-                io.Int.Input("spacing", default=24, min=6, max=256, tooltip="Pixels between arrows. Sane: 16 to 48."),
-                io.Float.Input("longest", default=0.0, min=0.0, max=4096.0, step=1.0, optional=True, advanced=True,
-                               tooltip="Length in pixels shown in full colour; 0 = the longest there is."),
-            ],
-            outputs=[io.Image.Output("arrows", tooltip="The picture with arrows along the motion."),
-                     io.Image.Output("colours", tooltip="The flow on the colour wheel: hue = direction.")],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, flow, image=None, spacing=24, longest=0.0) -> io.NodeOutput:
-        flow = check_flow(flow)
-        if image is None:
-            image = torch.ones(1, *flow.shape[1:3], 3)
-        flow, _ = fitted_flow(flow, None, require_picture(image, "image", 1))
-        flow, _, image = matched(flow, None, image[..., :3])
-        drawn = arrows(image, flow, every=spacing)
-        return io.NodeOutput(drawn, colour_wheel(flow, largest=longest or None), ui=ui.PreviewImage(drawn, cls=cls))
-
-
-class FlowWarp(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="PalimpsestFlowWarp",
-            display_name="Flow Warp",
-            category=CATEGORY,
-            description="Moves the pixels themselves: an instant preview, the start of guidance, and all its masks.",
-            search_aliases=["splat", "instant drag", "warp image"],
-            inputs=[
-                FlowSocket.Input("flow", tooltip=FLOW_TIP),
-                io.Image.Input("image", tooltip="The picture to be moved."),
-                io.Int.Input("grow", default=8, min=0, max=256,
-                             tooltip="Pixels by which masks reach beyond what moves: over shadows and soft edges. "
-                             "Sane: about a fiftieth of the picture's side."),
-                io.Mask.Input("layers", optional=True, tooltip=LAYERS_TIP),
-            ],
-            outputs=[
-                io.Image.Output("image", tooltip="The moved picture; bare places are filled softly from around them."),
-                io.Mask.Output("edit_mask", tooltip="Everything that something moves from or to, grown."),
-                io.Mask.Output("fill_mask", tooltip="What was filled and wants inpainting: bare places, grown."),
-                io.Mask.Output("occluded", tooltip="On the old picture: what is hidden or has left it."),
-                io.Mask.Output("uncovered", tooltip="On the new picture: what the old one did not show."),
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, flow, image, grow=8, layers=None) -> io.NodeOutput:
-        flow, layers, image = matched(*fitted_flow(flow, layers, require_picture(image, "image", 1)), image)
-        landing = land(plain(flow).cpu(), layers)
-        warped = forward_warp(as_pictures(image), landing, grow=grow)
-        masks = (landing.edit_mask(grow), landing.to_fill(grow), landing.occluded, landing.uncovered)
-        return io.NodeOutput(as_image(warped), *(mask.float() for mask in masks))
-
-
-NODES = (FlowFromTransform, FlowFromPoints, FlowFromImages, FlowCompose, FlowPreview, FlowWarp)
+NODES = (FlowFromTransform, FlowFromPoints, FlowFromImages)

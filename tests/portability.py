@@ -45,9 +45,13 @@ class Margins:
     """The worst comparison of every test. Its margin is the factor to the tolerance, from either side."""
 
     PLACES = (
-        (torch, "allclose"), (torch.Tensor, "allclose"), (np, "allclose"), (np.testing, "assert_allclose"),
-        (torch.testing, "assert_close"), (type(pytest.approx(1.0)), "__eq__"),
-    )  # fmt: skip
+        (torch, "allclose"),
+        (torch.Tensor, "allclose"),
+        (np, "allclose"),
+        (np.testing, "assert_allclose"),
+        (torch.testing, "assert_close"),
+        (type(pytest.approx(1.0)), "__eq__"),
+    )
 
     def __init__(self, verbose: bool):
         self.verbose, self.test = verbose, None
@@ -73,8 +77,12 @@ class Margins:
             self.record(abs(mine - theirs) / (atol + rtol * abs(theirs)))
 
     def _patch(self):
-        watch = {"allclose": self._allclose, "assert_allclose": self._assert_allclose,
-                 "assert_close": self._measured_assertion, "__eq__": self._approx}  # fmt: skip
+        watch = {
+            "allclose": self._allclose,
+            "assert_allclose": self._assert_allclose,
+            "assert_close": self._measured_assertion,
+            "__eq__": self._approx,
+        }
         for owner, name in self.PLACES:
             self._wrap(owner, name, watch[name])
 
@@ -159,11 +167,37 @@ def _caller() -> str:
 # Perturbation
 
 ROUNDED = (
-    "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "addmv", "dot", "vdot", "matmul", "linear", "einsum", "inner",
-    "bilinear", "tensordot", "linear_backward", "mkldnn_linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
-    "conv_transpose2d", "conv_transpose3d", "convolution", "_convolution", "convolution_overrideable",
-    "mkldnn_convolution", "convolution_backward", "scaled_dot_product_attention", "_native_multi_head_attention",
-)  # fmt: skip
+    "mm",
+    "bmm",
+    "addmm",
+    "addbmm",
+    "baddbmm",
+    "mv",
+    "addmv",
+    "dot",
+    "vdot",
+    "matmul",
+    "linear",
+    "einsum",
+    "inner",
+    "bilinear",
+    "tensordot",
+    "linear_backward",
+    "mkldnn_linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "convolution",
+    "_convolution",
+    "convolution_overrideable",
+    "mkldnn_convolution",
+    "convolution_backward",
+    "scaled_dot_product_attention",
+    "_native_multi_head_attention",
+)
 
 
 def is_rounded(operator) -> bool:

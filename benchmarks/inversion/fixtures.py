@@ -48,9 +48,15 @@ def inverted(fixtures: Papercut, pairing: str, refinement: int, cfg: float = 1.0
 
     negative = fixtures.negative if cfg != 1.0 else None
     return DDIMInvert.execute(
-        fixtures.model, {"samples": fixtures.latents}, fixtures.sigmas, cfg=cfg, refinement=refinement,
-        positive=fixtures.positive, negative=negative, pairing=pairing,
-    ).args[0]  # fmt: skip
+        fixtures.model,
+        {"samples": fixtures.latents},
+        fixtures.sigmas,
+        cfg=cfg,
+        refinement=refinement,
+        positive=fixtures.positive,
+        negative=negative,
+        pairing=pairing,
+    ).args[0]
 
 
 def came_back(fixtures: Papercut, trajectory, cfg: float) -> tuple[float, float]:

@@ -146,7 +146,7 @@ def instant(fixtures: Fixtures, item: Item) -> Tensor:
     """
     import comfy.samplers
 
-    from ...nodes.flow import FlowWarp
+    from ...nodes.flow_compose import FlowWarp
 
     warped, _, fill, *_ = FlowWarp.execute(item.asked.flow, item.picture, GROW, item.layers).args
     euler = comfy.samplers.sampler_object("euler")

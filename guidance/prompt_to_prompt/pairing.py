@@ -103,9 +103,10 @@ class _Captions:
 
     def leads(self, one: Phrase, other: Phrase) -> list[tuple[int, int]]:
         found = _common(
-            one.body - one.start, other.body - other.start,
+            one.body - one.start,
+            other.body - other.start,
             lambda i, j: float(self.old[one.start + i].keys == self.fresh[other.start + j].keys),
-        )  # fmt: skip
+        )
         return [(one.start + i, other.start + j) for i, j in found]
 
     def answers(self, one: Phrase, other: Phrase) -> float:
@@ -129,9 +130,11 @@ def _by_phrase(old: Sequence[Word], fresh: Sequence[Word]) -> Pairing:
         swaps += _swaps(captions, bodies, (one.body, one.end), (other.body, other.end))
     used = [{i for i, _ in kept + swaps}, {j for _, j in kept + swaps}]
     return Pairing(
-        tuple(sorted(kept)), tuple(((i,), j) for i, j in sorted(swaps)),
-        tuple(j for j in range(len(fresh)) if j not in used[1]), tuple(i for i in range(len(old)) if i not in used[0]),
-    )  # fmt: skip
+        tuple(sorted(kept)),
+        tuple(((i,), j) for i, j in sorted(swaps)),
+        tuple(j for j in range(len(fresh)) if j not in used[1]),
+        tuple(i for i in range(len(old)) if i not in used[0]),
+    )
 
 
 def _swaps(captions: _Captions, kept: list[tuple[int, int]], mine: tuple[int, int], theirs: tuple[int, int]) -> list:

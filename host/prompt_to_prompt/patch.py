@@ -55,8 +55,9 @@ def with_prompt_to_prompt(model, plan: EditPlan):
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
     # The first wrapper is the outermost, whatever order the nodes stand in.
     for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, patch.outer_sample), (WrappersMP.PREDICT_NOISE, patch.predict_noise),
-    ):  # fmt: skip
+        (WrappersMP.OUTER_SAMPLE, patch.outer_sample),
+        (WrappersMP.PREDICT_NOISE, patch.predict_noise),
+    ):
         clone.add_wrapper_with_key(kind, KEY, wrapper)
         wrappers = clone.wrappers[kind]
         clone.wrappers[kind] = {KEY: wrappers.pop(KEY), **wrappers}

@@ -16,7 +16,7 @@ from ...guidance.prompt_to_prompt.attention_control import (
     source_shapes,
     step_of,
     word_maps,
-)  # fmt: skip
+)
 from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
 from ..attention.blocks import Block

@@ -49,9 +49,14 @@ def plain(prompt: dict) -> dict:
 @both_renderers
 def test_the_blueprint_in_the_front_end(host, vue):
     report = browse(
-        Path(__file__).with_name("blueprint_browser.mjs"), host, vue, workflow=workflow(), values=VALUES,
-        run=not vue, examples={path.stem: read(path) for path in EXAMPLES},
-    )  # fmt: skip
+        Path(__file__).with_name("blueprint_browser.mjs"),
+        host,
+        vue,
+        workflow=workflow(),
+        values=VALUES,
+        run=not vue,
+        examples={path.stem: read(path) for path in EXAMPLES},
+    )
     assert [label for label, *_ in report["face"]["widgets"]] == [
         "what the picture shows", "what it is to show", "how deep to edit", "steps", "cfg", "threshold",
         "edit what was not found", "grow",

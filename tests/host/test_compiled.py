@@ -18,9 +18,7 @@ def as_in_the_host():
 def compiled(model):
     """As the stock node does it, with a backend that needs no compiler."""
     clone = model.clone()
-    set_torch_compile_wrapper(
-        model=clone, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict}
-    )  # fmt: skip
+    set_torch_compile_wrapper(model=clone, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
     return clone
 
 

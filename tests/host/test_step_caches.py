@@ -129,9 +129,12 @@ def test_an_unknown_cache_round_predictions_is_found_too(model, technique):
 def test_transformers_are_counted_too(family):
     model, x = tiny_model(family), tiny_latent(family)
     ask = lambda one: with_denoiser(
-        one, {"positive": tiny_cond(family)}, x, torch.tensor([0.9, 0.5]),
+        one,
+        {"positive": tiny_cond(family)},
+        x,
+        torch.tensor([0.9, 0.5]),
         lambda session: [session.denoise(x, sigma) for sigma in (0.9, 0.5)],
-    )  # fmt: skip
+    )
     assert all(torch.isfinite(one).all() for one in ask(model))
     with pytest.raises(ValueError, match="caches or skips"):
         ask(UNKNOWN["model"](model))

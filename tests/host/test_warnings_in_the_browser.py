@@ -53,9 +53,15 @@ def staged(front_end):
             front_end.client.free()
             one, other = (workflow(f"00000000-0000-4000-8000-{number:012}") for number in (1, 2))
             found[vue] = browse(
-                Path(__file__).with_name("warnings_browser.mjs"), front_end, vue, workflow=one, other=other,
-                drawing=DRAWING, sentence=SENTENCE, name=front_end.front_end,
-            )  # fmt: skip
+                Path(__file__).with_name("warnings_browser.mjs"),
+                front_end,
+                vue,
+                workflow=one,
+                other=other,
+                drawing=DRAWING,
+                sentence=SENTENCE,
+                name=front_end.front_end,
+            )
         return found[vue]
 
     return of

@@ -104,9 +104,13 @@ def drawn(request, front_end, tmp_path_factory):
     name, thing = front_end.client.upload(path), scene.objects[0]
     script = Path(__file__).with_name("canvas_browser.mjs")
     report = browse(
-        script, front_end, request.param, workflow=workflow(name), point=[round(thing.x), round(thing.y)],
+        script,
+        front_end,
+        request.param,
+        workflow=workflow(name),
+        point=[round(thing.x), round(thing.y)],
         modules="/extensions/palimpsest/flow_canvas",
-    )  # fmt: skip
+    )
     names = "picked moved turned scaled stretched pivoted undone redone painted nudged two more still".split()
     return Drawn(scene, pixels, report, {key: parse_canvas(report[key]) for key in names}, front_end.client)
 

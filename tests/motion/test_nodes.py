@@ -11,11 +11,11 @@ def nodes():
     from palimpsest.host import folders
 
     folders.register()
-    from palimpsest.nodes import flow, flow_canvas, flow_files, motion
+    from palimpsest.nodes import flow, flow_canvas, flow_compose, flow_files, motion, motion_report
 
     return {
         node.define_schema().node_id.removeprefix("Palimpsest"): node
-        for module in (flow, flow_files, flow_canvas, motion)
+        for module in (flow, flow_compose, flow_files, flow_canvas, motion, motion_report)
         for node in module.NODES
     }
 

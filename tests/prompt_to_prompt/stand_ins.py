@@ -139,6 +139,9 @@ def windowed(model, length):
     clone = model.clone()
     clone.model_options["context_handler"] = IndexListContextHandler(
         context_schedule=get_matching_context_schedule(ContextSchedules.STATIC_STANDARD),
-        fuse_method=get_matching_fuse_method("pyramid"), context_length=length, context_overlap=0, dim=0,
-    )  # fmt: skip
+        fuse_method=get_matching_fuse_method("pyramid"),
+        context_length=length,
+        context_overlap=0,
+        dim=0,
+    )
     return clone

@@ -52,9 +52,17 @@ def test_a_loop_that_asks_for_the_conditionings_itself(parts, order):
     wanted, noise = run(patched, positive, 2), start(2)
     with torch.inference_mode():
         out = comfy.sample.sample_custom(
-            patched, noise, 4.0, euler_by_hand(4.0, order), schedule(model), positive, tiny_cond("sd1", seed=2),
-            torch.zeros_like(noise), disable_pbar=True, seed=1,
-        )  # fmt: skip
+            patched,
+            noise,
+            4.0,
+            euler_by_hand(4.0, order),
+            schedule(model),
+            positive,
+            tiny_cond("sd1", seed=2),
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=1,
+        )
     assert torch.allclose(out, wanted, **CLOSE)
 
 

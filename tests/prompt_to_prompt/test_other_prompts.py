@@ -12,7 +12,7 @@ from nodes import (
     ConditioningSetArea,
     ConditioningSetMask,
     ConditioningSetTimestepRange,
-)  # fmt: skip
+)
 
 from ..tiny_models import tiny_cond
 from .test_host import parts, run, start  # noqa: F401
@@ -41,9 +41,17 @@ def ask(model, positive, sigma, x):
     sigmas = torch.tensor([sigma, 0.0])
     with torch.inference_mode():
         comfy.sample.sample_custom(
-            model, x / sigma, 1.0, comfy.samplers.KSAMPLER(once), sigmas, positive, tiny_cond("sd1", seed=2),
-            torch.zeros_like(x), disable_pbar=True, seed=1,
-        )  # fmt: skip
+            model,
+            x / sigma,
+            1.0,
+            comfy.samplers.KSAMPLER(once),
+            sigmas,
+            positive,
+            tiny_cond("sd1", seed=2),
+            torch.zeros_like(x),
+            disable_pbar=True,
+            seed=1,
+        )
     return found["x0"], found["entries"]
 
 

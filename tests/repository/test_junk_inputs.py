@@ -26,11 +26,26 @@ SIDE = 64
 WIDGETS = {"INT", "FLOAT", "BOOLEAN", "COMBO", "STRING", "PALIMPSEST_FLOW_CANVAS"}
 # Cheap as they are; the others train, sample a network or write files.
 RUN = (
-    "FlowFromTransform", "FlowFromPoints", "FlowCompose", "FlowPreview", "FlowWarp", "FlowGuidanceReport",
-    "SketchPrepare", "KeyPictures", "MorphSchedule", "MorphLatents", "MorphConditioning", "Reschedule",
-    "AttentionBlend", "LoRAInterpolator", "DDIMInvert", "TrajectoryAnchor", "ProximalGuidance",
-    "NegativePromptInversion", "DiffEditHeadStart",
-)  # fmt: skip
+    "FlowFromTransform",
+    "FlowFromPoints",
+    "FlowCompose",
+    "FlowPreview",
+    "FlowWarp",
+    "FlowGuidanceReport",
+    "SketchPrepare",
+    "KeyPictures",
+    "MorphSchedule",
+    "MorphLatents",
+    "MorphConditioning",
+    "Reschedule",
+    "AttentionBlend",
+    "LoRAInterpolator",
+    "DDIMInvert",
+    "TrajectoryAnchor",
+    "ProximalGuidance",
+    "NegativePromptInversion",
+    "DiffEditHeadStart",
+)
 JUNK = {
     "nothing": None, "a string": "x", "an empty string": "", "a list": [1, "a"], "an empty list": [], "a dict": {},
     "a tensor": torch.full((2, 3), 300.0), "a number": 0.5, "an array": np.zeros((1, 2, SIDE, SIDE)),
@@ -212,8 +227,11 @@ def test_the_table_knows_every_socket():
 @each_input
 def test_a_node_sees_only_what_its_socket_takes(name, one, monkeypatch):
     node, socket, reached = NODES[name], socket_of(one), {}
-    worker = next(kind for kind in node.__mro__ if kind.__module__.startswith("palimpsest") and kind is not node) \
-        if "checked" in node.execute.__func__.__qualname__ else node  # fmt: skip
+    worker = (
+        next(kind for kind in node.__mro__ if kind.__module__.startswith("palimpsest") and kind is not node)
+        if "checked" in node.execute.__func__.__qualname__
+        else node
+    )
     monkeypatch.setattr(worker, "execute", classmethod(lambda cls, **given: reached.update(given)))
     for kind, value in {**kinds(socket), "right": good()[socket]}.items():
         reached.clear()

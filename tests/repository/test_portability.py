@@ -65,8 +65,11 @@ def test_a_test_needs_the_host_by_what_it_reaches(place, source, name, expected)
 @pytest.mark.host
 def test_every_module_of_comfyui_that_we_import_is_known_as_its_own():
     inside = {path.stem if path.suffix == ".py" else path.name for path in (HOST / "ComfyUI").iterdir()}
-    files = [path for folder in ("host", "nodes", "tests", "benchmarks", "papercut", "tools")
-             for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    files = [
+        path
+        for folder in ("host", "nodes", "tests", "benchmarks", "papercut", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     found = set()
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -110,9 +113,14 @@ def test_each_product_is_rounded_anew_and_gradients_stay_right(scope):
         plain = products(x)
         with Perturb(1).mode():
             first, again = products(x), products(x)
-            for function in (lambda: torch.mm(x[0, 0], x[0, 1]), lambda: x[0, 0] @ x[0, 1],
-                             lambda: F.conv2d(x, x[:, :, :3, :3]), lambda: torch.einsum("ab,bc->ac", x[0, 0], x[0, 1]),
-                             lambda: F.linear(x[0, 0], x[0, 1]), lambda: torch.bmm(x[0], x[1])):  # fmt: skip
+            for function in (
+                lambda: torch.mm(x[0, 0], x[0, 1]),
+                lambda: x[0, 0] @ x[0, 1],
+                lambda: F.conv2d(x, x[:, :, :3, :3]),
+                lambda: torch.einsum("ab,bc->ac", x[0, 0], x[0, 1]),
+                lambda: F.linear(x[0, 0], x[0, 1]),
+                lambda: torch.bmm(x[0], x[1]),
+            ):
                 rounded = function()
                 with torch.utils._python_dispatch._disable_current_modes():
                     exact = function()

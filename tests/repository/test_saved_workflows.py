@@ -58,8 +58,10 @@ def test_a_saved_workflow_is_read_as_it_was(host, name):
             return value
         return {"node": value[0], "output": info[prompt[value[0]]["class_type"]]["output_name"][value[1]]}
 
-    opened = {key: {"class_type": entry["class_type"], "inputs": {one: named(v) for one, v in entry["inputs"].items()}}
-              for key, entry in prompt.items()}  # fmt: skip
+    opened = {
+        key: {"class_type": entry["class_type"], "inputs": {one: named(v) for one, v in entry["inputs"].items()}}
+        for key, entry in prompt.items()
+    }
     compare(name, opened, info)
 
 

@@ -20,17 +20,26 @@ def test_a_seed_stays_as_it_is_from_run_to_run(nodes):
 
     DiffEdit Mask has never had the control; Best Seed looks for new seeds on purpose.
     """
-    seeds = {(name, one): options.get("control_after_generate") for name, node in nodes.items()
-             for one, options in inputs(node).items() if "seed" in one}  # fmt: skip
+    seeds = {
+        (name, one): options.get("control_after_generate")
+        for name, node in nodes.items()
+        for one, options in inputs(node).items()
+        if "seed" in one
+    }
     assert seeds.pop(("PalimpsestBestSeed", "seed")) is True
     assert seeds.pop(("PalimpsestDiffEditMask", "seed")) is False
     assert len(seeds) >= 4 and set(seeds.values()) == {"fixed"}, seeds
 
 
 def test_every_output_has_a_tooltip(nodes):
-    bare = [(name, output) for name, node in nodes.items() for output, tip in
-            zip(node["output_name"], node["output_tooltips"] or [None] * len(node["output_name"]), strict=True)
-            if not (tip or "").strip()]  # fmt: skip
+    bare = [
+        (name, output)
+        for name, node in nodes.items()
+        for output, tip in zip(
+            node["output_name"], node["output_tooltips"] or [None] * len(node["output_name"]), strict=True
+        )
+        if not (tip or "").strip()
+    ]
     assert bare == []
 
 

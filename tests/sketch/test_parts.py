@@ -25,9 +25,16 @@ def windows(model):
     """The batch cut into windows of one picture."""
     with torch.inference_mode():
         return ContextWindowsManualNode.execute(
-            model, context_length=1, context_overlap=0, context_schedule="standard_static", context_stride=1,
-            closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False,
-        ).args[0]  # fmt: skip
+            model,
+            context_length=1,
+            context_overlap=0,
+            context_schedule="standard_static",
+            context_stride=1,
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=0,
+            freenoise=False,
+        ).args[0]
 
 
 def tiled(model):
@@ -52,9 +59,18 @@ def best(model, positive, cfg=2.0, predictor=None):
         latent = {"samples": torch.zeros_like(tiny_latent("sd1"))}
         negative = tiny_cond("sd1", seed=1)
         return BestSeed.execute(
-            model, positive, latent, SIGMAS, seed=3, candidates=2, steps=2, cfg=cfg, negative=negative,
-            edge_predictor=predictor or tiny_predictor(model), sketch=sketch,
-        ).args[3]  # fmt: skip
+            model,
+            positive,
+            latent,
+            SIGMAS,
+            seed=3,
+            candidates=2,
+            steps=2,
+            cfg=cfg,
+            negative=negative,
+            edge_predictor=predictor or tiny_predictor(model),
+            sketch=sketch,
+        ).args[3]
 
 
 def scores(report):

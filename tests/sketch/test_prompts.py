@@ -321,20 +321,39 @@ def best_scores(client, files, cut: bool = False, combined: bool = False) -> lis
     predictor = scene.loaded(files["sd1"])
     if cut:
         node = scene.add(
-            "ContextWindowsManual", model=scene.model, context_length=1, context_overlap=0, context_stride=1,
-            context_schedule="standard_static", closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False,
-            cond_retain_index_list="", split_conds_to_windows=False, latent_retain_index_list="",
+            "ContextWindowsManual",
+            model=scene.model,
+            context_length=1,
+            context_overlap=0,
+            context_stride=1,
+            context_schedule="standard_static",
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=0,
+            freenoise=False,
+            cond_retain_index_list="",
+            split_conds_to_windows=False,
+            latent_retain_index_list="",
             causal_window_fix=True,
-        )  # fmt: skip
+        )
         scene.model = [node, 0]
     positive = scene.positive
     if combined:
         positive = [scene.add("ConditioningCombine", conditioning_1=positive, conditioning_2=positive), 0]
     best = scene.add(
-        "PalimpsestBestSeed", model=scene.model, positive=positive, negative=scene.negative, cfg=3.0,
-        latent_image=scene.latent, sigmas=scene.sigmas, seed=40, candidates=2, steps=2, edge_predictor=predictor,
+        "PalimpsestBestSeed",
+        model=scene.model,
+        positive=positive,
+        negative=scene.negative,
+        cfg=3.0,
+        latent_image=scene.latent,
+        sigmas=scene.sigmas,
+        seed=40,
+        candidates=2,
+        steps=2,
+        edge_predictor=predictor,
         sketch=[scene.add("LoadImage", image="sketch.png"), 0],
-    )  # fmt: skip
+    )
     scene.add("PreviewAny", source=[best, 3])
     return error_of(client, scene) if cut else run(client, scene).texts(best)[0].splitlines()
 

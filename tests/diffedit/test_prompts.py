@@ -1,6 +1,7 @@
 """DiffEdit through POST /prompt on tiny models: mask, anchored decode, repeats, interruption and warnings."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -106,15 +107,15 @@ def test_anchored_everywhere_is_the_source_and_an_empty_mask_keeps_all(host_clie
 
 
 def test_the_warning_reaches_the_user(host_client):
-    """As text on the running node, a binary message through the websocket; and in the note."""
+    """As an event that names the running node, which web/warnings.js shows there; and in the note."""
     scene, message = Scene("sd1"), "The mask of picture 0 is empty"
     mask = masked(scene, grow=-200, seed=9)  # of no other test: a remembered mask would say nothing
     scene.add("PreviewAny", source=[mask, 3])
     with host_client.listen() as socket:
         result = host_client.run(scene.nodes)
-        messages = (socket.next(timeout=5.0) for _ in range(100))
-        frames = (message for message in messages if isinstance(message, bytes))
-        assert any(message.encode() in frame and mask.encode() in frame for frame in frames)
+        events = map(json.loads, iter(lambda: socket.receive(timeout=5.0), None))
+        warnings = [event["data"] for event in events if event["type"] == "palimpsest.warning"]
+    assert any(message in one["text"] and one["node"] == mask for one in warnings)
     assert result.status == "success" and message in result.texts()[0]
 
 

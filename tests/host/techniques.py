@@ -30,6 +30,7 @@ from palimpsest.host.prompt_to_prompt.patch import with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt
 from palimpsest.host.prompt_to_prompt.word_maps import maps_of_picture
 from palimpsest.host.session import with_denoiser
+from palimpsest.host.sketch.layers import require_predictor_of
 from palimpsest.host.sketch.patch import Sketch, sketch_guided
 from palimpsest.inversion.ddim import invert
 from palimpsest.inversion.null_text_run import NullTextRecipe
@@ -115,7 +116,9 @@ def word_maps(model):
 
 def best_seed(model):
     conds = {"positive": POSITIVE, "negative": NEGATIVE}
-    score = sketch_score(model, tiny_predictor(model), Sketch(drawing()), (8, 8), 0.5)
+    predictor = tiny_predictor(model)
+    network = require_predictor_of(model, predictor.spec, "Best Seed")
+    score = sketch_score(model, network, predictor, Sketch(drawing()), (8, 8), 0.5)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     return list(drafts(model, conds, latent, levels(model), [1, 2], cfg=CFG, steps=3, end=0.6, score=score))
 

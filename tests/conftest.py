@@ -38,6 +38,15 @@ class NoHost:
             raise ModuleNotFoundError(f"'{name}' is ComfyUI's, and core tests run without it.", name=name)
 
 
+class PlainFolder:
+    """The checkout is a folder to pytest and no package: it would be imported under the folder's name, which may be a
+    module of ComfyUI's (main, nodes). A plug-in, for this file is not asked about the folder above it."""
+
+    @staticmethod
+    def pytest_collect_directory(path: Path, parent: pytest.Collector):
+        return pytest.Dir.from_parent(parent, path=path) if path.resolve() == ROOT else None
+
+
 def pytest_addoption(parser: pytest.Parser):
     portability.add_options(parser)
 
@@ -48,6 +57,7 @@ def pytest_configure(config: pytest.Config):
     config.core_only = words[:1] == ["core"] and "or" not in words
     if config.core_only:
         sys.meta_path.insert(0, NoHost)
+    config.pluginmanager.register(PlainFolder)
     portability.configure(config)
 
 

@@ -18,7 +18,6 @@ def test_what_the_folder_is_called_is_still_free():
 
 
 @pytest.mark.parametrize("name", ["main", "nodes"])
-@pytest.mark.xfail(strict=True, reason="pytest imports the pack's __init__.py under the name of its folder")
 def test_core_tests_run_in_a_folder_of_any_name(tmp_path, name):
     checkout = tmp_path / name
     (checkout / "tests").mkdir(parents=True)

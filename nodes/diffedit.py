@@ -55,7 +55,16 @@ class DiffEditMask(io.ComfyNode):
                 "noise, and the model says, for the old and for the new text, what it sees there. Where the two differ "
                 "is the mask."
             ),
-            search_aliases=["diffedit", "automatic mask", "text mask", "semantic mask", "mask from prompt"],
+            search_aliases=[
+                "diffedit",
+                "remove object",
+                "inpaint mask",
+                "inpaint",
+                "automatic mask",
+                "text mask",
+                "semantic mask",
+                "mask from prompt",
+            ],
             inputs=[
                 *prompt_inputs(),
                 *noise_inputs(),

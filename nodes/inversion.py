@@ -73,7 +73,7 @@ class DDIMInvert(io.ComfyNode):
             display_name="DDIM Invert",
             category=CATEGORY,
             description="Finds the noise from which the model would have painted your picture, and every step between.",
-            search_aliases=["inversion", "unsampler", "unsample", "real image editing", "reverse"],
+            search_aliases=["inversion", "DDIM inversion", "unsampler", "unsample", "real image editing", "reverse"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TIP),
                 io.Latent.Input("latent", tooltip="Your picture through VAE Encode; a batch is inverted row by row."),

@@ -80,7 +80,7 @@ class MorphSchedule(io.ComfyNode):
             display_name="Morph Schedule",
             category=CATEGORY,
             description=cls.__doc__,
-            search_aliases=["alphas", "diffmorpher", "tween", "in-between frames"],
+            search_aliases=["animation", "crossfade", "alphas", "diffmorpher", "tween", "in-between frames"],
             inputs=[
                 io.Int.Input(
                     "frames",

@@ -217,7 +217,14 @@ class AttentionBlend(io.ComfyNode):
             display_name="Attention Blend",
             category=CATEGORY,
             description=cls.__doc__,
-            search_aliases=["self attention", "attention interpolation", "diffmorpher", "aid"],
+            search_aliases=[
+                "style",
+                "style transfer",
+                "self attention",
+                "attention interpolation",
+                "diffmorpher",
+                "aid",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples the frames; it is not changed."),
                 AlphasSocket.Input("alphas", tooltip=ALPHAS_TIP),

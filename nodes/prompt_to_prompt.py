@@ -47,7 +47,17 @@ class PromptToPrompt(io.ComfyNode):
             display_name="Prompt-to-Prompt",
             category=CATEGORY,
             description="Edits a picture by its caption: change, add, remove or weigh words, and the rest stays.",
-            search_aliases=["P2P", "cross attention control", "word swap", "refine", "reweight"],
+            search_aliases=[
+                "P2P",
+                "edit image",
+                "edit by words",
+                "replace word",
+                "cross attention control",
+                "word swap",
+                "refine",
+                "reweight",
+                "local blend",
+            ],
             # Its reading of the texts is shown again where the host remembers its outputs.
             has_intermediate_output=True,
             inputs=[

@@ -111,7 +111,7 @@ class EditReport(io.ComfyNode):
             display_name="Edit Report",
             category=CATEGORY,
             description="Source, edit and what differs side by side, with the numbers of the field.",
-            search_aliases=["compare", "psnr", "ssim", "PIE-Bench", "structure distance", "CLIP score"],
+            search_aliases=["before after", "compare", "psnr", "ssim", "PIE-Bench", "structure distance", "CLIP score"],
             is_output_node=True,
             inputs=[
                 io.Image.Input("source", tooltip="The picture before; one, or as many as there are edits."),

@@ -160,7 +160,14 @@ class EdgePredictorGuidance(io.ComfyNode):
                 "that the model is about to paint are read from its own features, and the picture moves so that they "
                 "come closer to the strokes. The model is not changed; no ControlNet is needed."
             ),
-            search_aliases=["sketch guided diffusion", "scribble", "lgp", "latent edge predictor", "sketch to image"],
+            search_aliases=[
+                "sketch guided diffusion",
+                "controlnet scribble",
+                "scribble",
+                "lgp",
+                "latent edge predictor",
+                "sketch to image",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with; the output is a copy."),
                 EdgePredictorSocket.Input("edge_predictor", tooltip=PREDICTOR_TIP),

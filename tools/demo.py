@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from .client import Client, HostError, Result
 from .common import ROOT, Problem, Status
+from .examples import EXAMPLES, examples, facts_of, slug
 from .gallery import Exhibit, Item, write_gallery
 from .server import Host
 from .setup import read_record
 from .workflow import WorkflowError, read, to_prompt
 
-WORKFLOWS = ROOT / "example_workflows"
+WORKFLOWS = EXAMPLES
 DEMO = ROOT / "demo"
 FIGURES = ROOT / "benchmarks" / "figures"
 TIMEOUT = 1800.0
@@ -53,7 +54,7 @@ def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
     start = time.monotonic()
     try:
         workflow = read(path)
-        facts = (workflow.get("extra") or {}).get("palimpsest") or {}
+        facts = facts_of(workflow)
         prompt = to_prompt(workflow, client.object_info())
         line = ProgressLine(label, prompt)
         result = client.run(prompt, TIMEOUT, line)
@@ -62,13 +63,14 @@ def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
     except (WorkflowError, HostError) as problem:
         prompt, result, error = {}, Result("", "error"), str(problem)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(path, folder / f"{folder.name}.json")
     items = tuple(collect(client, workflow, prompt, result, folder)) if prompt else ()
     return Exhibit(
-        name=path.stem,
-        title=facts.get("title") or path.stem.replace("_", " ").replace("-", " ").capitalize(),
+        name=folder.name,
+        title=facts.get("title") or path.stem,
         story=facts.get("story", ""),
-        workflow=f"{path.stem}/{path.name}",
+        workflow=f"{folder.name}/{folder.name}.json",
+        source=str(path),
         seconds=time.monotonic() - start,
         error=error,
         before=picture_of(client, facts.get("before"), prompt, items, folder),
@@ -125,7 +127,7 @@ def read_rows(path: Path = ROOT / "benchmarks" / "results.json") -> list[dict]:
 
 
 def main() -> int:
-    paths = sorted(WORKFLOWS.glob("*.json"))
+    paths = examples(WORKFLOWS)
     if DEMO.exists():
         shutil.rmtree(DEMO)
     try:
@@ -133,7 +135,7 @@ def main() -> int:
         with Host.start(read_record()) as host:
             starting.done()
             labels = (f"[{number}/{len(paths)}] {path.stem}" for number, path in enumerate(paths, 1))
-            exhibits = [show(host.client, path, label, DEMO / path.stem) for path, label in zip(paths, labels)]
+            exhibits = [show(host.client, path, label, DEMO / slug(path.stem)) for path, label in zip(paths, labels)]
     except (HostError, Problem) as problem:
         sys.stderr.write(f"{problem}\n")
         return 1

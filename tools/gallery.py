@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One workflow of the demo; paths are seen from the page."""
+    """One workflow of the demo; paths are seen from the page. source: the workflow's own file."""
 
     name: str
     title: str
@@ -46,6 +46,7 @@ class Exhibit:
     before: str = ""
     after: str = ""
     items: tuple[Item, ...] = ()
+    source: str = ""
 
 
 def write_gallery(

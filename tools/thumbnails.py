@@ -18,7 +18,6 @@ from .common import ROOT
 SIZE = 384
 SLANT = 40
 EXHIBITS = ROOT / "demo" / "exhibits.json"
-WORKFLOWS = ROOT / "example_workflows"
 SHEET = ROOT / "web" / "examples.jpg"
 SHEET_TILE, SHEET_COLUMNS = 220, 6
 
@@ -76,7 +75,7 @@ def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     return out
 
 
-def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS, together: Path = SHEET) -> int:
+def main(exhibits: Path = EXHIBITS, together: Path = SHEET) -> int:
     if not exhibits.is_file():
         sys.stderr.write("There is no gallery to cut thumbnails from: run 'make demo' first.\n")
         return 1
@@ -86,8 +85,9 @@ def main(exhibits: Path = EXHIBITS, target: Path = WORKFLOWS, together: Path = S
         if picture is None:
             sys.stderr.write(f"{exhibit['name']} shows no picture; its thumbnail stays as it was.\n")
             continue
-        picture.save(target / f"{exhibit['name']}.jpg", quality=85, optimize=True)
-        print(f"{exhibit['name']}.jpg")
+        target = Path(exhibit["source"]).with_suffix(".jpg")
+        picture.save(target, quality=85, optimize=True)
+        print(target.name)
         if exhibit["before"] and exhibit["after"]:
             changes.append(picture)
     if changes:

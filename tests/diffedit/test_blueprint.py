@@ -6,12 +6,13 @@ Needs a browser; see tests/browser.py.
 import json
 from pathlib import Path
 
-from palimpsest.tools.workflow import read, to_prompt
+from palimpsest.tools.examples import examples
+from palimpsest.tools.workflow import node_types, read, to_prompt
 
 from ..browser import both_renderers, browse, needs_browser
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "example_workflows").glob("2*_diffedit_*.json"))
+EXAMPLES = [path for path in examples() if "PalimpsestDiffEditMask" in node_types(read(path))]
 BEFORE, AFTER = "a red striped heart on a cream checked ground", "a blue striped heart on a cream checked ground"
 VALUES = {"what the picture shows": BEFORE, "what it is to show": AFTER, "how deep to edit": 0.5, "steps": 2}
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from palimpsest.benchmarks.diffedit import methods
 from palimpsest.guidance.diffedit.heat_map import heat_map
+from palimpsest.tools.examples import example
 from palimpsest.tools.workflow import read, to_prompt
-
-ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_what_the_query_names_besides_lights_up_too(found):
 
 
 def test_it_runs_through_the_host_s_own_text_nodes(host_client):
-    template = read(ROOT / "example_workflows" / "24_diffedit_thresholds.json")
+    template = read(example("Three thresholds"))
     prompt = to_prompt(template, host_client.object_info())
     texts = [one["inputs"] for one in prompt.values() if one["class_type"] == "CLIPTextEncode"]
     (old,) = (one for one in texts if one["text"].startswith("a red"))

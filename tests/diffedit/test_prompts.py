@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from palimpsest.tools.examples import example
 from palimpsest.tools.workflow import read, to_prompt
 from PIL import Image
 
@@ -223,7 +224,7 @@ def test_outside_the_soft_mask_an_odd_picture_keeps_every_pixel(host_client, hos
     """The template "replace an object" on a picture whose sides are no multiples of 8."""
     picture = Image.open(ROOT / "papercut" / "pictures" / "papercut_two.png").convert("RGB").resize((250, 206))
     picture.save(host.base / "input" / "odd_sides.png")
-    template = read(ROOT / "example_workflows" / "20_diffedit_replace_object.json")
+    template = read(example("Replace an object"))
     prompt = to_prompt(template, host_client.object_info())
     node = lambda kind: next(key for key, one in prompt.items() if one["class_type"] == kind)
     prompt[node("LoadImage")]["inputs"]["image"] = "odd_sides.png"

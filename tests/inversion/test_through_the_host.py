@@ -267,9 +267,10 @@ def test_the_next_run_is_unaffected(host_client):
 
 
 def test_the_example_workflow_names_only_what_the_host_knows(host_client):
+    from palimpsest.tools.examples import example
     from palimpsest.tools.workflow import read, to_prompt
 
-    path = ROOT / "example_workflows" / "01_invert_and_check.json"
+    path = example("Invert and check")
     prompt = to_prompt(read(path), host_client.object_info())
     kinds = {node["class_type"] for node in prompt.values()}
     assert {"PalimpsestDDIMInvert", "PalimpsestInversionCheck", "SamplerCustomAdvanced"} <= kinds

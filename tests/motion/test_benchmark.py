@@ -12,7 +12,7 @@ from palimpsest.benchmarks.motion.cases import COUNTS, Case, attempt, cases
 from palimpsest.benchmarks.motion.judge import NOTHING, Asked, reliable_judge
 from palimpsest.guidance.flow.warp import land
 from palimpsest.host.motion import optical_flow
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.examples import example
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_same_seed_is_the_same_motion():
 
 
 def test_the_instant_baseline_is_the_workflow_that_ships():
-    nodes = json.loads((ROOT / "example_workflows" / "46_motion_instant.json").read_text(encoding="utf-8"))["nodes"]
+    nodes = json.loads(example("Instant move").read_text(encoding="utf-8"))["nodes"]
     values = {node["type"]: node["widgets_values"] for node in nodes if node.get("widgets_values")}
     assert values["PalimpsestFlowWarp"][0] == fixtures.GROW
     _, _, steps, cfg, sampler, scheduler, denoise = values["KSampler"]

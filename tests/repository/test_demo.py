@@ -109,7 +109,7 @@ def test_the_picture_that_a_loader_loaded_can_be_the_one_before(run, host_client
 
 def test_without_facts_the_file_s_name_is_the_title_and_everything_is_shown(run):
     exhibit = run(workflow())
-    assert exhibit.title == "Turn the light" and (exhibit.before, exhibit.after) == ("", "")
+    assert exhibit.title == "turn_the_light" and (exhibit.before, exhibit.after) == ("", "")
     assert len(exhibit.items) == 4
 
 
@@ -202,11 +202,15 @@ def test_a_thumbnail_is_the_cut_of_before_and_after(tmp_path):
 
     for name, colour in (("1", (200, 0, 0)), ("2", (0, 0, 200))):
         Image.new("RGB", (96, 64), colour).save(tmp_path / f"{name}.png")
-    pair = Exhibit("pair", "A", "", "a.json", 1.0, before="1.png", after="2.png")
-    single = Exhibit("single", "A", "", "a.json", 1.0, items=(Item("1", "t", "K", ("2.png",)),))
-    failed = Exhibit("failed", "A", "", "a.json", 1.0, error="no")
+
+    def exhibit(name: str, **more) -> Exhibit:
+        return Exhibit(name, "A", "", "a.json", 1.0, source=str(tmp_path / f"{name}.json"), **more)
+
+    pair = exhibit("pair", before="1.png", after="2.png")
+    single = exhibit("single", items=(Item("1", "t", "K", ("2.png",)),))
+    failed = exhibit("failed", error="no")
     write_gallery(tmp_path, [pair, single, failed], [])
-    assert thumbnails.main(tmp_path / "exhibits.json", tmp_path, tmp_path / "sheet.jpg") == 0
+    assert thumbnails.main(tmp_path / "exhibits.json", tmp_path / "sheet.jpg") == 0
     together = Image.open(tmp_path / "sheet.jpg")
     assert together.width == together.height and together.getpixel((5, 5))[0] > 180  # the pair alone
     picture = Image.open(tmp_path / "pair.jpg")
@@ -214,7 +218,7 @@ def test_a_thumbnail_is_the_cut_of_before_and_after(tmp_path):
     assert red[0] > 180 > 20 > red[2] and blue[2] > 180 > 20 > blue[0]
     assert Image.open(tmp_path / "single.jpg").getpixel((10, 10))[2] > 180
     assert not (tmp_path / "failed.jpg").exists()
-    assert thumbnails.main(tmp_path / "none.json", tmp_path) == 1
+    assert thumbnails.main(tmp_path / "none.json") == 1
 
 
 def test_the_committed_results_can_be_shown():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from palimpsest.tools.common import ROOT
+from palimpsest.tools.examples import examples
 from palimpsest.tools.setup import WEIGHTS, missing_weights
 from palimpsest.tools.workflow import node_types, read, to_prompt
 
-WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+WORKFLOWS = examples()
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 

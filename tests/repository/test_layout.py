@@ -6,12 +6,12 @@ Needs a browser; see tests/browser.py.
 import json
 from pathlib import Path
 
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.examples import examples
 
 from ..browser import both_renderers, browse, needs_browser
 
 pytestmark = needs_browser
-WORKFLOWS = {path.stem: path for path in sorted((ROOT / "example_workflows").glob("*.json"))}
+WORKFLOWS = {path.stem: path for path in examples()}
 
 
 @both_renderers

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from .client import Client, HostError, Result
 from .common import ROOT, Problem, Status
-from .examples import EXAMPLES, examples, facts_of, slug
+from .examples import EXAMPLES, examples, facts_of, for_demo, slug
 from .gallery import Exhibit, Item, write_gallery
 from .server import Host
 from .setup import read_record
@@ -53,9 +53,10 @@ def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
     facts: dict = {}
     start = time.monotonic()
     try:
-        workflow = read(path)
+        info = client.object_info()
+        workflow = for_demo(read(path), info)
         facts = facts_of(workflow)
-        prompt = to_prompt(workflow, client.object_info())
+        prompt = to_prompt(workflow, info)
         line = ProgressLine(label, prompt)
         result = client.run(prompt, TIMEOUT, line)
         error = "" if result.status == "success" else failure(result, prompt)
@@ -63,7 +64,10 @@ def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
     except (WorkflowError, HostError) as problem:
         prompt, result, error = {}, Result("", "error"), str(problem)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / f"{folder.name}.json")
+    if prompt:
+        (folder / f"{folder.name}.json").write_text(json.dumps(workflow), encoding="utf-8")
+    else:
+        shutil.copyfile(path, folder / f"{folder.name}.json")
     items = tuple(collect(client, workflow, prompt, result, folder)) if prompt else ()
     return Exhibit(
         name=folder.name,

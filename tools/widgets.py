@@ -37,6 +37,26 @@ def widget_inputs(spec: Mapping, node: Mapping | None = None, prefix: str = "") 
             yield "", "UPLOAD", []
 
 
+def widget_names(spec: Mapping, node: Mapping) -> list[str]:
+    """The name of each value that the canvas saves for a node, in order; empty for those that it does not send.
+
+    The branches that the node's dynamic combos are set to are among them, as `combo.name`.
+    """
+    saved = list(node.get("widgets_values") or ())
+    names: list[str] = []
+
+    def take(level: Mapping, prefix: str) -> None:
+        for name, kind, entry in widget_inputs(level, node, prefix):
+            value = saved[len(names)] if len(names) < len(saved) else default_of(entry or [""])
+            names.append(name and prefix + name)
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                branches = {option["key"]: option.get("inputs", {}) for option in entry[1].get("options", ())}
+                take({"input": branches.get(value, {})}, f"{prefix}{name}.")
+
+    take(spec, "")
+    return names
+
+
 def default_of(entry: list) -> Any:
     """The value that the canvas gives a fresh widget, or `MISSING`."""
     options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from palimpsest.tools.common import ROOT
-from palimpsest.tools.examples import examples
+from palimpsest.tools.examples import examples, for_demo
 from palimpsest.tools.setup import WEIGHTS, missing_weights
 from palimpsest.tools.workflow import node_types, read, to_prompt
 
@@ -29,7 +29,7 @@ def test_a_workflow_has_a_thumbnail_and_a_story(path):
 @each_workflow
 def test_a_workflow_names_only_nodes_that_exist_and_files_that_ship(path, host_client):
     info = host_client.object_info()
-    workflow = read(path)
+    workflow = for_demo(read(path), info)
     assert node_types(workflow) <= set(info)
     pictures = {file.name for file in (ROOT / "papercut" / "pictures").glob("*")}
     for entry in to_prompt(workflow, info).values():
@@ -69,7 +69,8 @@ def briefly(prompt: dict) -> dict:
 
 @each_workflow
 def test_a_workflow_gives_the_same_again_after_an_interruption(path, host_client):
-    prompt = briefly(to_prompt(read(path), host_client.object_info()))
+    info = host_client.object_info()
+    prompt = briefly(to_prompt(for_demo(read(path), info), info))
     values = {str(value) for entry in prompt.values() for value in entry["inputs"].values()}
     missing = values & set(missing_weights())
     if missing:

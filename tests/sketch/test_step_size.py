@@ -67,7 +67,7 @@ class Model:
 
 def ratio(name, step, scale=True):
     """|guided - plain| after the step beside Euler's own change of the latent, both as variance-preserving latents."""
-    sampler = comfy.samplers.ksampler(name)
+    sampler = comfy.samplers.sampler_object(name)
     schedule = comfy.samplers.calculate_sigmas(SAMPLING, "normal", STEPS)
     after = []
     for where in (None, step):
@@ -85,16 +85,21 @@ def ratio(name, step, scale=True):
     return float((after[1] - after[0]).norm() / (1 + sigma_next**2) ** 0.5 / own.norm())
 
 
-ONE_CALL = ("euler", "euler_ancestral", "ddpm", "lcm", "dpmpp_sde", "seeds_2", "seeds_3", "euler_ancestral_cfg_pp")
 DRAWING = [
     name for name in comfy.samplers.KSAMPLER_NAMES if replay_kind(comfy.samplers.ksampler(name)) == "fresh noise"
 ]
+WITHIN = (
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "dpm_2", "dpmpp_sde", "dpmpp_sde_gpu", "ddpm",
+    "lcm", "gradient_estimation_cfg_pp", "seeds_2", "seeds_3", "ddim",
+)  # fmt: skip
+MEMORY = pytest.mark.xfail(strict=True, reason="What a sampler takes of a prediction in one step is not measured")
 
 
-@pytest.mark.parametrize("step", [1, 5, 9])
-@pytest.mark.parametrize("name", ONE_CALL)
-def test_a_guided_step_goes_as_far_beside_the_step_itself_as_with_euler(name, step):
-    assert ratio(name, step) == pytest.approx(STRENGTH, rel=0.1)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in WITHIN else MEMORY) for n in comfy.samplers.SAMPLER_NAMES]
+)
+def test_a_guided_step_goes_as_far_beside_the_step_itself_as_with_euler(name):
+    assert [ratio(name, step) for step in (1, 5, 9)] == pytest.approx([STRENGTH] * 3, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in DRAWING if CFG_PP not in name])

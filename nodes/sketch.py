@@ -137,9 +137,9 @@ def _saving_inputs() -> list[io.Input]:
         advanced(
             io.Combo,
             "scale",
-            "With samplers that add noise at their steps (ancestral, SDE, LCM). sampler: the "
-            "strength is a share of what the sampler's own step changes, so that it means the same with all. "
-            "euler: as in version 0.1.0, where the same strength went up to 6 times as far with those.",
+            "What a step makes of the prediction differs by sampler. sampler: it is measured, and the strength is a "
+            "share of what the step changes, so that it means the same with all. euler: as in version 0.1.0, where "
+            "the same strength went up to 6 times as far with samplers that add noise or remember steps.",
             options=list(get_args(Scale)),
             default=SketchRecipe.scale,
         ),

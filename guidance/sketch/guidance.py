@@ -10,7 +10,7 @@ variance-exploding.
 
 The step is written as a shift of the prediction x0, so that any sampler can take it: with Euler's step (DDIM) to the
 next noise level it is the paper's formula exactly. Samplers that call the model between two levels get the same shift.
-Those that add noise at their steps keep less of the latent, so that a shift does more; it is scaled by what they keep.
+Those that add noise at their steps or remember earlier ones make more of a shift: what they make of it is measured.
 The displacement is the deterministic one, without the noise that they add.
 
 Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
@@ -67,8 +67,8 @@ class SketchRecipe:
     hold: the fraction of a run for which, after the EARLY steps, what the negative prompt changes serves. Where
     gradients are taken within it, the negative half of the call is spared (0: none is, as in the paper).
 
-    scale: of the step with samplers that add noise. "sampler" keeps the fraction of the step's change that Euler has;
-    "euler" shifts the prediction as for Euler, so that ancestral, SDE and LCM samplers go further.
+    scale: "sampler" keeps the fraction of the step's change that Euler has with every sampler; "euler" shifts the
+    prediction as for Euler, so that samplers that add noise or remember steps go further.
     """
 
     strength: float = 1.6

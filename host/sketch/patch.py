@@ -39,9 +39,11 @@ from ..session import GRADIENT_BATCHES
 from ..validation import require_same_batch
 from .edge_gradient import EdgeGradient, gradient_options
 from .layers import require_predictor_of
-from .step_size import CFG_PP, step_scale
+from .step_size import FittedShifts, step_response
 
 KEY = "palimpsest_sketch"
+CFG_PP = "cfg_pp"
+"""In the name of samplers that add the whole of x0 to the noise left over, not just a part of it."""
 ASPECT = 0.02
 """Sketch and picture may differ by this fraction in the ratio of their sides before the sketch is refused."""
 
@@ -150,9 +152,8 @@ class _Guide:
                 require_same_batch(part, latent_image, f"Edge Predictor Guidance: {name}", "the latent")
         run = _Run(self, guider, target, region, sigmas, steps)
         run.whole_shift = CFG_PP in sampler_name(sampler)
-        if self.recipe.scale == "sampler":
-            levels = sigmas.tolist()
-            run.scales = {i: step_scale(sampler, guider.model_patcher, levels[i], levels[i + 1]) for i in steps}
+        response = step_response(sampler, guider.model_patcher, sigmas) if self.recipe.scale == "sampler" else None
+        run.fitted = None if response is None else FittedShifts(response)
         return run
 
 
@@ -203,23 +204,35 @@ class _Run:
         self.gradient: Tensor | None = None
         self.shortfalls: list[Tensor | None] | None = None
         self.gain: Tensor | float = 1.0
-        self.scales: dict[int, float] = {}
+        self.fitted: FittedShifts | None = None
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         """A model call: plain, or with its prediction moved towards the sketch."""
         sigma = float(timestep.max())
+        step = None if self.fitted is None else self.fitted.step(sigma)
         where = next_level(sigma, self.schedule)
-        if where is None or where[0] not in self.steps or float(timestep.min()) < sigma * (1 - 1e-4):
+        if where is None or float(timestep.min()) < sigma * (1 - 1e-4):
             return executor(x, timestep, model_options, seed)
+        at = where[0] if step is None else step
+        if at in self.steps:
+            x0, shift = self._guided(executor, x, timestep, model_options, seed, at, where[1])
+        else:
+            x0, shift = executor(x, timestep, model_options, seed), None
+        if step is not None:
+            shift = self.fitted.shift(step, shift)
+        elif shift is not None and self.whole_shift:
+            shift = shift * (1 - where[1] / sigma)
+        return x0 if shift is None else x0 - shift
+
+    def _guided(self, executor, x, timestep, model_options, seed, step: int, after: float) -> tuple[Tensor, Tensor]:
+        """The plain prediction x0, and its shift for Euler's step to the level `after`."""
         self._move_to(x.device)
         strength = self.recipe.strength
-        if self.steps[where[0]].gradient or self.gradient is None:
-            x0 = self._renewed(executor, x, timestep, model_options, seed, where[0])
+        if self.steps[step].gradient or self.gradient is None:
+            x0 = self._renewed(executor, x, timestep, model_options, seed, step)
         else:
             x0, strength = executor(x, timestep, model_options, seed), strength * OLD_GRADIENT
-        strength = strength * self.gain * self.scales.get(where[0], 1.0)
-        shift = guided_shift(x, x0, self.gradient, timestep, where[1], strength, self.region)
-        return x0 - (shift * (1 - where[1] / sigma) if self.whole_shift else shift)
+        return x0, guided_shift(x, x0, self.gradient, timestep, after, strength * self.gain, self.region)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
         """The plain prediction x0; the gradient is taken on the way."""

@@ -47,9 +47,9 @@ def drafts(
 ) -> tuple[Tensor, Tensor | None]:
     """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the share `end` of a run.
 
-    latent: LATENT. score(session, x0 (R, C, h, w)) -> (R,), of what the candidates are about to become. Guidance that
-    is patched into the model works here as it does in a run. Returns the predicted pictures (K, B, C, h, w), raw, and
-    the mean scores (K,) if asked for.
+    latent: LATENT; its noise mask holds as in a run. score(session, x0 (R, C, h, w)) -> (R,), of what the candidates
+    are about to become. Guidance that is patched into the model works here as it does in a run. Returns the predicted
+    pictures (K, B, C, h, w), raw, and the mean scores (K,) if asked for.
     """
     samples = latent["samples"]
     levels = cheap_levels(sigmas, steps, float(model.get_model_object("model_sampling").percent_to_sigma(end)))
@@ -63,7 +63,7 @@ def drafts(
         noise = torch.cat([comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in chosen])
         full = samples.repeat(len(chosen), *[1] * (samples.ndim - 1))
         body = lambda session: _descend(session, noise, levels.to(session.sigmas), score)
-        made, scores = with_denoiser(model, conds, full, order, body, cfg=cfg)
+        made, scores = with_denoiser(model, conds, full, order, body, cfg=cfg, noise_mask=latent.get("noise_mask"))
         progress.step(chunk.stop - 1)
         split = lambda values: values.cpu().float().reshape(len(chosen), rows, *values.shape[1:])
         return split(made), None if scores is None else split(scores).mean(1)
@@ -75,11 +75,23 @@ def drafts(
 
 
 def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
-    x = session.start(noise=noise.to(session.device), sigmas=levels)
+    noise = noise.to(session.device)
+    x = session.start(noise=noise, sigmas=levels)
     for sigma, following in itertools.pairwise(levels):
-        x = x + (following - sigma) * (x - session.guided(x, sigma)) / sigma
-    made = session.guided(x, levels[-1])
+        x = x + (following - sigma) * (x - _kept(session, noise, x, sigma)) / sigma
+    made = _kept(session, noise, x, levels[-1])
     return session.to_raw(made), None if score is None else score(session, made)
+
+
+def _kept(session: Session, noise: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The guided prediction x0; under a noise mask with what is kept in its place, before and after, as in a run."""
+    if session.mask is None:
+        return session.guided(x, sigma)
+    known = session.model.scale_latent_inpaint(
+        x=x, sigma=session.levels(x, sigma), noise=noise, latent_image=session.latent
+    )
+    x0 = session.guided(torch.lerp(known, x, session.mask), sigma)
+    return torch.lerp(session.latent, x0, session.mask)
 
 
 def sketch_score(

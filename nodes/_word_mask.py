@@ -27,7 +27,8 @@ def maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed)
         size = trajectory.latents.shape[-2:]
     else:
         raw = require_latent(samples, "The samples", model)
-        maps, size = maps_of_picture(model, prompt, positive, raw, levels, seed), raw.shape[-2:]
+        latent = {**samples, "samples": raw}
+        maps, size = maps_of_picture(model, prompt, positive, latent, levels, seed), raw.shape[-2:]
     return maps, columns * len(maps), tuple(size)
 
 

@@ -135,7 +135,7 @@ class DiffEditMask(io.ComfyNode):
             room=room,
         )
         noising = MapRecipe(noises=noises, strength=strength, seed=seed, cfg=cfg)
-        maps, change, cost = compare(model, prompts, samples, noising, items)
+        maps, change, cost = compare(model, prompts, samples, noising, items, latent.get("noise_mask"))
         raw = heat_map(maps, trim=recipe.trims)
         require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
         silent = is_noise(raw)

@@ -94,14 +94,17 @@ class Compared(NamedTuple):
     cost: int
 
 
-def compare(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> Compared:
+def compare(
+    model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int], noise_mask: Tensor | None = None
+) -> Compared:
     """What the two texts predict, and how that differs.
 
-    latent: (B, C, h, w) raw; items: the B pictures' numbers, which choose their noises.
+    latent: (B, C, h, w) raw; items: the B pictures' numbers, which choose their noises. noise_mask: for inpainting
+    models, as `with_denoiser` takes it.
     """
     sigma, flow = noise_level(model, recipe.strength), prediction(model) == "flow"
     half = prompts.half("reference")
-    key = _reference_key(model, half, latent, recipe, items, sigma)
+    key = _reference_key(model, half, [latent, noise_mask], recipe, items, sigma)
     # A known prediction for the reference text: another query on the same picture costs its own half alone.
     known = RESULTS.get(key)
     # Each half in calls of its own: in one call the query's last bits would depend on whether a reference was known.
@@ -113,7 +116,7 @@ def compare(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: l
         parts = [_predict(session, list(one), noises, sigma, flow) for one in halves]
         return {name: value for part in parts for name, value in part.items()}
 
-    found = with_denoiser(model, conds, latent, torch.tensor([sigma]), predict)
+    found = with_denoiser(model, conds, latent, torch.tensor([sigma]), predict, noise_mask=noise_mask)
     if known is None:
         known = _combine(found, "reference", recipe.cfg)
         RESULTS.put(model, key, known.detach().to("cpu", copy=True))
@@ -152,7 +155,7 @@ def _noises_a_call(session: Session, rows: int) -> int:
     return max(1, int(free_bytes(session.model, session.device) / max(need, 1)))
 
 
-def _reference_key(model, half: dict, latent: Tensor, recipe: MapRecipe, items: list[int], sigma: float) -> str | None:
+def _reference_key(model, half: dict, latent: list, recipe: MapRecipe, items: list[int], sigma: float) -> str | None:
     parts = [model_key(model), content_key(half), content_key(latent)]
     if None in parts:
         return None

@@ -32,16 +32,19 @@ def maps_of_trajectory(model, prompt: Prompt, positive: list, trajectory: Trajec
     chosen = sorted({1 + round(i * (steps - 1) / max(count - 1, 1)) for i in range(min(count, steps))})
     levels = [float(trajectory.sigmas[i]) for i in chosen]
     raw = latent_format(model).process_out(trajectory.latents[0])
-    return _read(model, prompt, positive, raw, levels, [trajectory.latents[i] for i in chosen])
+    latents = [trajectory.latents[i] for i in chosen]
+    return _read(model, prompt, positive, raw, levels, latents, trajectory.noise_mask)
 
 
-def maps_of_picture(model, prompt: Prompt, positive: list, raw: Tensor, count: int, seed: int) -> Tensor:
-    """(B, K, h, w) mean maps of a latent (raw LATENT samples), noised to `count` levels."""
+def maps_of_picture(model, prompt: Prompt, positive: list, latent: Mapping, count: int, seed: int) -> Tensor:
+    """(B, K, h, w) mean maps of a LATENT, noised to `count` levels."""
+    raw = latent["samples"]
     sampling = model.get_model_object("model_sampling")
     fractions = [EARLIEST + (LATEST - EARLIEST) * (i + 0.5) / count for i in range(count)]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(raw.shape, generator=generator)
-    return _read(model, prompt, positive, raw, [float(sampling.percent_to_sigma(p)) for p in fractions], noise)
+    levels = [float(sampling.percent_to_sigma(p)) for p in fractions]
+    return _read(model, prompt, positive, raw, levels, noise, latent.get("noise_mask"))
 
 
 class _Reader:
@@ -85,8 +88,8 @@ class _Reader:
                 self.maps.add(row, one, size, top, left)
 
 
-def _read(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents) -> Tensor:
-    """latents: one for each level in the scaled form, or the noise to add to `raw`."""
+def _read(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents, mask) -> Tensor:
+    """latents: one for each level in the scaled form, or the noise to add to `raw`; mask: of an inpainting model."""
     require_unet(model, TECHNIQUE)
     reader = _Reader(attention_blocks(diffusion_model(model)), tuple(raw.shape[-2:]), len(prompt))
     clone = model.clone()
@@ -97,7 +100,8 @@ def _read(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float
             reader.latent = _at(session, latents, i, sigma)
             session.report(i, len(levels), session.denoise(reader.latent, sigma))
 
-    with_denoiser(clone, {"positive": positive}, raw, torch.tensor(sorted(levels, reverse=True)), body)
+    order = torch.tensor(sorted(levels, reverse=True))
+    with_denoiser(clone, {"positive": positive}, raw, order, body, noise_mask=mask)
     if len(found := reader.maps.means()) != len(raw) or not reader.maps.whole():
         raise _cut_apart()
     return torch.stack(found)

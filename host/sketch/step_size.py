@@ -52,18 +52,18 @@ def step_response(sampler, patcher, sigmas: Tensor) -> StepResponse | None:
         calls, effects = _measured(sampler, patcher, sigmas.detach().cpu().float())
     except Exception as error:
         # Another pack's sampler may want more of its model than this one has.
-        _tell(f"How far the sampler {name} steps could not be measured ({error})")
+        _warn(f"How far the sampler {name} steps could not be measured ({error})")
         return None
     if calls is None:
-        _tell(f"The sampler {name} chooses steps of its own, which cannot be measured beforehand")
+        _warn(f"The sampler {name} chooses steps of its own, which cannot be measured beforehand")
         return None
     if not bool(torch.isfinite(effects).all()) or float(effects.diagonal().max()) < LEAST_OWN:
-        _tell(f"The sampler {name} makes steps that do not follow the model's prediction")
+        _warn(f"The sampler {name} makes steps that do not follow the model's prediction")
         return None
     return StepResponse(calls, effects)
 
 
-def _tell(why: str) -> None:
+def _warn(why: str) -> None:
     notify(f"{why}: Edge Predictor Guidance shifts the prediction as for Euler, and may pull more or less than set.")
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from palimpsest.inversion.trajectory_file import read_trajectory, write_trajectory
 from palimpsest.guidance.prompt_to_prompt.token_alignment import Prompt
 from palimpsest.host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
+from palimpsest.inversion.trajectory_file import read_trajectory, write_trajectory
 from palimpsest.nodes.best_seed import BestSeed
 from palimpsest.nodes.diffedit import DiffEditMask
 from palimpsest.nodes.inversion import DDIMInvert, InversionCheck
@@ -89,7 +89,6 @@ def word_maps(model, source):
     return maps_of_trajectory(model, prompt, tiny_cond("sd1"), source, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="Runs of our own on a latent with a mask do not pass it on")
 @pytest.mark.parametrize("source", ["trajectory", "samples"])
 def test_word_maps_are_read_with_the_mask(watched, source):
     model, seen = watched
@@ -99,7 +98,6 @@ def test_word_maps_are_read_with_the_mask(watched, source):
     assert seen and all(torch.equal(one, mask_of(1)[:, None]) for one in seen)
 
 
-@pytest.mark.xfail(strict=True, reason="Runs of our own on a latent with a mask do not pass it on")
 def test_diffedit_compares_prompts_with_the_mask(watched):
     model, seen = watched
     for rows in (1, 2):
@@ -119,7 +117,6 @@ def judged(model, latent, **changes):
     return BestSeed.execute(model, tiny_cond("sd1"), latent, levels, **options).args[2]["samples"]
 
 
-@pytest.mark.xfail(strict=True, reason="Runs of our own on a latent with a mask do not pass it on")
 def test_seeds_are_drafted_as_they_will_be_sampled_under_a_mask(watched):
     """An inpainting model sees the mask; with any model what is kept stands in the draft."""
     model, seen = watched

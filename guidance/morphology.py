@@ -20,19 +20,19 @@ from torch import Tensor
 Shape = Literal["disc", "square", "diamond", "octagon"]
 
 CORNERS = 2**0.5 - 1
-"""A regular octagon is a square of this share of its radius, dilated by a diamond of the rest."""
+"""A regular octagon is a square of this fraction of its radius, dilated by a diamond of the rest."""
 EIGHT = [[1, 1, 1]] * 3
 """The neighbourhood in which corners connect."""
 DIRECTIONS = 32
 """In so many directions a hull is tight."""
 NEARLY_EQUAL = 1e-4
-"""Splits of a histogram whose variances differ by less than this share are equally good."""
+"""Splits of a histogram whose variances differ by less than this fraction are equally good."""
 
 
 def otsu(values: Tensor, bins: int = 0) -> Tensor:
     """Otsu's threshold of each row of values (B, N) -> (B,): the split with the greatest variance between both sides.
 
-    bins: 0 looks at every split and takes the middle between the two values that it parts. Otherwise the values, in
+    bins: 0 tries every split and takes the middle between the two values that it separates. Otherwise the values, in
     0..1, are first counted in so many bins, which is faster for large pictures; of splits that are equally good the
     middle one is taken. A row of equal values gives that value.
     """
@@ -85,6 +85,16 @@ def _near(picture, radius: float, shape: Shape):
         return (ndimage.distance_transform_edt(~picture) ** 2).round() <= radius * radius
     metric = "taxicab" if shape == "diamond" else "chessboard"
     return ndimage.distance_transform_cdt(~picture, metric=metric) <= radius
+
+
+def grey_dilate(values: Tensor, radius: int) -> Tensor:
+    """Each value of the maps (B, H, W) or (B, C, H, W), floats, becomes the largest that is at most `radius` rows and
+    columns away: the dilation of a grey map by a square, on the maps' device. A radius of 0 or less changes nothing."""
+    if radius <= 0:
+        return values
+    side = 2 * radius + 1
+    upright = F.max_pool2d(values, (side, 1), 1, (radius, 0))
+    return F.max_pool2d(upright, (1, side), 1, (0, radius))
 
 
 def erode(mask: Tensor, radius: float, shape: Shape = "disc") -> Tensor:

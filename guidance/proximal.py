@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..inversion.diffusion import append_dims
+from .morphology import grey_dilate
 
 Threshold = Literal["hard", "soft"]
 # torch.quantile refuses larger inputs.
@@ -49,4 +49,4 @@ def changed(conditional: Tensor, unconditional: Tensor, quantile: float, grow: i
     """(B, 1, h, w), 1 where the difference in any channel passes the threshold, grown by `grow` cells."""
     size = (conditional - unconditional).abs()
     mask = (size > row_quantile(size, quantile)).to(size).amax(1, keepdim=True)
-    return F.max_pool2d(mask, 2 * grow + 1, stride=1, padding=grow) if grow > 0 else mask
+    return grey_dilate(mask, grow)

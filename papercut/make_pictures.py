@@ -5,10 +5,10 @@ python -m papercut.make_pictures
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from ..guidance.morphology import dilate
 from .scenes import SIZE, CutOut, Ground, Scene
 
 FOLDER = Path(__file__).resolve().parent / "pictures"
@@ -38,8 +38,8 @@ SKETCHED = ("source", "star", "moon", "cross")
 
 def sketch(scene: Scene) -> Tensor:
     """(1, 256, 256): the outlines as dark strokes, three pixels wide, on white paper."""
-    strokes = torch.nn.functional.max_pool2d(scene.edges()[None].float(), 3, 1, 1)
-    return 1 - 0.9 * strokes
+    strokes = dilate(scene.edges()[None], 1, "square")
+    return 1 - 0.9 * strokes.float()
 
 
 def main() -> None:

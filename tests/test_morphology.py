@@ -62,6 +62,22 @@ def test_dilation_marks_what_is_near_enough(size, shape):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_grey_maps_are_dilated_as_the_masks_of_each_of_their_values(size):
+    """By the definition, to the bit; and a mask of zeros and ones as a mask."""
+    masks = pictures(size)
+    grey = torch.rand(size, generator=torch.Generator().manual_seed(1)) * masks
+    for radius in (0, 1, 2, 5):
+        wide = morphology.grey_dilate(grey, radius)
+        pooled = F.max_pool2d(grey[:, None], 2 * radius + 1, 1, radius)[:, 0]
+        assert torch.equal(wide, pooled)
+        for level in (0.1, 0.5, 0.9):
+            assert torch.equal(wide > level, morphology.dilate(grey > level, radius, "square"))
+        assert torch.equal(
+            morphology.grey_dilate(masks.float(), radius) > 0, morphology.dilate(masks, radius, "square")
+        )
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_growing_is_a_step_at_a_time_with_corners_evenly_spread(size):
     mask = pictures(size).float()
     for pixels in (1, 2, 3, 7, 12):

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ...guidance.morphology import dilate
 from ...papercut.classifier import ANSWERS, FILE as JUDGE_FILE, truth
 from ...papercut.data import autocast
 from ...papercut.networks import FILE
@@ -238,7 +238,7 @@ def largest_difference(fixtures: Fixtures, case: Case, latent: Tensor, mask: Ten
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
     """(256, 256) bool -> (256, 256) of 0 and 1, larger by `pixels` on every side."""
-    return F.max_pool2d(mask[None].float(), 2 * pixels + 1, 1, pixels)[0]
+    return dilate(mask[None], pixels, "square")[0].float()
 
 
 def painted(edit: WordEdit) -> Tensor:

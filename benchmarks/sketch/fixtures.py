@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ...guidance.morphology import dilate
 from ...guidance.sketch.guidance import SketchRecipe
 from ...papercut.data import autocast
 
@@ -171,7 +171,7 @@ def with_guidance(
 def sdedit(fixtures: Fixtures, t: Tests, lines: Tensor, strength: float, *, steps: int = STEPS) -> Tensor:
     """The sketch itself, dark on white, noised to `strength` of the way and painted over (arXiv 2108.01073)."""
     sigmas = schedule(fixtures, round(steps / strength))[-(steps + 1) :]
-    drawn = 1 - F.max_pool2d(lines[:, None].float(), 3, 1, 1)[:, 0]
+    drawn = 1 - dilate(lines, 1, "square").float()
 
     def part(s: slice) -> Tensor:
         with autocast():

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..morphology import grey_dilate
+
 # Below this many cells across, a map is too coarse to outline anything.
 LEAST_CELLS = 12
 COARSEST = 4
@@ -51,9 +53,8 @@ def outline(heat_map: Tensor, size: tuple[int, int], threshold: float, *, grow: 
 
     grow: as in the official code a neighbourhood of 3x3 counts, so that the outline lies a little outside the thing.
     """
-    maps = heat_map[None, None]
-    maps = F.max_pool2d(maps, 3, stride=1, padding=1) if grow else maps
-    large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0, 0]
+    maps = grey_dilate(heat_map[None], 1 if grow else 0)
+    large = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0, 0]
     peak = large.amax()
     return (large > threshold * peak).to(heat_map) if float(peak) > 0 else torch.zeros_like(large)
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from kornia.filters import median_blur
 from torch import Tensor
 
-from ..morphology import otsu
+from ..morphology import grey_dilate, otsu
 from .strokes import thickness, thin, without_specks
 
 Fit = Literal["pad", "crop", "stretch"]
@@ -197,11 +197,7 @@ def fit_lines(
         return lines, weight
     ratio = max(lines.shape[-2] / height, lines.shape[-1] / width, height / lines.shape[-2], width / lines.shape[-1])
     # Drawn thicker than the step of the new grid, so that nothing falls between its pixels; then thinned again.
-    reach = 2 * max(1, round(ratio)) + 1
-    wide = torch.where(lines, weight.clamp_min(1e-3), 0)[:, None]
-    for side in ((reach, 1), (1, reach)):
-        wide = F.max_pool2d(wide, side, 1, (side[0] // 2, side[1] // 2))
-    wide = wide[:, 0]
+    wide = grey_dilate(torch.where(lines, weight.clamp_min(1e-3), 0), max(1, round(ratio)))
     _checked(check)
     moved = fit(wide, height, width, how)
     cover = fit((wide > 0).float(), height, width, how) > 0.5

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...guidance.morphology import grey_dilate
 from ...guidance.sketch.examples import Example
 from ...guidance.sketch.predictor import PredictorSpec
 from ...guidance.sketch.prepare import read_strokes
@@ -113,7 +114,7 @@ def _steepness(picture: Tensor) -> Tensor:
     check_interrupt()
     grey = picture.float().mean(-1)
     rows, columns = torch.gradient(grey, dim=(1, 2))
-    change = torch.nn.functional.max_pool2d(torch.hypot(rows, columns)[None], 3, 1, 1)[0]
+    change = grey_dilate(torch.hypot(rows, columns), 1)
     return change / change.mean().clamp_min(1e-6)
 
 

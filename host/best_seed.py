@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 
 import comfy.sample
+import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ def drafts(
     end: float,
     score: Score | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the share `end` of a run.
+    """Every seed sampled with Euler over `steps` wide steps of the schedule, down to the fraction `end` of a run.
 
     latent: LATENT; its noise mask holds as in a run. score(session, x0 (R, C, h, w)) -> (R,), of what the candidates
     are about to become. Guidance that is patched into the model works here as it does in a run. Returns the predicted
@@ -95,17 +97,29 @@ def _kept(session: Session, noise: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def sketch_score(
-    model, network, predictor: EdgePredictor, sketch: Sketch, size: tuple[int, int], one_sided: float
+    model,
+    network,
+    predictor: EdgePredictor,
+    sketch: Sketch,
+    positive: list,
+    *,
+    size: tuple[int, int],
+    one_sided: float,
 ) -> Score:
-    """How far the edges of what a candidate is about to become are from the sketch. They are read off it at a low
-    noise level, with the same noise for all: off the noisy draft itself they are mostly those of the guess so far.
+    """How far the edges of what a candidate is about to become are from the sketch.
 
-    network: the model's UNet, for which the predictor was made. Of several entries of the prompt, those that cover the
-    whole picture count, in equal parts.
+    The edges are read at a low noise level, with the same noise for all candidates. In the noisy draft itself they
+    would mostly be those of the model's guess. Of several entries of the prompt, those that cover the whole picture
+    count, in equal parts.
+
+    network: the model's UNet, for which the predictor was made (`require_predictor_of`); size: (h, w) of the latents.
+    Raises ValueError where no entry of `positive`, a CONDITIONING, covers the whole picture when seeds are compared.
     """
+    sampling = model.get_model_object("model_sampling")
+    sigma = max(float(sampling.percent_to_sigma(JUDGED_AT)), predictor.spec.sigma_low)
+    if not _whole(_ranged(positive, sampling), sigma):
+        raise ValueError(NO_WHOLE_PROMPT)
     target, _ = latent_target(predictor, sketch, model.model, size, min(one_sided, 1 - BLANK))
-    low = float(model.get_model_object("model_sampling").percent_to_sigma(JUDGED_AT))
-    sigma = max(low, predictor.spec.sigma_low)
 
     def score(session: Session, x0: Tensor) -> Tensor:
         noise = torch.randn(x0[:1].shape, generator=torch.Generator().manual_seed(0))
@@ -121,17 +135,24 @@ def sketch_score(
     return score
 
 
+def _ranged(positive: list, sampling) -> list[dict]:
+    """The options of each entry of a CONDITIONING, with its range in noise levels as the host prepares it."""
+    entries = [dict(options) for _, options in positive]
+    comfy.samplers.calculate_start_end_timesteps(SimpleNamespace(model_sampling=sampling), entries)
+    return entries
+
+
+def _whole(entries: list[dict], sigma: float) -> list[dict]:
+    """Those of the prepared entries that cover the whole picture at this noise level."""
+    return [one for one in entries if "area" not in one and own_bounds(one)[1] <= sigma <= own_bounds(one)[0]]
+
+
 def _whole_prompts(session: Session, x: Tensor, sigma: float) -> Iterator[Callable[[], Tensor]]:
-    """For each entry of the positive prompt that covers the whole picture at this noise level: the prediction by it
-    alone. Raises ValueError where there is none."""
+    """For each entry of the positive prompt that covers the whole picture: the prediction by it alone."""
     entries = session.entries("positive")
-    active = [entry for entry in entries if own_bounds(entry)[1] <= sigma <= own_bounds(entry)[0]]
-    whole = [entry for entry in active if "area" not in entry]
-    if not whole:
-        raise ValueError(NO_WHOLE_PROMPT)
     everything = list(entries)
     try:
-        for entry in whole:
+        for entry in _whole(everything, sigma):
             entries[:] = [entry]
             yield lambda: session.denoise(x, x.new_tensor(sigma))
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .guidance_patches import asks_for_negative
-from .validation import require_unconditional
+from .validation import require_conditioning, require_unconditional
 
 MAX_DEPTH = 50
 # Where the host's text encoders take their text; some take one for each of several networks.
@@ -14,8 +14,8 @@ TEXTS = ("text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl")
 
 
 def encode(clip, text: str = "") -> list:
-    """CLIP and a text -> CONDITIONING, as the host's CLIP Text Encode makes it."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    """CLIP and a text -> CONDITIONING, as the host's CLIP Text Encode makes it. Raises ValueError if not finite."""
+    return require_conditioning(clip.encode_from_tokens_scheduled(clip.tokenize(text)), f"The encoded prompt '{text}'")
 
 
 def connected_or_encoded(conditioning, clip, name: str, text: str = ""):

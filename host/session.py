@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, TypeVar
 
 import comfy.model_patcher
@@ -17,25 +16,18 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..inversion.diffusion import append_dims
 from .conds import Keyframes, active_at, asks_for_gradients, row_groups
 from .gradients import detached, differentiable_options, gradients_in_run, plain, require_one_device
+from .memory import with_room_for_gradients
 from .network_calls import SKIPPED, NetworkCalls, is_compiled, leave_out, require_graph, wrappers_of
 from .progress import LatentProgress, check_interrupt
 from .recompute import checkpointed
-from .validation import require_conditioning, require_finite, require_latent_of, require_sigmas
 
 T = TypeVar("T")
 KEY = "palimpsest"
-# A backward pass holds on to the activations of every layer: what the host should reserve, in latent batches. A row
-# with its graph takes 9 of the rows that the host counts for sampling at Stable Diffusion 1 and 2, and 19 at XL; what
-# is computed on the way comes on top. Other models make room for twice as many as are named here (the host thinks of
-# two conditionings) and so for a whole graph; the model's own weights for as many, and so at least for a checkpointed
-# one.
-GRADIENT_BATCHES = 11
 
 
 class Session:
@@ -240,30 +232,6 @@ class _Guider(comfy.samplers.CFGGuider):
                 del self.inner_model, self.loaded_models
 
 
-def _more_memory(graphs: int | None, executor, model, shape, conds, **kwargs):
-    """PREPARE_SAMPLING wrapper: the host makes room for the activations that backward needs.
-
-    graphs: rows whose graphs are in memory at once; None: all of the batch.
-    """
-    rows = max(shape[0], GRADIENT_BATCHES * (graphs or shape[0]))
-    return executor(model, [rows, *shape[1:]], conds, **kwargs)
-
-
-def _checked(model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, cfg: float, gradients: bool) -> Tensor:
-    """The latent as the host's sampling nodes hand it on; a sentence for what cannot be used, before heavy work."""
-    for name, entries in conds.items():
-        require_conditioning(entries, f"The {name} conditioning")
-    if cfg != 1.0 and "negative" not in conds:
-        raise ValueError("A CFG other than 1 needs a negative conditioning: connect one, or set CFG to 1.")
-    require_sigmas(sigmas, least=1)
-    require_finite(latent, "The latent")
-    latent = comfy.sample.fix_empty_latent_channels(model, latent)
-    require_latent_of(model, latent)
-    if gradients:
-        require_one_device(model)
-    return latent
-
-
 def with_denoiser(
     model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
     cfg: float = 1.0, gradients: bool = False, graphs: int | None = None, noise_mask: Tensor | None = None,
@@ -276,15 +244,22 @@ def with_denoiser(
     gradients flow to `x` and to whatever else asks for them (weights never do); tensors made outside, in inference
     mode, enter a graph as `gradients.plain(tensor)`. graphs: rows that must go through a backward pass at once (None:
     all); the host makes room for so many. noise_mask: (B, h, w) or (B, 1, h, w), for inpainting models. What the body
-    returns in tuples, lists and dicts is detached. Raises ValueError for inputs that cannot be used.
+    returns in tuples, lists and dicts is detached.
+
+    The nodes have checked what is connected (nodes/_checked.py) and that the latent is one of this model. Raises
+    ValueError where a CFG has no negative, or the model lies on several devices and gradients are wanted.
     """
-    latent = _checked(model, conds, latent, sigmas, cfg, gradients)
+    if cfg != 1.0 and "negative" not in conds:
+        raise ValueError("A CFG other than 1 needs a negative conditioning: connect one, or set CFG to 1.")
+    if gradients:
+        require_one_device(model)
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
     patcher = model.clone()
     leave_out(patcher.wrappers)
     if is_compiled(patcher):
         patcher.object_patches.pop("diffusion_model")
     if gradients:
-        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, partial(_more_memory, graphs))
+        with_room_for_gradients(patcher, KEY, graphs)
     guider = _Guider(patcher)
     guider.inner_set_conds({name: list(entries) for name, entries in conds.items()})
     guider.set_cfg(cfg)

@@ -7,12 +7,12 @@ from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from ..guidance.best_seed import ranking
-from ..host.best_seed import NO_WHOLE_PROMPT, drafts, flow_scores, sketch_score
+from ..host.best_seed import drafts, flow_scores, sketch_score
 from ..host.prompts import conditionings
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch
-from ..host.validation import require_latent, require_sigmas
-from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, encoder, require_image, require_vae, strokes_of
+from ..host.validation import require_latent_of
+from .sketch import CATEGORY, PREDICTOR_TIP, SKETCH_TIP, encoder, require_vae, strokes_of
 from .sockets import EdgePredictor as EdgePredictorSocket, Flow as FlowSocket, advanced
 
 
@@ -125,8 +125,8 @@ class BestSeed(io.ComfyNode):
         unfinished=0.0,
         judge_at=0.5,
     ):
-        samples = require_latent(latent_image, "The latent", model)
-        require_sigmas(sigmas, "The schedule")
+        samples = latent_image["samples"]
+        require_latent_of(model, samples)
         conds = conditionings(model, positive, negative, None, cfg, "Best Seed")
         seeds, score = [seed + i for i in range(candidates)], None
         if flow is None:
@@ -149,17 +149,16 @@ def _score(model, positive, predictor, sketch, vae, size: tuple[int, int], unfin
             "Best Seed has nothing to compare with: connect edge_predictor and sketch, or flow, source and vae."
         )
     network = require_predictor_of(model, predictor.spec, "Best Seed")
-    if all("area" in options for _, options in positive):
-        raise ValueError(NO_WHOLE_PROMPT)
     if predictor.spec.target == "latent":
         require_vae(model, vae)
-    return sketch_score(model, network, predictor, Sketch(strokes_of(sketch), None, encoder(vae)), size, unfinished)
+    drawn = Sketch(strokes_of(sketch), None, encoder(vae))
+    return sketch_score(model, network, predictor, drawn, positive, size=size, one_sided=unfinished)
 
 
 def _require_flow(samples: torch.Tensor, flow: torch.Tensor, source, vae) -> None:
     if source is None or vae is None:
         raise ValueError("To judge seeds by a flow, connect the source picture that it moves and the vae as well.")
-    height, width = require_image(source, "The source").shape[1:3]
+    height, width = source.shape[1:3]
     if tuple(flow.shape[1:3]) != (height, width) or (samples.shape[-2] * 8, samples.shape[-1] * 8) != (height, width):
         raise ValueError(
             f"The source is {width} x {height}, the flow {flow.shape[2]} x {flow.shape[1]} and the picture to come "

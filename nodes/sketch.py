@@ -13,7 +13,7 @@ from ..host.notify import notify
 from ..host.progress import check_interrupt
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch, sketch_guided
-from ..host.validation import require_finite, require_vae_of
+from ..host.validation import require_vae_of
 from ._presets import SKETCH_GUIDANCE, preset_input, with_presets
 from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
@@ -25,16 +25,9 @@ SKETCH_TIP = (
 )
 
 
-def require_image(image, name: str) -> torch.Tensor:
-    """IMAGE (B, H, W, C), finite. Raises ValueError for anything else."""
-    if not isinstance(image, torch.Tensor) or image.ndim != 4 or 0 in image.shape:
-        raise ValueError(f"{name} is not a picture: connect an IMAGE, such as the output of Load Image or Painter.")
-    return require_finite(image, name, "load it again")
-
-
 def strokes_of(sketch, grey: bool = True) -> Strokes:
     """The strokes of a connected sketch; what was found is shown on the node. Raises ValueError for a blank one."""
-    strokes = read_strokes(require_image(sketch, "The sketch"), check_interrupt)
+    strokes = read_strokes(sketch, check_interrupt)
     if strokes.blank:
         raise ValueError(
             "The sketch is blank, so there is nothing to guide by: draw on it; a drawing on a transparent "
@@ -276,7 +269,6 @@ def _region(mask: torch.Tensor | None) -> torch.Tensor | None:
     """MASK -> (M, H, W) in 0..1. Raises ValueError where it is empty."""
     if mask is None:
         return None
-    mask = require_finite(mask if mask.ndim == 3 else mask.reshape(-1, *mask.shape[-2:]), "The mask", "paint it again")
     if not bool(mask.flatten(1).any(1).all()):
         raise ValueError("The mask for the sketch is empty, so nothing would be guided: paint it, or leave it out.")
     return mask.clamp(0, 1)

@@ -9,7 +9,7 @@ from ..guidance.sketch.prepare import FITS, find_strokes, fit as fitted, fit_lin
 from ..host.notify import notify
 from ..host.progress import check_interrupt
 from ..host.validation import require_finite
-from .sketch import CATEGORY, require_image, shown
+from .sketch import CATEGORY, shown
 from .sockets import advanced
 
 
@@ -130,7 +130,7 @@ class SketchPrepare(io.ComfyNode):
         grey_levels=True,
         transparency=None,
     ) -> io.NodeOutput:
-        picture = with_alpha(require_image(image, "The drawing"), transparency)
+        picture = with_alpha(image, transparency)
         found = find_strokes(
             picture,
             even=even_light,

@@ -13,7 +13,7 @@ from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.preview import predicted_edges
 from ..host.validation import require_vae_of
 from ._panel import panel
-from .sketch import CATEGORY, PREDICTOR_TIP, require_image
+from .sketch import CATEGORY, PREDICTOR_TIP
 from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 
@@ -79,7 +79,7 @@ class EdgePredictorPreview(io.ComfyNode):
         require_vae_of(model, vae)
         fractions = parse_percents(percents)
         prompt = connected_or_encoded(conditioning, clip, "conditioning")
-        pictures = single_pictures([require_image(image, "The picture")], "The pictures")
+        pictures = single_pictures([image], "The pictures")
         seen = [predicted_edges(model, vae, edge_predictor, one_, prompt, fractions, seed) for one_ in pictures]
         real = [None] * len(pictures) if edges is None else single_pictures([edges], "The edge pictures")
         if len(real) not in (1, len(pictures)):

@@ -30,10 +30,10 @@ from ...inversion.trajectory import Trajectory
 from ..compatibility import require_same_kind
 from ..family import latent_format, prediction
 from ..gradients import gradients_through, plain
-from ..memory import is_out_of_memory, or_sparing
+from ..memory import GRADIENT_BATCHES, is_out_of_memory, or_sparing
 from ..notify import notify
 from ..progress import check_interrupt
-from ..session import GRADIENT_BATCHES, BodySampler, Session
+from ..session import BodySampler, Session
 from ..validation import require_vae_of
 from .decode import DifferentiableVAE
 from .networks import Tools, is_small, too_large

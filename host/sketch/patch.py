@@ -31,14 +31,13 @@ from ...guidance.sketch.guidance import (
 from ...guidance.sketch.predictor import EdgePredictor
 from ...guidance.sketch.prepare import Strokes, fit_lines
 from ..gradients import plain
+from ..memory import with_room_for_gradients
 from ..network_calls import require_every_call, run_uncompiled
 from ..notify import notify
 from ..progress import check_interrupt
 from ..sampler_traits import sampler_name
-from ..session import GRADIENT_BATCHES
 from ..validation import require_same_batch
 from .edge_gradient import EdgeGradient, gradient_options
-from .layers import require_predictor_of
 from .step_size import FittedShifts, step_response
 
 KEY = "palimpsest_sketch"
@@ -50,8 +49,9 @@ ASPECT = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """What is drawn. strokes: at any size; region: (M, H, W) in 0..1, where the sketch speaks, None for everywhere;
-    encode: (S, H, W, 3) picture -> raw latent, needed by predictors of latents alone."""
+    """What is drawn, as the node has checked it. strokes: at any size, none of them blank; region: (M, H, W) in 0..1,
+    where the sketch acts, None for everywhere, none of them empty; encode: (S, H, W, 3) picture -> raw latent, which
+    only predictors of latents need."""
 
     strokes: Strokes
     region: Tensor | None = None
@@ -61,38 +61,29 @@ class Sketch:
 def sketch_guided(model, predictor: EdgePredictor, sketch: Sketch, recipe: SketchRecipe, *, on_loss=None):
     """A clone of the MODEL whose sampling is drawn towards the sketch; nothing of `model` is changed.
 
-    A strength of 0 gives the plain clone. on_loss(step, losses (B,)): called with the loss before each guided step.
+    predictor: one for this model (`require_predictor_of`). A strength of 0 gives the plain clone. on_loss(step, losses
+    (B,)): called with the loss before each guided step.
     """
-    require_predictor_of(model, predictor.spec, "Edge Predictor Guidance")
     clone = model.clone()
     if recipe.strength == 0:
         return clone
     guide = _Guide(predictor, sketch, recipe, on_loss)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.outer_sample)
-    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _more_memory)
+    with_room_for_gradients(clone, KEY)
     return clone
-
-
-def _more_memory(executor, model, noise_shape, conds, **kwargs):
-    """The host makes room for the activations that backward needs."""
-    return executor(model, [noise_shape[0] * GRADIENT_BATCHES, *noise_shape[1:]], conds, **kwargs)
 
 
 def latent_target(predictor: EdgePredictor, sketch: Sketch, model, size: tuple[int, int], one_sided: float):
     """(SketchTarget, region) for latents of `size` (h, w) of the host's `model` (BaseModel).
 
-    region: (M, 1, h, w) or None. Raises ValueError where the sketch has another shape than the picture, or is blank.
+    region: (M, 1, h, w) or None. Raises ValueError where the sketch has other proportions than the picture.
     """
     lines, weight = fitted_lines(sketch.strokes, size)
     region = None
     if sketch.region is not None:
         region = torch.nn.functional.interpolate(sketch.region[:, None].float().cpu(), size=size, mode="area")[:, 0]
-        if not bool(region.flatten(1).any(1).all()):
-            raise ValueError("The mask for the sketch is empty, so nothing would be guided: paint it, or leave it out.")
     encoded = None
     if predictor.spec.target == "latent":
-        if sketch.encode is None:
-            raise ValueError("This edge predictor compares encoded edges: connect the VAE to Edge Predictor Guidance.")
         encoded = model.process_latent_in(sketch.encode(lines.float()[..., None].expand(-1, -1, -1, 3)))
     target = sketch_target(predictor.spec, lines, weight, size, one_sided=one_sided, region=region, latent=encoded)
     return target, None if region is None else region[:, None]
@@ -107,10 +98,7 @@ def fitted_lines(strokes: Strokes, size: tuple[int, int], ratio: int = 8) -> tup
             f"The sketch is {w} x {h} and the picture {width} x {height}, which has other proportions: put Sketch "
             f"Prepare with the size {width} x {height} before the guidance."
         )
-    lines, weight = fit_lines(strokes.lines, strokes.weight, height, width, "stretch", check_interrupt)
-    if not bool(lines.flatten(1).any(1).all()):
-        raise ValueError("The sketch is blank, so there is nothing to guide by: draw on it, or look at Sketch Prepare.")
-    return lines, weight
+    return fit_lines(strokes.lines, strokes.weight, height, width, "stretch", check_interrupt)
 
 
 class _Guide:

@@ -14,6 +14,7 @@ from ..family import diffusion_model
 from ..gradients import plain
 from ..session import Session, with_denoiser
 from ..unet_features import read_features
+from ..validation import require_finite
 from .layers import require_channels
 from .training import LevelRange
 
@@ -23,7 +24,7 @@ def predicted_edges(
 ) -> Tensor:
     """picture: (1, H, W, 3) in 0..1, sides multiples of 8; fractions: of a run, 0 = pure noise. Returns (N, H, W,
     3)."""
-    raw = vae.encode(picture[..., :3])
+    raw = require_finite(vae.encode(picture[..., :3]), "The encoded picture")
     network, taps = diffusion_model(model), predictor.spec.taps
     levels = LevelRange(model.get_model_object("model_sampling"), 0.0, 1.0).sigmas(torch.tensor(list(fractions)))
     size = tuple(raw.shape[-2:])

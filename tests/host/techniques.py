@@ -103,10 +103,10 @@ def fitted_lora(model):
 
 def map_of_edit(model):
     with patch.object(heat_map, "model_key", return_value=None):
-        found, _ = heat_map.heat(
+        found = heat_map.compare(
             model, heat_map.Prompts(POSITIVE, NEGATIVE), tiny_latent("sd1"), heat_map.MapRecipe(noises=3), [0]
         )
-    return [found]
+    return [found.maps]
 
 
 def word_maps(model):
@@ -118,7 +118,7 @@ def best_seed(model):
     conds = {"positive": POSITIVE, "negative": NEGATIVE}
     predictor = tiny_predictor(model)
     network = require_predictor_of(model, predictor.spec, "Best Seed")
-    score = sketch_score(model, network, predictor, Sketch(drawing()), (8, 8), 0.5)
+    score = sketch_score(model, network, predictor, Sketch(drawing()), POSITIVE, size=(8, 8), one_sided=0.5)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     return list(drafts(model, conds, latent, levels(model), [1, 2], cfg=CFG, steps=3, end=0.6, score=score))
 

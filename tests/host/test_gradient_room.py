@@ -10,8 +10,9 @@ import torch
 from palimpsest.benchmarks.inversion.memory import fused_attention
 from palimpsest.benchmarks.random_sd1 import unet_of_stable_diffusion_1
 from palimpsest.host.inversion.backward_chunks import bytes_kept
+from palimpsest.host.memory import GRADIENT_BATCHES
 from palimpsest.host.recompute import checkpointed
-from palimpsest.host.session import GRADIENT_BATCHES, with_denoiser
+from palimpsest.host.session import with_denoiser
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 

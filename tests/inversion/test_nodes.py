@@ -147,7 +147,6 @@ NAN = torch.full((1, 4, 8, 8), float("nan"))
         ({"latent": {"samples": torch.ones(1, 16, 8, 8)}}, "16 channels"),
         ({"latent": {"samples": torch.ones(1, 4, 2, 8, 8)}}, "built like a video model"),
         ({"positive": None}, "positive prompt is not connected"),
-        ({"positive": []}, "empty"),
         ({"cfg": 2.0}, "negative prompt"),
         ({"sigmas": torch.tensor([])}, "0 noise level"),
         ({"sigmas": torch.tensor([120.0, 1.0, 0.0])}, "made for this model"),

@@ -16,6 +16,7 @@ from palimpsest.host.sketch.edge_gradient import EdgeGradient, gradient_options
 from palimpsest.host.sketch.layers import layout, require_predictor_of
 from palimpsest.host.sketch.patch import Sketch, latent_target, sketch_guided
 from palimpsest.host.unet_features import sketch_layers
+from palimpsest.nodes.sketch import EdgePredictorGuidance
 from palimpsest.tests.sketch.fixtures import channels_of, drawing, tiny_predictor
 from palimpsest.tests.tiny_models import UNET, tiny_cond, tiny_latent, tiny_model, tiny_vae
 
@@ -72,6 +73,11 @@ def guided(model, *, predictor=None, strokes=None, region=None, on_loss=None, en
     predictor = predictor or tiny_predictor(model)
     sketch = Sketch(strokes or drawing(), region, encode)
     return sketch_guided(model, predictor, sketch, SketchRecipe(**recipe), on_loss=on_loss)
+
+
+def by_node(model, predictor, **inputs):
+    inputs = {"sketch": drawing().lines.float()[..., None].expand(-1, -1, -1, 3), **inputs}
+    return EdgePredictorGuidance.execute(model, predictor, **inputs)
 
 
 @pytest.mark.parametrize("family", UNETS)
@@ -334,8 +340,8 @@ def test_encoded_edges_as_the_target(models):
     predictor = tiny_predictor(model, target="latent", detail=1)
     out = run(guided(model, predictor=predictor, encode=vae.encode), "sd1")
     assert torch.isfinite(out).all() and not torch.allclose(out, run(model, "sd1"), atol=1e-3)
-    with pytest.raises(ValueError, match="connect the VAE"):
-        run(guided(model, predictor=predictor), "sd1")
+    with pytest.raises(ValueError, match="connect the model's VAE"):
+        by_node(model, predictor)
 
 
 def test_half_precision_weights(models):
@@ -359,12 +365,12 @@ def test_what_an_inpainting_mask_keeps_is_kept(models):
 
 def test_other_models_are_a_sentence(models):
     with pytest.raises(ValueError, match="UNet of Stable Diffusion 1, 2 and SDXL"):
-        guided(models["flux"], predictor=tiny_predictor(models["sd1"]))
+        by_node(models["flux"], tiny_predictor(models["sd1"]))
 
 
 def test_a_predictor_of_another_family_is_a_sentence(models):
     with pytest.raises(ValueError, match="trained for a model of the family sdxl"):
-        guided(models["sd1"], predictor=tiny_predictor(models["sdxl"]))
+        by_node(models["sd1"], tiny_predictor(models["sdxl"]))
 
 
 def test_a_predictor_of_a_wider_model_is_a_sentence(models):
@@ -377,16 +383,26 @@ def test_a_predictor_of_a_wider_model_is_a_sentence(models):
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"strokes": Strokes(torch.zeros(1, 64, 64, dtype=torch.bool), torch.zeros(1, 64, 64))}, "blank"),
         ({"strokes": Strokes(drawing(128).lines[:, :64], drawing(128).weight[:, :64])}, "other proportions"),
         ({"strokes": drawing(rows=3)}, "holds 3 pictures"),
-        ({"region": torch.zeros(1, 64, 64)}, "mask for the sketch is empty"),
     ],
-    ids=["blank", "proportions", "batch", "empty mask"],
+    ids=["proportions", "batch"],
 )
 def test_a_sketch_that_does_not_fit_is_a_sentence(models, changes, message):
     with pytest.raises(ValueError, match=message):
         run(guided(models["sd1"], **changes), "sd1", rows=2)
+
+
+@pytest.mark.parametrize(
+    "inputs,message",
+    [
+        ({"sketch": torch.zeros(1, 64, 64, 3)}, "sketch is blank"),
+        ({"mask": torch.zeros(1, 64, 64)}, "mask .* is empty"),
+    ],
+)
+def test_a_blank_sketch_and_an_empty_mask_are_a_sentence(models, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        by_node(models["sd1"], tiny_predictor(models["sd1"]), **inputs)
 
 
 def test_a_sketch_of_another_size_is_fitted(models):

@@ -113,7 +113,6 @@ def test_prompts_for_areas_are_sampled_and_those_for_the_whole_picture_judged(mo
         best(model, area)
 
 
-@pytest.mark.xfail(strict=True, reason="it is found out behind the drafts")
 @pytest.mark.parametrize("options", [AREA, {"start_percent": 0.0, "end_percent": 0.6}])
 def test_a_prompt_by_which_no_seed_can_be_judged_is_refused_before_any_is_sampled(model, options):
     calls = []

@@ -16,16 +16,6 @@ def pairs(frames: Tensor, cyclic: bool) -> tuple[Tensor, Tensor]:
     return frames[:-1], frames[1:]
 
 
-def plain_steps(latents: Tensor, cyclic: bool = False) -> Tensor:
-    """Root mean square difference of neighbours, (N, C, h, w) -> (N-1,), or (N,) around a cycle."""
-    return plain_between(*pairs(latents, cyclic))
-
-
-def token_steps(tokens: Tensor, cyclic: bool = False) -> Tensor:
-    """Mean distance of the directions of corresponding tokens, (N, T, D) -> (N-1,), or (N,) around a cycle."""
-    return token_between(*pairs(tokens, cyclic))
-
-
 def plain_between(before: Tensor, after: Tensor) -> Tensor:
     """Root mean square difference, (N, C, h, w) twice (or one of them of one row) -> (N,)."""
     return (after.float() - before.float()).flatten(1).square().mean(1).sqrt()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -23,9 +23,6 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from .schedule import Alphas
-
-# Neighbour distances of N frames at the given alphas: (N-1,), or (N,) for a cyclic morph, the last back to the first.
-Measure = Callable[[Alphas], Tensor]
 
 # Where nothing changes D is flat and has no inverse; this fraction of an even gradient gives it one.
 _LEAST_GRADIENT = 1e-9
@@ -59,13 +56,6 @@ def reschedule(alphas: Alphas, distances: Tensor, *, frames: int | None = None, 
     if not alphas.cyclic:
         values.append(alphas.top)
     return replace(alphas, values=tuple(values))
-
-
-def settle(alphas: Alphas, measure: Measure, *, rounds: int = 2, hold_keys: bool = True) -> Alphas:
-    """`reschedule` again and again, each round measured anew at the alphas of the one before."""
-    for _ in range(rounds):
-        alphas = reschedule(alphas, measure(alphas), hold_keys=hold_keys)
-    return alphas
 
 
 def predicted(alphas: Alphas, distances: Tensor, new: Alphas) -> Tensor:

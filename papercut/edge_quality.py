@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..guidance.sketch.predictor import EdgePredictor
-from ..guidance.sketch.score import edge_score
 from ..guidance.sketch.strokes import thin
+from .edge_score import edge_score
 from .networks import FILE as CHECKPOINT
 from .scenes import SPLITS, sample_scene
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance.sketch.score import EdgeScore, edge_score
+from ..guidance.morphology import dilate
+from .edge_score import EdgeScore, edge_score
 from .scenes import SIZE, Scene
 
 BORDER = 6
@@ -121,5 +122,4 @@ def _moved(edges: Tensor, field: Tensor) -> Tensor:
     rows = (y + field[1, y, x]).round().long().clamp(0, SIZE - 1)
     columns = (x + field[0, y, x]).round().long().clamp(0, SIZE - 1)
     out[rows, columns] = True
-    joined = F.max_pool2d(out[None, None].float(), 3, 1, 1)[0, 0] > 0
-    return thin(joined[None])[0]
+    return thin(dilate(out[None], 1, "square"))[0]

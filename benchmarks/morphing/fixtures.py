@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...morphing.frame_distance import table, token_between, token_steps
+from ...morphing.frame_distance import pairs, table, token_between
 from ...papercut.classifier import SIDE, Classifier
 from ...papercut.scenes import SIZE, SPLITS, CutOut, Ground, Scene, pixel_grid
 
@@ -137,7 +137,7 @@ def perceived(pictures: Tensor, classifier: Classifier, cyclic: bool = False) ->
     directions of its features, place by place and layer by layer. (N, H, W, 3) in 0..1 -> (N-1,), or (N,) around a
     cycle.
     """
-    return torch.stack([token_steps(tokens, cyclic) for tokens in _looked_at(pictures, classifier)]).mean(0)
+    return torch.stack([token_between(*pairs(tokens, cyclic)) for tokens in _looked_at(pictures, classifier)]).mean(0)
 
 
 def perceived_table(pictures: Tensor, classifier: Classifier) -> Tensor:

@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
-from ...morphing.frame_distance import plain_between, plain_steps, table
+from ...morphing.frame_distance import pairs, plain_between, table
 from ...morphing.frame_selection import choose
 from ...morphing.measured_frames import MeasuredFrames, together
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas
+
+
+def plain_steps(latents: Tensor, cyclic: bool = False) -> Tensor:
+    """Root mean square difference of neighbours, (N, C, h, w) -> (N-1,), or (N,) around a cycle."""
+    return plain_between(*pairs(latents, cyclic))
 
 
 def _frames_of(made: SimpleNamespace) -> MeasuredFrames:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...inversion.ddim import invert
 from ...morphing.fit import LoraRecipe
-from ...morphing.frame_distance import plain_steps
 from ...morphing.latents import morph_latents
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas, schedule
 from .methods import Keys
+from .pace import plain_steps
 
 STEPS, UNTIL = 50, 0.6
 RECIPE = LoraRecipe(check_every=0)

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from ...morphing.frame_distance import plain_steps
 from ...morphing.measured_frames import MeasuredFrames
 from ...morphing.reschedule import variation
 from ...morphing.schedule import schedule
@@ -27,7 +26,7 @@ from . import published
 from .cost import Counter, kept_between_calls
 from .fixtures import chains, frechet, perceived, perceived_table, psnr, things_in
 from .methods import STAGES, Fixtures, Keys, MorphRun, Ring, Settings, Stage, host_interpolation
-from .pace import evened, evenest
+from .pace import evened, evenest, plain_steps
 
 TECHNIQUE = "DiffMorpher"
 TECHNIQUES = (TECHNIQUE,)

@@ -99,7 +99,7 @@ def contradicting(t: Tests, plain: Tensor) -> tuple[Tensor, list[int]]:
     Moons are mirrored upside down: all of Papercut's open to the right, and a sketch is to contradict the seed alone,
     not what the model knows of the word.
     """
-    from ...guidance.sketch.score import edge_score
+    from ...papercut.edge_score import edge_score
     from ...papercut.outlines import outline
 
     own = torch.stack([outline(picture) for picture in plain])

@@ -38,8 +38,6 @@ from .targets import blur, closeness, edge_target, to_cells
 PROBABILITY_FLOOR = 1e-3
 """The log of a probability is taken no lower than here: one hopeless stroke must not outweigh all others."""
 
-RENEW = 0.045
-"""The fraction of a run for which a gradient serves in the fast mode: from 25 steps on every second one is new."""
 EARLY = 0.1
 """In this first part of a run each guided step takes a new gradient: there things find their place."""
 OLD_GRADIENT = 0.5

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...guidance.diffedit.heat_map import change, differences, flow_level, heat_map, item_noises
+from ...guidance.diffedit.heat_map import change, differences, flow_level, item_noises
 from ...inversion.diffusion import guided, noised
 from ..content_cache import RESULTS, content_key, model_key
 from ..memory import call_bytes, chunked, free_bytes
@@ -20,14 +20,12 @@ from ..validation import prediction
 
 @dataclass(frozen=True)
 class MapRecipe:
-    """noises: how many are averaged. strength: of the noise, above 0 and below 1. cfg: used only with two negatives.
-    trim: leave out each pixel's largest and smallest difference."""
+    """noises: how many are averaged. strength: of the noise, above 0 and below 1. cfg: used only with two negatives."""
 
     noises: int = 10
     strength: float = 0.5
     seed: int = 0
     cfg: float = 7.5
-    trim: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,6 @@ def noise_level(model, strength: float) -> float:
         # On a step of the schedule: between two, the host would tell the network one level and scale by another.
         return float(sampling.sigma(torch.tensor(float(round(strength * (steps - 1))))))
     return float(sampling.percent_to_sigma(1.0 - strength))
-
-
-def heat(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> tuple[Tensor, int]:
-    """The raw map (B, h, w) float32 on the CPU, and how many samples of the network it took."""
-    maps, cost = single_maps(model, prompts, latent, recipe, items)
-    return heat_map(maps, trim=recipe.trim), cost
-
-
-def single_maps(model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int]) -> tuple[Tensor, int]:
-    """The maps of the single noises (n, B, h, w), and the cost; see `compare`."""
-    found = compare(model, prompts, latent, recipe, items)
-    return found.maps, found.cost
 
 
 class Compared(NamedTuple):

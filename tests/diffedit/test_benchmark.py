@@ -12,9 +12,10 @@ from palimpsest.benchmarks.diffedit import batch_edits, methods
 from palimpsest.benchmarks.diffedit.cases import KINDS, LARGEST, SMALLEST, edits, pictures
 from palimpsest.benchmarks.diffedit.cost import costs, peak_memory
 from palimpsest.host.content_cache import RESULTS
-from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, single_maps
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, compare
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
+from .maps import heat
 
 ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
 
@@ -77,10 +78,10 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
     model, latent = tiny_model("sd1"), tiny_latent("sd1", batch=2)
     prompts = Prompts(tiny_cond("sd1", seed=1), tiny_cond("sd1", seed=2))
     with torch.inference_mode():
-        maps, cost = single_maps(model, prompts, latent, MapRecipe(noises=4), [0, 1])
+        maps, _, cost = compare(model, prompts, latent, MapRecipe(noises=4), [0, 1])
         whole, _ = heat(model, prompts, latent, MapRecipe(noises=4), [0, 1])
         RESULTS.clear()
-        fewer, _ = single_maps(model, prompts, latent, MapRecipe(noises=2), [0, 1])
+        fewer = compare(model, prompts, latent, MapRecipe(noises=2), [0, 1]).maps
         RESULTS.clear()
     assert maps.shape == (4, 2, 8, 8) and cost == 16
     torch.testing.assert_close(maps.mean(0), whole, atol=1e-6, rtol=1e-5)

@@ -9,7 +9,7 @@ from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.diffedit.heat_map import change, differences, evenness, new_shape, off_ground
 from palimpsest.host.content_cache import RESULTS
 from palimpsest.host.diffedit.head_start import with_head_start
-from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, compare, single_maps
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, compare
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.nodes.diffedit import DiffEditMask
@@ -228,7 +228,7 @@ def test_the_node_gives_the_change_where_the_mask_is(models):
     marked = found.abs().amax(1) > 0
     expected = off_ground(whole.change, marked, model.model.process_latent_in(latent["samples"]))
     assert marked.any() and not marked.all() and torch.equal(found, expected)
-    assert torch.equal(whole.maps, single_maps(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1])[0])
+    assert torch.equal(whole.maps, compare(model, Prompts(*texts), latent["samples"], MapRecipe(2), [0, 1]).maps)
     assert not DiffEditMask.execute(model, *texts, latent, **{**plain, "complement": True}).args[4]["samples"].any()
 
 

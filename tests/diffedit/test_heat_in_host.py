@@ -5,9 +5,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from palimpsest.host.content_cache import RESULTS, content_key, model_key
 from palimpsest.host.diffedit import heat_map
-from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, noise_level, same_content
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, noise_level, same_content
 
 from ..tiny_models import tiny_cond, tiny_latent, tiny_lora, tiny_model
+from .maps import heat
 
 RECIPE = MapRecipe(noises=3)
 

@@ -12,7 +12,7 @@ from palimpsest.benchmarks.diffedit.diffusers_baseline import counted, diffedit_
 from palimpsest.guidance.anchor import Anchor
 from palimpsest.guidance.diffedit.masks import MaskRecipe, find
 from palimpsest.host.diffedit import heat_map
-from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, heat, noise_level
+from palimpsest.host.diffedit.heat_map import MapRecipe, Prompts, noise_level
 from palimpsest.host.inversion.anchor import anchored
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.papercut.companion.model import register
@@ -20,6 +20,7 @@ from palimpsest.papercut.export import export
 from palimpsest.papercut.reference import load_reference
 
 from ..papercut.conftest import random_networks
+from .maps import heat
 
 STEPS, DEPTH, CFG, SIDE = 10, 0.8, 4.0, 12
 FAITHFUL = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)

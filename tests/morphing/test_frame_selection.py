@@ -4,7 +4,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from palimpsest.morphing.frame_distance import plain_between, plain_steps, table
+from palimpsest.benchmarks.morphing.pace import plain_steps
+from palimpsest.morphing.frame_distance import plain_between, table
 from palimpsest.morphing.frame_selection import choose
 from palimpsest.morphing.reschedule import variation
 from palimpsest.morphing.schedule import Alphas, schedule

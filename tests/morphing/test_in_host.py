@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from palimpsest.morphing.frame_distance import plain_steps
+from palimpsest.benchmarks.morphing.pace import plain_steps
 from palimpsest.morphing.reschedule import variation
 from safetensors.torch import load_file
 

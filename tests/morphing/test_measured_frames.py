@@ -3,7 +3,7 @@
 import math
 
 import torch
-from palimpsest.morphing.frame_distance import plain_steps
+from palimpsest.benchmarks.morphing.pace import plain_steps
 from palimpsest.morphing.measured_frames import MeasuredFrames, measured_for, remembering, together
 from palimpsest.morphing.reschedule import reschedule, variation
 from palimpsest.morphing.schedule import Alphas, schedule

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from palimpsest.morphing.reschedule import predicted, reschedule, settle, variation
+from palimpsest.morphing.reschedule import predicted, reschedule, variation
 from palimpsest.morphing.schedule import Alphas, schedule
 
 CURVES = {
@@ -15,6 +15,13 @@ CURVES = {
     "two jumps": lambda x: math.tanh(25 * (x - 0.2)) + 3 * math.tanh(25 * (x - 0.8)),
     "a plateau": lambda x: min(x, 0.3) + max(x, 0.6),
 }
+
+
+def settle(alphas, measure, *, rounds, hold_keys=True):
+    """`reschedule` again and again, each round measured anew at the alphas of the one before."""
+    for _ in range(rounds):
+        alphas = reschedule(alphas, measure(alphas), hold_keys=hold_keys)
+    return alphas
 
 
 def along(curve):

@@ -18,8 +18,8 @@ from palimpsest.guidance.sketch.guidance import (
     sketch_target,
 )
 from palimpsest.guidance.sketch.predictor import PredictorSpec
-from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.guidance.sketch.targets import blur, closeness, edge_target
+from palimpsest.papercut.edge_score import edge_score
 
 SIGMA, NEXT = torch.tensor([9.0, 9.0, 9.0]), 4.0
 

@@ -9,9 +9,9 @@ import torch
 from palimpsest.benchmarks.results import Row
 from palimpsest.benchmarks.sketch import cost, plots, suite, suite_cost
 from palimpsest.benchmarks.sketch.fixtures import Judged, Tests, error_of_loss, legible, pooled
-from palimpsest.guidance.sketch.score import edge_score
 from palimpsest.papercut.classifier import load_classifier
 from palimpsest.papercut.edge_quality import lines
+from palimpsest.papercut.edge_score import edge_score
 from palimpsest.papercut.outlines import SKETCHES, outline, outlines_score, readable
 from palimpsest.papercut.scenes import SPLITS, sample_scene
 from palimpsest.papercut.train_edges import AUTOSAVE, draw_pairs, prompt, unfinished_training

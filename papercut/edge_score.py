@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..morphology import dilate
+from ..guidance.morphology import dilate
 
 TOLERANCE = 2.0
 

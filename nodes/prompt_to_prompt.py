@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..guidance.prompt_to_prompt.pairing import METHODS
-from ..guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
+from ..guidance.prompt_to_prompt.plan import LocalBlend, chosen_columns, plan_edits, uncovered
 from ..host.notify import notify
 from ..host.prompt_to_prompt.negative_rows import negative_rows
 from ..host.prompt_to_prompt.own_prompt import marked
@@ -166,13 +166,13 @@ class PromptToPrompt(io.ComfyNode):
         return io.NodeOutput(patched, positive, plan.report(), rows, ui=ui.PreviewText(plan.report()))
 
 
-def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> Blend | None:
+def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> LocalBlend | None:
     """The local blend that the chosen words make; None without any."""
     words, kept = listed_phrases(clip, blend_words), listed_phrases(clip, keep_words)
     if not (words or kept):
         return None
     columns, kept = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
-    return Blend(columns, start, threshold, kept)
+    return LocalBlend(columns, start, threshold, kept)
 
 
 def _require_covered(plan, blend_words: str) -> None:

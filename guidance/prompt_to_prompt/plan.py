@@ -20,7 +20,7 @@ HALF = 0.5
 
 
 @dataclass(frozen=True)
-class Blend:
+class LocalBlend:
     """Local blend: columns of the chosen words for each row (the source first); from which fraction of the run on; and
     which fraction of the strongest place still counts. kept: the same for words whose place stays as it is."""
 
@@ -41,7 +41,7 @@ class EditPlan:
     cross_steps: float = 0.8
     self_steps: float = 0.5
     self_reduction: int = 2
-    blend: Blend | None = None
+    blend: LocalBlend | None = None
 
     @property
     def rows(self) -> int:
@@ -116,7 +116,7 @@ def plan_edits(
     cross_steps: float = 0.8,
     self_steps: float = 0.5,
     self_reduction: int = 2,
-    blend: Blend | None = None,
+    blend: LocalBlend | None = None,
     pairing: Method = "by phrase",
 ) -> EditPlan:
     """Raises ValueError for an empty source, no edits, or an edit that changes nothing."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from palimpsest.guidance.prompt_to_prompt.plan import Blend, chosen_columns, plan_edits, uncovered
+from palimpsest.guidance.prompt_to_prompt.plan import LocalBlend, chosen_columns, plan_edits, uncovered
 from palimpsest.guidance.prompt_to_prompt.token_alignment import align
 
 from .texts import prompt
@@ -133,7 +133,7 @@ def test_blend_words_may_stand_in_either_text():
     texts = [prompt("a red heart"), prompt("a red star"), prompt("a red moon")]
     columns = chosen_columns(texts, [prompt("heart"), prompt("star")])
     assert columns == ((3,), (3,), ())
-    plan = plan_edits(texts[0], texts[1:], blend=Blend(((), (3,), ())))
+    plan = plan_edits(texts[0], texts[1:], blend=LocalBlend(((), (3,), ())))
     assert uncovered(plan) == [2]
 
 

@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from palimpsest.guidance.anchor import Anchor
-from palimpsest.guidance.prompt_to_prompt.plan import Blend, plan_edits
+from palimpsest.guidance.prompt_to_prompt.plan import LocalBlend, plan_edits
 from palimpsest.host.attention.blocks import attention_blocks
 from palimpsest.host.attention.patching import AttentionPatch, with_attention
 from palimpsest.host.inversion.anchor import anchored
@@ -278,7 +278,7 @@ def test_outside_the_blend_an_edit_is_its_source(parts, anchor_first, sampler):
     model, clip = parts
     texts = TEXTS[:2]
     columns = tuple(p.find(read_prompt(clip, "heart")[0]) for p in (read_prompt(clip, text)[0] for text in texts))
-    plan = plan_of(clip, texts, blend=Blend(columns, start=0.25, threshold=0.8))
+    plan = plan_of(clip, texts, blend=LocalBlend(columns, start=0.25, threshold=0.8))
     anchor = Anchor(trajectory_for(model), rows=(0,))
     patched = anchored(model, anchor) if anchor_first else model
     patched = with_prompt_to_prompt(patched, plan)
@@ -299,7 +299,7 @@ def test_a_word_that_is_kept_is_cut_out_of_what_may_change(parts):
     columns = tuple(p.find(read_prompt(clip, "heart")[0]) for p in prompts)
     anchor = anchored(model, Anchor(trajectory_for(model), rows=(0,)))
     masks = []
-    for blend in (Blend(none, 0.25, 0.9, columns), Blend(columns, 0.25, 0.9, columns)):
+    for blend in (LocalBlend(none, 0.25, 0.9, columns), LocalBlend(columns, 0.25, 0.9, columns)):
         patched = with_prompt_to_prompt(anchor, plan_of(clip, texts, blend=blend))
         out = run(patched, rows_of(clip, texts), 2)
         mask = recording(patched).last.mask[1]

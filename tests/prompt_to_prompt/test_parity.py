@@ -5,7 +5,7 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
-from palimpsest.guidance.prompt_to_prompt.plan import Blend, plan_edits
+from palimpsest.guidance.prompt_to_prompt.plan import LocalBlend, plan_edits
 from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from palimpsest.papercut.companion.model import register
@@ -139,7 +139,7 @@ def test_the_hosts_local_blend_is_the_papers(parts, columns):
     official = controller(SWAP["words"], 1)
     official.blend = LocalBlend(columns, START, THRESHOLD)
     with torch.inference_mode():
-        ours, text, empty, record = by_nodes(model, clip, SWAP, z, sigmas, Blend(columns, START, THRESHOLD))
+        ours, text, empty, record = by_nodes(model, clip, SWAP, z, sigmas, LocalBlend(columns, START, THRESHOLD))
         theirs = prompt_to_prompt_reference(
             reference.unet, reference.scheduler, official, z, text.float(), empty.float(), cfg=CFG, cross=CROSS, own=OWN
         )

@@ -5,7 +5,7 @@ import torch
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_tomesd import TomePatchModel
 from palimpsest.guidance.prompt_to_prompt.local_blend import heat, outline
-from palimpsest.guidance.prompt_to_prompt.plan import Blend
+from palimpsest.guidance.prompt_to_prompt.plan import LocalBlend
 from palimpsest.host.prompt_to_prompt.patch import recording, with_prompt_to_prompt
 from palimpsest.host.prompt_to_prompt.tokens import read_prompt
 from palimpsest.host.prompt_to_prompt.word_maps import maps_of_trajectory
@@ -46,7 +46,7 @@ def test_the_maps_of_tiles_lie_where_the_tiles_lie(parts, order):
     """Of one step: later ones see what overlapping tiles have made of each other."""
     model, clip = parts
     texts = TEXTS[:2]
-    plan = plan_of(clip, texts, blend=Blend(heart(clip, texts), start=0.0, threshold=0.8))
+    plan = plan_of(clip, texts, blend=LocalBlend(heart(clip, texts), start=0.0, threshold=0.8))
     noise, positive = start(2, WIDE), rows_of(clip, texts)
     patched = with_prompt_to_prompt(tiled(model, OVERLAPPING, HALF, order), plan)
     out = run(patched, positive, 2, size=WIDE, noise=noise, steps=1)
@@ -70,7 +70,7 @@ def test_the_maps_of_tiles_lie_where_the_tiles_lie(parts, order):
 def test_the_map_of_an_area_is_the_areas(parts):
     model, clip = parts
     texts = TEXTS[:2]
-    plan = plan_of(clip, texts, blend=Blend(heart(clip, texts), start=0.0, threshold=0.5))
+    plan = plan_of(clip, texts, blend=LocalBlend(heart(clip, texts), start=0.0, threshold=0.5))
     noise, positive = start(2, WIDE), rows_of(clip, texts)
     area = ConditioningSetArea().append(positive, 64, 96, 64, 0, 1.0)[0]
     patched = with_prompt_to_prompt(model, plan)
@@ -168,7 +168,7 @@ def test_nodes_that_thin_out_self_attention_stand_before_or_behind(parts, make):
 def test_outside_the_blend_an_edit_is_its_source_with_every_sampler(parts, sampler):
     model, clip = parts
     texts = TEXTS[:2]
-    plan = plan_of(clip, texts, blend=Blend(heart(clip, texts), start=0.25, threshold=0.8))
+    plan = plan_of(clip, texts, blend=LocalBlend(heart(clip, texts), start=0.25, threshold=0.8))
     patched = with_prompt_to_prompt(model, plan)
     out = run(patched, rows_of(clip, texts), 2, sampler=sampler)
     kept = (recording(patched).last.mask[1] == 0).expand(4, -1, -1)

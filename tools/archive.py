@@ -7,7 +7,8 @@ import subprocess
 import sys
 import zipfile
 
-from .common import HOST, ROOT, Problem
+from .places import HOST, ROOT
+from .steps import Problem
 
 CEILING = 20e6
 

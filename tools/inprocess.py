@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .common import HOST, ROOT, Installation
+from .places import HOST, ROOT, Installation
 from .setup import make_base
 
 

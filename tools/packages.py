@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 
-from .common import GIGABYTE, HOST, ROOT, VENV, Problem, Status, check_space, free_space, set_stamp, stamped
+from .places import HOST, ROOT, VENV
+from .steps import GIGABYTE, Problem, Status, check_space, free_space, set_stamp, stamped
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 REQUIREMENTS = ROOT / "tools" / "requirements-dev.txt"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from .common import ROOT
+from .places import ROOT
 
 CAPABILITIES = ("default", "avx2", "avx512")
 SEEDS = (1, 2, 3)

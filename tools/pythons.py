@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 
-from .common import VENV, Problem
+from .places import VENV
+from .steps import Problem
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 

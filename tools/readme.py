@@ -11,7 +11,7 @@ from typing import Any
 
 from ..benchmarks.headlines import HEADLINES, headline_cells
 from ..benchmarks.results import HEAD, Row, cells, load as load_rows, summary
-from .common import ROOT
+from .places import ROOT
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"

@@ -6,9 +6,10 @@ import os
 import sys
 
 from .client import HostError
-from .common import HOST, Problem, Status
+from .places import HOST
 from .server import Host
 from .setup import read_record
+from .steps import Problem, Status
 
 
 def wanted_port(text: str) -> int:

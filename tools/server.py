@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from .client import Client, HostError
-from .common import HOST, Installation
+from .places import HOST, Installation
 
 LAST_LINES = 25
 

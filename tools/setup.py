@@ -15,9 +15,10 @@ import sys
 import time
 
 from .comfyui import existing_host, fetch_host
-from .common import HOST, ROOT, Installation, Problem
 from .packages import explain, install_packages
+from .places import HOST, ROOT, Installation
 from .pythons import make_venv
+from .steps import Problem
 
 WEIGHTS = {
     "papercut.safetensors": "checkpoints",

@@ -1,18 +1,13 @@
-"""What every step of the set-up shares: places, sentences, free space, stamps, progress. Python 3.6 syntax."""
+"""A step of the set-up: its sentence where it fails, free space, its stamp, its progress. Python 3.6 syntax."""
 
 import os
 import shutil
 import sys
 import time
-from collections import namedtuple
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-HOST = ROOT / ".host"
+from .places import ROOT
+
 GIGABYTE = 10**9
-
-Installation = namedtuple("Installation", "python comfyui base")
 
 
 class Problem(Exception):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
-from .common import ROOT
+from .places import ROOT
 
 SIZE = 384
 SLANT = 40

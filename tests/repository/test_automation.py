@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.places import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

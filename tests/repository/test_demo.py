@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from palimpsest.tools import demo, thumbnails
-from palimpsest.tools.common import Status
 from palimpsest.tools.demo import ProgressLine, progress_text, show
 from palimpsest.tools.gallery import Exhibit, Item, page_html, rows_html, write_gallery
+from palimpsest.tools.steps import Status
 
 ROW = {
     "technique": "inversion",

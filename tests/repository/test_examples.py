@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from palimpsest.tools.common import ROOT
 from palimpsest.tools.examples import examples, for_demo
+from palimpsest.tools.places import ROOT
 from palimpsest.tools.setup import WEIGHTS, missing_weights
 from palimpsest.tools.workflow import node_types, read, to_prompt
 

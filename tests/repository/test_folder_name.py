@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.places import ROOT
 
 TEST = """
 import sys

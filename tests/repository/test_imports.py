@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.places import ROOT
 
 FOLDERS = ("inversion", "guidance", "morphing", "host", "nodes", "papercut", "benchmarks", "tools")
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from palimpsest.tests import needs
 from palimpsest.tests.portability import Margins, Perturb, moved
-from palimpsest.tools.common import HOST, ROOT
+from palimpsest.tools.places import HOST, ROOT
 
 
 @pytest.fixture

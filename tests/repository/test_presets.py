@@ -5,7 +5,7 @@ from palimpsest.nodes import _presets as presets
 from palimpsest.nodes.diffedit import DiffEditMask
 from palimpsest.nodes.flow import FlowFromTransform
 from palimpsest.nodes.sketch import EdgePredictorGuidance
-from palimpsest.tools.common import ROOT
+from palimpsest.tools.places import ROOT
 
 NODES = {
     "PalimpsestDiffEditMask": (DiffEditMask, presets.DIFFEDIT_MASK),

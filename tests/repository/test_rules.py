@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from palimpsest.benchmarks import headlines
 from palimpsest.tools import archive
-from palimpsest.tools.common import ROOT, Problem
+from palimpsest.tools.places import ROOT
+from palimpsest.tools.steps import Problem
 
 CORES = ("inversion", "guidance", "morphing")
 SHIPPED_CODE = (*CORES, "host", "nodes")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from palimpsest.tools.client import HostError, Messages, Refused
-from palimpsest.tools.common import Installation
 from palimpsest.tools.inprocess import own_installation
+from palimpsest.tools.places import Installation
 from palimpsest.tools.server import Host, failed_imports, host_command
 from palimpsest.tools.setup import make_base
 

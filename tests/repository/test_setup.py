@@ -13,11 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from palimpsest.tools import comfyui, common, packages, pythons, server, setup
+from palimpsest.tools import comfyui, packages, places, pythons, server, setup, steps
 from palimpsest.tools.client import HostError
-from palimpsest.tools.common import Problem
+from palimpsest.tools.steps import Problem
 
-ROOT = common.ROOT
+ROOT = places.ROOT
 
 
 def is_sentence(text: str) -> bool:
@@ -55,7 +55,7 @@ def test_the_probe_asks_a_real_python_and_survives_a_missing_one(tmp_path):
     assert pythons.probe(str(tmp_path / "python3.11")) is None
 
 
-@pytest.mark.parametrize("name", ["common", "pythons", "packages", "comfyui", "setup"])
+@pytest.mark.parametrize("name", ["places", "steps", "pythons", "packages", "comfyui", "setup"])
 def test_an_old_python_can_read_the_set_up_and_so_reach_its_sentence(name):
     ast.parse((ROOT / "tools" / f"{name}.py").read_text(), feature_version=(3, 6))
 
@@ -65,7 +65,7 @@ def test_an_old_python_can_read_the_set_up_and_so_reach_its_sentence(name):
 
 def test_too_little_space_is_refused_before_the_work():
     with pytest.raises(Problem, match=r"9\.0 GB free .* only 2\.5 GB") as caught:
-        common.check_space(packages.SPACE_PACKAGES, "Installing the packages", lambda _: 2.5e9)
+        steps.check_space(packages.SPACE_PACKAGES, "Installing the packages", lambda _: 2.5e9)
     assert is_sentence(str(caught.value))
 
 
@@ -200,7 +200,7 @@ def fresh(monkeypatch, tmp_path):
     """A fresh machine in a folder: pip's downloads and installations and the venv are pretended, and recorded."""
     calls: list[str] = []
     host, venv = tmp_path / ".host", tmp_path / ".venv"
-    for module in (common, comfyui, packages, pythons, setup):
+    for module in (places, comfyui, packages, pythons, setup):
         for name, value in (("HOST", host), ("VENV", venv)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
@@ -238,9 +238,9 @@ def test_a_fresh_set_up_does_every_step_once(fresh):
     installation = setup.prepare({})
     assert [call.split(" (")[0][: len(step)] for call, step in zip(calls, (FETCH, TORCH, REST))] == [FETCH, TORCH, REST]
     assert Path(installation.comfyui, "main.py").is_file() and Path(installation.python).exists()
-    assert (common.HOST / "base" / "custom_nodes" / "palimpsest").resolve() == ROOT
+    assert (places.HOST / "base" / "custom_nodes" / "palimpsest").resolve() == ROOT
     assert setup.read_record() == installation
-    assert (common.HOST / "python").read_text().strip() == installation.python
+    assert (places.HOST / "python").read_text().strip() == installation.python
     calls.clear()
     assert setup.prepare({}) == installation
     assert calls == []
@@ -263,8 +263,8 @@ def test_a_lost_environment_is_made_anew_and_its_stamp_with_it(fresh):
     calls, _ = fresh
     setup.prepare({})
     calls.clear()
-    (common.VENV / "bin" / "python").unlink()
-    (common.VENV / "bin" / "python").symlink_to("/no/longer/there")
+    (places.VENV / "bin" / "python").unlink()
+    (places.VENV / "bin" / "python").symlink_to("/no/longer/there")
     python = pythons.make_venv()
     assert os.access(python, os.X_OK) and not packages.STAMP.exists()
 
@@ -279,7 +279,7 @@ def test_a_real_environment_is_made_and_a_half_made_one_completed(monkeypatch, t
 
 def test_a_full_disk_stops_the_packages_before_pip(fresh, monkeypatch):
     calls, _ = fresh
-    monkeypatch.setattr(packages, "check_space", lambda need, what: common.check_space(need, what, lambda _: 10**9))
+    monkeypatch.setattr(packages, "check_space", lambda need, what: steps.check_space(need, what, lambda _: 10**9))
     with pytest.raises(Problem, match="free some space"):
         setup.prepare({})
     assert calls == [FETCH]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from palimpsest.tools.common import ROOT
 from palimpsest.tools.examples import EXAMPLES, examples, facts_of
+from palimpsest.tools.places import ROOT
 from palimpsest.tools.workflow import read
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "web" / "docs").glob("*.md"))]

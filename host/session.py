@@ -182,9 +182,16 @@ class BodySampler(comfy.samplers.Sampler):
         self.value = None
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
         disable_pbar=False,
-    ):  # fmt: skip
+    ):
         latent = latent_image if latent_image is not None else torch.zeros_like(noise)
         report = self.report or _reporter(callback, latent)
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
@@ -233,10 +240,18 @@ class _Guider(comfy.samplers.CFGGuider):
 
 
 def with_denoiser(
-    model, conds: Mapping[str, list], latent: Tensor, sigmas: Tensor, body: Callable[[Session], T], *,
-    cfg: float = 1.0, gradients: bool = False, graphs: int | None = None, noise_mask: Tensor | None = None,
+    model,
+    conds: Mapping[str, list],
+    latent: Tensor,
+    sigmas: Tensor,
+    body: Callable[[Session], T],
+    *,
+    cfg: float = 1.0,
+    gradients: bool = False,
+    graphs: int | None = None,
+    noise_mask: Tensor | None = None,
     seed: int = 0,
-) -> T:  # fmt: skip
+) -> T:
     """Runs `body(session)` with `model` loaded and `conds` prepared as for sampling; returns its value, detached.
 
     conds: CONDITIONINGs by name; `guided` uses "positive" and "negative". latent: raw LATENT samples (B, C, h, w).

@@ -32,7 +32,7 @@ __all__ = [
     "require_unconditional",
     "require_unet",
     "require_vae_of",
-]  # fmt: skip
+]
 
 
 def require_finite(tensor: Tensor, name: str, remedy: str = "") -> Tensor:

@@ -46,10 +46,19 @@ def host_command(installation: Installation, port: int, extra: tuple[str, ...] =
     """The command line of a host that touches nothing outside its base directory. DEVICE=gpu leaves out --cpu."""
     device = [] if os.environ.get("DEVICE", "cpu") == "gpu" else ["--cpu"]
     return [
-        str(installation.python), str(Path(installation.comfyui) / "main.py"), *device, "--port", str(port),
-        "--base-directory", str(installation.base), "--disable-api-nodes", "--disable-auto-launch",
-        "--database-url", "sqlite:///:memory:", *extra,
-    ]  # fmt: skip
+        str(installation.python),
+        str(Path(installation.comfyui) / "main.py"),
+        *device,
+        "--port",
+        str(port),
+        "--base-directory",
+        str(installation.base),
+        "--disable-api-nodes",
+        "--disable-auto-launch",
+        "--database-url",
+        "sqlite:///:memory:",
+        *extra,
+    ]
 
 
 def _die_with_parent() -> None:

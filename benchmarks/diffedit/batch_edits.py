@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ...papercut.data import autocast
 from .cases import KINDS
-from .methods import BATCH, DEPTH, Edited, Fixtures, anchored_edit, baseline_edit, inverted, sdedit
+from .fixtures import BATCH, Fixtures
+from .methods import DEPTH, Edited, anchored_edit, baseline_edit, inverted, sdedit
 
 if TYPE_CHECKING:
     from ...inversion.trajectory import Trajectory

@@ -5,7 +5,6 @@ Masks and costs are measured in float32; `batch_edits.py` makes hundreds of edit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
@@ -15,81 +14,20 @@ from torch import Tensor
 from ...guidance.diffedit.heat_map import DRAFTS, HEAD_START, heat_map, new_shape, off_ground
 from ...guidance.diffedit.masks import Frame, MaskRecipe, find, finish, roomy, to_size
 from ...guidance.morphology import grow, soften
-from ...papercut.scenes import SIZE, Scene
-from .cases import Edit, edits, pictures
-from .diffusers_baseline import diffedit_pipeline, their_edit, their_mask
+from ...papercut.scenes import SIZE
+from .diffusers_baseline import their_edit, their_mask
+from .fixtures import Fixtures
 
 if TYPE_CHECKING:
     from ...inversion.trajectory import Trajectory
 
-BATCH, NOISES, STRENGTH = 10, 10, 0.5
+NOISES, STRENGTH = 10, 0.5
 STEPS, DEPTH, GROW, CFG = 20, 0.65, 6, 7.5  # the blueprint's; the CFG is diffusers' too
 OURS = MaskRecipe()
 ROOMY = MaskRecipe(room=0.2)  # the blueprint's: for edits, which need room where masks are to be exact
 BARE = MaskRecipe(outliers="none", threshold="1.5 x mean", gap=0, fill_holes=False)  # diffusers'
 THEIR_STRENGTH = 481 / 999  # the step that diffusers takes for its 0.5
 FRAME = Frame(SIZE, SIZE)
-
-
-class Fixtures(NamedTuple):
-    """The shipped model as stock nodes give it and as diffusers does; edits, their pictures, latents and texts."""
-
-    model: object
-    vae: object
-    reference: object
-    pipeline: object
-    edits: list[Edit]
-    pictures: Tensor  # (B, 256, 256, 3)
-    latents: Tensor  # (B, 4, 32, 32), raw
-    before: Tensor  # (B, 77, 192); the captions
-    after: Tensor
-    asked: Tensor  # what DiffEdit Mask is asked: for a new ground, another colour of the object
-    empty: Tensor  # (1, 77, 192)
-    embed: Callable[[list[str]], Tensor]  # texts -> (B, 77, 192)
-
-    def part(self, rows: slice | list[int]) -> Fixtures:
-        """The same with some of the edits."""
-        cut = ("pictures", "latents", "before", "after", "asked")
-        chosen = self.edits[rows] if isinstance(rows, slice) else [self.edits[i] for i in rows]
-        return self._replace(edits=chosen, **{name: getattr(self, name)[rows] for name in cut})
-
-    def batches(self) -> Iterator[tuple[slice, Fixtures]]:
-        for first in range(0, len(self.edits), BATCH):
-            rows = slice(first, min(first + BATCH, len(self.edits)))
-            yield rows, self.part(rows)
-
-    @property
-    def grounds(self) -> Tensor:
-        """(B,) bool: where the ground is what changes."""
-        return torch.tensor([edit.kind == "tone" for edit in self.edits])
-
-
-def papercut(count: int) -> Fixtures:
-    from ...papercut.reference import load_reference
-    from ...papercut.shipped import load_shipped
-
-    model, clip, vae = load_shipped()
-    chosen = edits(count)
-
-    def embed(texts: list[str]) -> Tensor:
-        return torch.cat([clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts])
-
-    def captions(make: Callable[[Edit], Scene]) -> Tensor:
-        return embed([make(edit).caption for edit in chosen])
-
-    seen = pictures([edit.before for edit in chosen]).movedim(1, -1)
-    latents = torch.cat([vae.encode(some) for some in seen.split(8)])
-    texts = captions(lambda edit: edit.before), captions(lambda edit: edit.after), captions(_asked)
-    reference = load_reference()
-    return Fixtures(
-        model, vae, reference, diffedit_pipeline(reference), chosen, seen, latents, *texts, embed([""]), embed
-    )
-
-
-def _asked(edit: Edit) -> Scene:
-    if edit.kind != "tone":
-        return edit.after
-    return edit.before.with_object(0, colour="blue" if edit.before.objects[0].colour != "blue" else "red")
 
 
 # Masks
@@ -109,9 +47,13 @@ def scored(masks: Tensor, fixtures: Fixtures) -> Scores:
 
 
 def our_search(
-    fixtures: Fixtures, strength: float = STRENGTH, noises: int = NOISES, *, queries: Tensor | None = None,
+    fixtures: Fixtures,
+    strength: float = STRENGTH,
+    noises: int = NOISES,
+    *,
+    queries: Tensor | None = None,
     references: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """The maps of single noises (n, B, 32, 32) and the changes (B, 4, 32, 32) that are found with them.
 
     queries, references: (B, 77, 192) or one for all; the asked ones and the captions where there are none. What the
@@ -204,9 +146,17 @@ def inverted(fixtures: Fixtures, depth: float = DEPTH, *, named: bool = False) -
 
 
 def anchored_edit(
-    fixtures: Fixtures, masks: Tensor, changes: Tensor | None, trajectory: Trajectory, depth: float = DEPTH, *,
-    fresh: bool = False, wider: int = GROW, cfg: float = CFG, drafts: int = DRAFTS,
-) -> Edited:  # fmt: skip
+    fixtures: Fixtures,
+    masks: Tensor,
+    changes: Tensor | None,
+    trajectory: Trajectory,
+    depth: float = DEPTH,
+    *,
+    fresh: bool = False,
+    wider: int = GROW,
+    cfg: float = CFG,
+    drafts: int = DRAFTS,
+) -> Edited:
     """Anchored sampling and pasting, as in the blueprint. masks: (B, 256, 256) bool, which are made wider by so many
     pixels. changes: (B, 4, 32, 32), along which the edit gets its head start; None: none, as in the paper. fresh:
     within the mask sampling starts from the picture under fresh noise, and not from the inverted one. drafts: of new
@@ -292,7 +242,14 @@ def _sample(model, fixtures: Fixtures, depth: float, cfg: float) -> Tensor:
     import comfy.samplers
 
     return comfy.sample.sample_custom(
-        model, comfy.sample.prepare_noise(fixtures.latents, 0), cfg, comfy.samplers.sampler_object("euler"),
-        schedule(fixtures, depth), [[fixtures.after, {}]], [[fixtures.empty, {}]], fixtures.latents,
-        disable_pbar=True, seed=0,
-    )  # fmt: skip
+        model,
+        comfy.sample.prepare_noise(fixtures.latents, 0),
+        cfg,
+        comfy.samplers.sampler_object("euler"),
+        schedule(fixtures, depth),
+        [[fixtures.after, {}]],
+        [[fixtures.empty, {}]],
+        fixtures.latents,
+        disable_pbar=True,
+        seed=0,
+    )

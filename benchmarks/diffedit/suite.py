@@ -23,12 +23,12 @@ from ..context import every_core
 from ..results import Row
 from .batch_edits import Judged, baseline_edits, groups, inversions, judged, our_edits, sdedits
 from .cost import costs, peak_memory
+from .fixtures import Fixtures, papercut
 from .methods import (
     BARE,
     DEPTH,
     NOISES,
     OURS,
-    Fixtures,
     baseline_masks,
     enlarged,
     faithful_masks,
@@ -36,7 +36,6 @@ from .methods import (
     our_masks,
     our_places,
     our_search,
-    papercut,
     scored,
     whole_baseline_edit,
     whole_edit,

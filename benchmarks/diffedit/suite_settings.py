@@ -17,7 +17,8 @@ from ...guidance.diffedit.heat_map import SLIGHT, STEADY, heat_map, steadiness, 
 from ..context import every_core
 from ..results import Row
 from .batch_edits import groups, inversions, judged, our_edits
-from .methods import NOISES, OURS, STRENGTH, Fixtures, our_masks, our_places, our_search, papercut, scored
+from .fixtures import Fixtures, papercut
+from .methods import NOISES, OURS, STRENGTH, our_masks, our_places, our_search, scored
 from .tables import edit_rows, mask_rows_by
 
 TECHNIQUE = "DiffEdit, other settings"

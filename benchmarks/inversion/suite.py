@@ -59,9 +59,12 @@ def parity(fixtures: Papercut) -> float:
 
     reference = load_reference()
     facts = {
-        **SCHEDULE.diffusers(), "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False,
+        **SCHEDULE.diffusers(),
+        "clip_sample": False,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
         "timestep_spacing": "leading",
-    }  # fmt: skip
+    }
     scheduler = DDIMInverseScheduler(**facts)
     scheduler.set_timesteps(PARITY_STEPS)
     alphas = torch.cat([scheduler.initial_alpha_cumprod.reshape(1), scheduler.alphas_cumprod[scheduler.timesteps]])

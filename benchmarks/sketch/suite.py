@@ -114,10 +114,11 @@ def painted(fixtures: Fixtures, drawn: Drawn) -> dict[str, Judged]:
     t, lines, recipe = drawn.tests, drawn.lines, drawn.recipe
     seeds = best_seeds(fixtures, t, lines, recipe=recipe)
     pictures = {
-        PLAIN: drawn.plain, BASELINE: sdedit(fixtures, t, lines, SDEDIT),
+        PLAIN: drawn.plain,
+        BASELINE: sdedit(fixtures, t, lines, SDEDIT),
         OURS: with_guidance(fixtures, t, lines, recipe=recipe),
         BEST: with_guidance(fixtures, t, lines, seeds, recipe=recipe),
-    }  # fmt: skip
+    }
     if recipe == LOOSE:
         pictures[FINISHED] = with_guidance(fixtures, t, lines)
     return {mode: judged(fixtures, made, drawn.wanted, t.scenes) for mode, made in pictures.items()}

@@ -23,11 +23,19 @@ def write_predictor(predictor: EdgePredictor, path: Path, *, dtype: torch.dtype 
     """Write to exactly `path`. dtype: of the weights in the file; the state of a training keeps its own."""
     spec = predictor.spec
     header = {
-        "version": VERSION, "family": spec.family, "latent_format": spec.latent_format, "taps": list(spec.taps),
-        "channels": list(spec.channels), "target": spec.target, "detail": spec.detail, "spread": spec.spread,
-        "widths": list(spec.widths), "sigma_low": spec.sigma_low, "sigma_high": spec.sigma_high,
+        "version": VERSION,
+        "family": spec.family,
+        "latent_format": spec.latent_format,
+        "taps": list(spec.taps),
+        "channels": list(spec.channels),
+        "target": spec.target,
+        "detail": spec.detail,
+        "spread": spec.spread,
+        "widths": list(spec.widths),
+        "sigma_low": spec.sigma_low,
+        "sigma_high": spec.sigma_high,
         "facts": dict(spec.facts),
-    }  # fmt: skip
+    }
     tensors = {WEIGHTS + name: value.to(dtype) for name, value in predictor.network.state_dict().items()}
     tensors.update({STATE + name: value for name, value in (predictor.state or {}).items()})
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

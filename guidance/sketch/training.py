@@ -158,23 +158,28 @@ class Trainer:
     def _facts(self) -> dict[str, float | int | None]:
         recent = self.losses[-50:]
         return {
-            "steps": self.step, "batch": self.recipe.batch, "learning_rate": self.recipe.rate,
-            "prompts_dropped": self.recipe.drop, "seed": self.recipe.seed,
+            "steps": self.step,
+            "batch": self.recipe.batch,
+            "learning_rate": self.recipe.rate,
+            "prompts_dropped": self.recipe.drop,
+            "seed": self.recipe.seed,
             "pictures": self.examples.pictures(range(len(self.examples.all))),
             "held_out_pictures": self.examples.pictures(self.examples.held_out),
             "held_out_loss": self.best if math.isfinite(self.best) else None,
             "final_loss": sum(recent) / len(recent) if recent else None,
-        }  # fmt: skip
+        }
 
     # Going on after an interruption
 
     def _state(self) -> dict[str, Tensor]:
         state = {
-            "step": torch.tensor(self.step), "waited": torch.tensor(self.waited), "identity": self._identity(),
+            "step": torch.tensor(self.step),
+            "waited": torch.tensor(self.waited),
+            "identity": self._identity(),
             "best": torch.tensor(self.best, dtype=torch.float64),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "judged": torch.tensor(self.judged, dtype=torch.float64).reshape(-1, 2),
-        }  # fmt: skip
+        }
         for number, weight in enumerate(self.weights):
             for name, value in self.optimiser.state.get(weight, {}).items():
                 state[f"optimiser.{number}.{name}"] = torch.as_tensor(value).detach().cpu().clone()

@@ -35,9 +35,10 @@ def places(part: Tensor, whole: Tensor) -> list[Place]:
     corners = whole[:, :, : rows - height + 1, : columns - width + 1]
     found = (corners == part[:, :1, :1].to(whole)).all(1).nonzero().tolist()
     return [
-        (row, top, left) for row, top, left in found
+        (row, top, left)
+        for row, top, left in found
         if torch.equal(whole[row, :, top : top + height, left : left + width], part.to(whole))
-    ]  # fmt: skip
+    ]
 
 
 def parts_of_call(x: Tensor, whole: Tensor, count: int, wanted: Collection[int]) -> list[Part] | None:

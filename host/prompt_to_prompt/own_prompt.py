@@ -28,10 +28,12 @@ def own_entries(positive: Sequence[dict], plan: EditPlan) -> list[dict]:
     """The plan's entries of the guider's positive prompt; where none is marked, those with a row for each text."""
     found = [entry for entry in positive if entry.get(TEXTS) == plan.texts]
     return found or [
-        entry for entry in positive
-        if TEXTS not in entry and isinstance(entry.get("cross_attn"), Tensor)
+        entry
+        for entry in positive
+        if TEXTS not in entry
+        and isinstance(entry.get("cross_attn"), Tensor)
         and entry["cross_attn"].shape[0] == plan.rows
-    ]  # fmt: skip
+    ]
 
 
 def require_own(positive: Sequence[dict], plan: EditPlan) -> None:
@@ -65,14 +67,13 @@ def asked_entries(guider, conds: Sequence[list | None], plan: EditPlan) -> dict[
     """
     known = getattr(guider, "conds", {})
     own = {entry.get("uuid") for entry in own_entries(known.get("positive") or [], plan)}
-    others = {
-        id(_embedding(entry)) for name, cond in known.items() if name != "positive" for entry in cond or ()
-    }  # fmt: skip
+    others = {id(_embedding(entry)) for name, cond in known.items() if name != "positive" for entry in cond or ()}
     return {
         (number, entry.get("uuid")): entry
-        for number, cond in enumerate(conds) for entry in cond or ()
+        for number, cond in enumerate(conds)
+        for entry in cond or ()
         if entry.get("uuid") in own and id(_embedding(entry)) not in others
-    }  # fmt: skip
+    }
 
 
 def is_due(entry: dict, sigma: float) -> bool:

@@ -59,9 +59,15 @@ def test_the_blueprint_in_the_front_end(host, vue):
         examples={path.stem: read(path) for path in EXAMPLES},
     )
     assert [label for label, *_ in report["face"]["widgets"]] == [
-        "what the picture shows", "what it is to show", "how deep to edit", "steps", "cfg", "threshold",
-        "edit what was not found", "grow",
-    ]  # fmt: skip
+        "what the picture shows",
+        "what it is to show",
+        "how deep to edit",
+        "steps",
+        "cfg",
+        "threshold",
+        "edit what was not found",
+        "grow",
+    ]
     assert report["face"]["outputs"] == ["picture", "mask", "heat_map", "note"]
 
     by_class = {entry["class_type"]: entry["inputs"] for entry in report["prompt"].values()}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from palimpsest.benchmarks.diffedit import methods
+from palimpsest.benchmarks.diffedit.fixtures import papercut
 from palimpsest.guidance.diffedit.heat_map import heat_map
 from palimpsest.tools.examples import example
 from palimpsest.tools.workflow import read, to_prompt
@@ -12,7 +13,7 @@ from palimpsest.tools.workflow import read, to_prompt
 def found():
     """Eight edits of objects on the shipped weights; their masks with captions and with an empty text for reference."""
     with torch.inference_mode():
-        fixtures = methods.papercut(22)
+        fixtures = papercut(22)
         fixtures = fixtures.part([i for i in range(8, 22) if not fixtures.grounds[i]][-8:])
         maps = {
             name: methods.our_search(fixtures, noises=4, references=texts)[0]

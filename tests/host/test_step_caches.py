@@ -150,8 +150,9 @@ def test_through_the_host(host_client, node):
             scene.model = [
                 scene.add(
                     node, model=scene.model, reuse_threshold=3.0, start_percent=0.0, end_percent=1.0, verbose=False
-                ), 0,
-            ]  # fmt: skip
+                ),
+                0,
+            ]
         ours = scene.euler()
         results.append(latent(host_client, run(host_client, scene), ours))
     assert torch.equal(*results)

@@ -12,11 +12,23 @@ from ..browser import both_renderers, browse, needs_browser
 
 pytestmark = needs_browser
 SENTENCE = "Nothing is drawn, so nothing moves: choose a tool and mark a region."
-DRAWING = json.dumps({
-    "version": 1, "width": 256, "height": 256,
-    "regions": [{"area": {"ellipse": [128, 128, 40, 40]}, "pivot": [128, 128], "move": [20, 0], "turn": 0,
-                 "scale": [1, 1], "still": False}],
-})  # fmt: skip
+DRAWING = json.dumps(
+    {
+        "version": 1,
+        "width": 256,
+        "height": 256,
+        "regions": [
+            {
+                "area": {"ellipse": [128, 128, 40, 40]},
+                "pivot": [128, 128],
+                "move": [20, 0],
+                "turn": 0,
+                "scale": [1, 1],
+                "still": False,
+            }
+        ],
+    }
+)
 
 
 def node(number, kind, x, width, height, inputs=(), outputs=(), values=()):

@@ -130,9 +130,12 @@ def test_open_prompts_are_encoded_where_clip_is_there(models):
 
 def call(models, **changes):
     options = {
-        "model": models["sd1"], "latent": {"samples": tiny_latent("sd1")}, "sigmas": schedule(models["sd1"], 2),
-        "positive": tiny_cond("sd1"), "refinement": 0,
-    }  # fmt: skip
+        "model": models["sd1"],
+        "latent": {"samples": tiny_latent("sd1")},
+        "sigmas": schedule(models["sd1"], 2),
+        "positive": tiny_cond("sd1"),
+        "refinement": 0,
+    }
     return DDIMInvert.execute(**{**options, **changes})
 
 

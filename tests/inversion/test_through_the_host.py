@@ -22,9 +22,14 @@ class Inversion(Scene):
         if levels:
             self.sigmas = [self.add("ManualSigmas", sigmas=levels), 0]
         inputs = {
-            "model": self.model, "latent": self.latent, "sigmas": self.sigmas, "positive": self.positive, "cfg": 1.0,
-            "refinement": refinement, **changes,
-        }  # fmt: skip
+            "model": self.model,
+            "latent": self.latent,
+            "sigmas": self.sigmas,
+            "positive": self.positive,
+            "cfg": 1.0,
+            "refinement": refinement,
+            **changes,
+        }
         self.invert = self.add("PalimpsestDDIMInvert", **{k: v for k, v in inputs.items() if v is not None})
         self.trajectory, self.inverted, self.noise = ([self.invert, slot] for slot in range(3))
 

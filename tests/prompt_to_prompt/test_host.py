@@ -71,9 +71,14 @@ def test_blocks_and_their_sizes(parts):
     model, _ = parts
     blocks = attention_blocks(model.model.diffusion_model)
     assert blocks == {
-        ("input", 1): 1, ("input", 3): 2, ("middle", 0): 2, ("output", 0): 2, ("output", 1): 2, ("output", 2): 1,
+        ("input", 1): 1,
+        ("input", 3): 2,
+        ("middle", 0): 2,
+        ("output", 0): 2,
+        ("output", 1): 2,
+        ("output", 2): 1,
         ("output", 3): 1,
-    }  # fmt: skip
+    }
 
 
 def test_strength_zero_is_the_plain_host_to_the_last_bit(parts):

@@ -132,9 +132,12 @@ def test_runs_of_one_model_are_identified_by_what_they_made(parts):
     seen = [masked(parts, model, text="", words="", samples={"samples": one})[0] for one in made]
     assert not torch.equal(*seen)
     alone, positive, _, _ = edited(parts, "a red heart", "a red star", blend_words="heart, star", blend_threshold=0.8)
-    assert torch.equal(seen[0], masked(parts, alone, text="", words="", samples={
-        "samples": run(alone, positive, 2, noise=start(2, seed=3))
-    })[0])  # fmt: skip
+    assert torch.equal(
+        seen[0],
+        masked(parts, alone, text="", words="", samples={"samples": run(alone, positive, 2, noise=start(2, seed=3))})[
+            0
+        ],
+    )
     for other in (torch.zeros(5, 4, *SIZE), made[0] * 1.1):
         with pytest.raises(ValueError, match="not of one of the last"):
             masked(parts, model, text="", words="heart", samples={"samples": other})

@@ -92,10 +92,12 @@ def test_a_workflow_becomes_an_exhibit_with_all_that_it_made(run, tmp_path):
 
 def test_the_picture_that_a_loader_loaded_can_be_the_one_before(run, host_client, host, tmp_path):
     picture = tmp_path / "source.png"
-    files = host_client.run({
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 9}},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    }).files()  # fmt: skip
+    files = host_client.run(
+        {
+            "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 9}},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+    ).files()
     picture.write_bytes(host_client.view(files[0]))
     host_client.upload(picture)
     nodes = [

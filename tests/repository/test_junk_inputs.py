@@ -140,14 +140,19 @@ def good() -> dict:
 def kinds(socket: str) -> dict:
     value = good()[socket]
     odd = {
-        "IMAGE": odd_pictures, "MASK": odd_masks, "LATENT": odd_latents, "CONDITIONING": odd_prompts,
-        "SIGMAS": odd_schedules, "FLOW": lambda flow: {"NaN": spoiled(flow), "half": flow.half(), "one": flow[0]},
+        "IMAGE": odd_pictures,
+        "MASK": odd_masks,
+        "LATENT": odd_latents,
+        "CONDITIONING": odd_prompts,
+        "SIGMAS": odd_schedules,
+        "FLOW": lambda flow: {"NaN": spoiled(flow), "half": flow.half(), "one": flow[0]},
         "ALPHAS": lambda one: {"NaN": [0.0, torch.nan], "negative": [-1.0], "list": [0, 0.5, 1], "words": ["0", "1"]},
         "LORA_MODEL": lambda lora: {
-            "numbers": dict.fromkeys(lora, 1.0), "NaN": {key: spoiled(one) for key, one in lora.items()},
+            "numbers": dict.fromkeys(lora, 1.0),
+            "NaN": {key: spoiled(one) for key, one in lora.items()},
         },
         "TRACKS": lambda one: {"NaN": {"track_path": one["track_path"] * torch.nan}, "words": {"track_path": "x"}},
-    }.get(socket, lambda value: {})  # fmt: skip
+    }.get(socket, lambda value: {})
     return {**JUNK, **odd(value)}
 
 

@@ -289,8 +289,9 @@ def test_the_registered_requirements_are_met_here():
     wanted = "\n".join(packages.TORCH) + "\n" + packages.REQUIREMENTS.read_text()
     assert packages.unsatisfied(sys.executable, wanted) == []
     assert packages.unsatisfied(sys.executable, "torch==0.1\nno-such-package\n# a comment\n") == [
-        "torch==0.1", "no-such-package",
-    ]  # fmt: skip
+        "torch==0.1",
+        "no-such-package",
+    ]
 
 
 def test_pins_are_exact_and_agree():
@@ -321,10 +322,13 @@ def test_the_base_holds_links_to_weights_and_copies_of_pictures(tmp_path):
     setup.make_base(tmp_path / "base", root)
     found = {str(path.relative_to(base)) for path in base.rglob("*") if path.is_symlink() or path.is_file()}
     assert found >= {
-        "custom_nodes/palimpsest", "custom_nodes/papercut_companion", "input/house.png",
-        "models/checkpoints/papercut.safetensors", "models/optical_flow/papercut-flow.safetensors",
+        "custom_nodes/palimpsest",
+        "custom_nodes/papercut_companion",
+        "input/house.png",
+        "models/checkpoints/papercut.safetensors",
+        "models/optical_flow/papercut-flow.safetensors",
         "models/vae/small.safetensors",
-    }  # fmt: skip
+    }
     assert not (base / "input" / "README.md").exists()
     assert setup.missing_weights(root) == ["papercut-edges.safetensors"]
 

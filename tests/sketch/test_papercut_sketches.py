@@ -83,10 +83,12 @@ def test_without_weights_the_suites_still_name_every_row_and_target():
         f"{kind}: {measure}": target
         for kind in ("outline", "all sketches")
         for measure, target in (
-            ("edge F1 beside no guidance", ">= 2"), ("caption success lost", "< 5"),
-            ("edge F1 added by Best Seed", "> 0"), ("caption success added by Best Seed", "> 0"),
+            ("edge F1 beside no guidance", ">= 2"),
+            ("caption success lost", "< 5"),
+            ("edge F1 added by Best Seed", "> 0"),
+            ("caption success added by Best Seed", "> 0"),
         )
-    }  # fmt: skip
+    }
 
 
 def test_scenes_that_the_classifier_misreads_as_they_are_take_no_part():

@@ -106,17 +106,17 @@ def baseline_masks(fixtures: Fixtures) -> Tensor:
 
 def faithful_masks(fixtures: Fixtures) -> Tensor:
     """(B, 32, 32) bool: diffusers' rule on our maps with diffusers' own noises, at its noise level."""
-    from ...host.diffedit import heat_map
+    from ...host.diffedit import heat_map as on_host
 
     made = []
     for i in range(len(fixtures.edits)):
         one, generator = fixtures.part(slice(i, i + 1)), torch.Generator().manual_seed(i)
         noises = torch.randn(NOISES, *one.latents.shape[1:], generator=generator)[:, None]
-        with patch.object(heat_map, "item_noises", lambda *_, noises=noises: noises):
-            heat_map.RESULTS.clear()
+        with patch.object(on_host, "item_noises", lambda *_, noises=noises: noises):
+            on_host.RESULTS.clear()
             maps, _ = our_search(one, THEIR_STRENGTH, queries=one.after)
         made.append(find(heat_map(maps), BARE)[0])
-    heat_map.RESULTS.clear()
+    on_host.RESULTS.clear()
     return torch.cat(made)
 
 

@@ -88,7 +88,6 @@ def test_single_maps_make_the_map_and_more_begin_with_the_same():
     torch.testing.assert_close(maps[:2], fewer, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="a module hides the function of its name")
 def test_a_mask_is_found_on_the_noises_of_diffusers():
     before, after = (tiny_cond("sd1", seed=seed)[0][0] for seed in (1, 2))
     nothing = {"vae": None, "reference": None, "pipeline": None, "pictures": torch.zeros(1), "embed": None}

@@ -35,8 +35,8 @@ class Region:
 @dataclass(frozen=True)
 class EditMeasures:
     """One picture's numbers. regions: with a mask also inside and outside of it, where there is anything; changed:
-    share of pixels; masked: whether there was a mask; structure: distance of the structures, 0 the same; clip: how well
-    source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
+    fraction of pixels; masked: whether there was a mask; structure: distance of the structures, 0 the same; clip: how
+    well source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
     """
 
     regions: tuple[Region, ...]
@@ -74,7 +74,7 @@ def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[Ed
 
 
 def _region(source: Tensor, edit: Tensor, mask: Tensor | None) -> list[tuple[float, float, float, float]]:
-    """(share, psnr, ssim, mse) a row."""
+    """(fraction, psnr, ssim, mse) a row."""
     weight = torch.ones_like(source[..., 0]) if mask is None else mask
     error = (source - edit).square().mean(-1)
     mse = (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)

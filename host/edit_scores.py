@@ -46,7 +46,7 @@ def _patches(clip_vision, seen) -> Tensor:
     if hidden.shape[1] < height * width:
         raise ValueError(
             f"The vision model gives {hidden.shape[1]} features for {height} x {width} patches, and which belongs to "
-            "which cannot be told: connect a CLIP vision model, DINOv2 or SigLIP."
+            "which is not known: connect a CLIP vision model, DINOv2 or SigLIP."
         )
     return hidden[:, hidden.shape[1] - height * width :]
 

@@ -1,4 +1,4 @@
-"""Input checks that nodes share: each raises ValueError with one sentence that names the input and the remedy."""
+"""Input checks of several nodes: each raises ValueError with one sentence that names the input and the remedy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 def require_finite(tensor: Tensor, name: str, remedy: str = "") -> Tensor:
     """The tensor. Raises ValueError where it holds NaN or infinity."""
     if not torch.isfinite(tensor).all():
-        remedy = remedy or "decode it to look at it, and make it again (a VAE in fp16 is the usual cause: use fp32)"
+        remedy = remedy or "decode it to view it, and make it again (a VAE in fp16 is the usual cause: use fp32)"
         raise ValueError(f"{name} holds values that are not numbers (NaN or infinity): {remedy}.")
     return tensor
 

@@ -50,7 +50,7 @@ def lines(check: Check, *, made_at: float, sampled_at: float) -> list[str]:
     bound = "" if check.bound is None else f" (the VAE alone {decibels(check.bound)})"
     return [
         f"Reconstruction: PSNR {decibels(check.psnr)}{bound}, SSIM {check.ssim:.3f}, at CFG {sampled_at:g}",
-        f"Noise (white: 0, 1, 0, {IDEAL_LOG_LIKELIHOOD:.2f}): mean {check.mean:.3f}, deviation {check.std:.3f}, "
+        f"Noise (white: 0, 1, 0, {IDEAL_LOG_LIKELIHOOD:.2f}): mean {check.mean:.3f}, std {check.std:.3f}, "
         f"neighbour correlation {check.correlation:.3f}, log-likelihood {check.log_likelihood:.3f}",
         _replay_text(check, made_at, sampled_at),
         _noise_text(check),

@@ -80,7 +80,7 @@ def length_curve(alphas: Alphas, distances: Tensor) -> tuple[list[float], list[f
         count = len(knots) - 1
         raise ValueError(f"{len(alphas)} frames have {count} distances between them, but {len(steps)} came in.")
     if any(not math.isfinite(step) or step < 0 for step in steps):
-        raise ValueError("A distance between two frames is not a number: look at the frames for broken pictures.")
+        raise ValueError("A distance between two frames is not a number: check the frames for broken pictures.")
     if knots[0] != 0.0 or knots[-1] != alphas.top or any(b < a for a, b in itertools.pairwise(knots)):
         raise ValueError(
             "Reschedule needs the frames of a whole morph, whose alphas run from the first key picture to the last "

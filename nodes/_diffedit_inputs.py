@@ -19,8 +19,8 @@ def prompt_inputs() -> list:
         ),
         io.Conditioning.Input(
             "reference",
-            tooltip="What the picture shows now. An empty prompt works, but then everything that the query names "
-            "lights up, changed or not.",
+            tooltip="What the picture shows now. An empty prompt works, but then everything that the query names is "
+            "found, changed or not.",
         ),
         io.Conditioning.Input(
             "query",
@@ -55,8 +55,8 @@ def noise_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How deep the picture is drowned in noise, as a share of the schedule. Low (0.3) finds fine "
-            "detail, high (0.7) whole objects; 0.5 is the paper's. 0 and 1 leave nothing to compare.",
+            tooltip="How much noise the picture gets, as a fraction of the schedule. Low (0.3) finds fine detail, "
+            "high (0.7) whole objects; 0.5 is the paper's. 0 and 1 leave nothing to compare.",
         ),
     ]
 
@@ -85,9 +85,9 @@ def threshold_inputs() -> list:
             options=list(get_args(Outliers)),
             default=MaskRecipe.outliers,
             advanced=True,
-            tooltip="How glaring values are kept from ruling the map: each place's largest and smallest of all noises "
-            "left out, or the map cut off at three times its mean, or beyond the quartiles as in a box plot. The last "
-            "two flatten the map and mark more.",
+            tooltip="What is done about extreme values. drop the extreme noises: each place's largest and smallest "
+            "value of all noises is left out. The clips cut the map off at three times its mean, or beyond the "
+            "quartiles as a box plot does; they flatten the map and mark more.",
         ),
     ]
 
@@ -101,7 +101,7 @@ def part_inputs() -> list:
             min=0,
             max=8,
             advanced=True,
-            tooltip="Closes gaps of up to twice as many latent cells (8 pixels each). 0 leaves all open; 1 or 2 close "
+            tooltip="Closes gaps of up to twice this many latent cells (8 pixels each). 0 closes none; 1 or 2 close "
             "the outline of an object that changes its shape.",
         ),
         io.Boolean.Input(
@@ -152,10 +152,12 @@ def rare_inputs() -> list:
         io.Conditioning.Input(
             "reference_negative",
             optional=True,
-            tooltip="Only if the two prompts have negatives of their own; it doubles the cost. With one negative for "
-            "both leave it open: guidance would only scale the map.",
+            tooltip="Only if each prompt has a negative of its own; it doubles the cost. Leave it open where both have "
+            "the same negative: guidance would only scale the map.",
         ),
-        io.Conditioning.Input("query_negative", optional=True, tooltip="The query's own negative; see the other one."),
+        io.Conditioning.Input(
+            "query_negative", optional=True, tooltip="The query's own negative; see reference_negative."
+        ),
         io.Float.Input(
             "cfg",
             default=7.5,
@@ -164,7 +166,7 @@ def rare_inputs() -> list:
             step=0.1,
             optional=True,
             advanced=True,
-            tooltip="Guidance away from the two negatives; without them it changes nothing. 5 to 10.",
+            tooltip="The CFG with the two negatives; without them it changes nothing. 5 to 10.",
         ),
         io.Image.Input(
             "picture",
@@ -179,7 +181,7 @@ def rare_inputs() -> list:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="Where another shape is to come: widens the mask by this share of its own side, of a small one by "
-            "this share of half the picture's. 0.15 to 0.25 for edits, 0 for exact masks.",
+            tooltip="For edits that change a shape: widens the mask by this fraction of its own side. Small masks "
+            "count as if half the picture's side were theirs. 0.15 to 0.25 for edits, 0 for exact masks.",
         ),
     ]

@@ -55,7 +55,7 @@ def stacked(panels: Sequence[Tensor]) -> Tensor:
 
 
 def report_means(found: Sequence[EditMeasures]) -> tuple[float, float, float]:
-    """PSNR and SSIM outside the mask (of all, where there is no mask) and the changed share, means of the batch.
+    """PSNR and SSIM outside the mask (of all, where there is no mask) and the changed fraction, means of the batch.
 
     A picture that is masked wholly has no outside, and is left out; where all are, nothing has changed there.
     """

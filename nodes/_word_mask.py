@@ -48,7 +48,7 @@ def of_run(record: Record, chosen: list, threshold: float, scale: int) -> tuple[
         return shown(record.maps, columns, size, threshold, scale)
     if record.mask is None:
         raise ValueError(
-            "There are no words to look for, and this run had no blend whose mask could be shown: write words, or give "
+            "There are no words to find, and this run had no blend whose mask could be shown: write words, or give "
             "Prompt-to-Prompt words to blend or to keep."
         )
     mask = record.mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)

@@ -25,7 +25,7 @@ class BestSeed(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Tries several seeds for a few wide steps and returns the one whose beginning suits the sketch (or the "
-                "flow) best. Seed and sketch may want different pictures; this lets them agree before the long run."
+                "flow) best. Seed and sketch may want different pictures; this finds a seed that agrees."
             ),
             search_aliases=["seed search", "noise selection", "seed picker", "candidate seeds"],
             has_intermediate_output=True,
@@ -51,15 +51,15 @@ class BestSeed(io.ComfyNode):
                     default=8,
                     min=1,
                     max=64,
-                    tooltip="How many seeds are tried. 8 x 3 steps, with the look at their end, "
-                    "cost about as much as 36 of one picture.",
+                    tooltip="How many seeds are tried. 8 seeds of 3 steps, with their comparison, "
+                    "cost about as much as 36 steps of one picture.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=3,
                     min=1,
                     max=20,
-                    tooltip="Wide steps for each candidate. 2 to 4 tell the composition.",
+                    tooltip="Wide steps for each candidate. 2 to 4 show the composition.",
                 ),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="The CFG of the run."),
                 io.Conditioning.Input(
@@ -87,7 +87,7 @@ class BestSeed(io.ComfyNode):
                 advanced(
                     io.Float,
                     "judge_at",
-                    "Share of the run after which the candidates are compared: 0.4 to 0.6.",
+                    "Fraction of the run after which the candidates are compared: 0.4 to 0.6.",
                     default=0.5,
                     min=0.05,
                     max=0.95,
@@ -99,7 +99,7 @@ class BestSeed(io.ComfyNode):
                 io.Int.Output("best_seed", tooltip="The best seed itself, for any other sampler node."),
                 io.Latent.Output(
                     "drafts",
-                    tooltip="What each candidate was about to become, the best first; VAE Decode them to look.",
+                    tooltip="What each candidate was about to become, the best first; decode them with VAE Decode.",
                 ),
                 io.String.Output("scores", tooltip="Seeds and their distances from what is wanted, the best first."),
             ],

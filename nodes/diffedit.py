@@ -24,7 +24,7 @@ from ._diffedit_inputs import edge_inputs, noise_inputs, part_inputs, prompt_inp
 from ._presets import DIFFEDIT_MASK, preset_input, with_presets
 
 SAME_TEXTS = (
-    "The reference and the query prompt are the same, so that nothing but noise would tell them apart: write into "
+    "The reference and the query prompt are the same, so they differ by noise alone: write into "
     "the query what the picture is to become."
 )
 EMPTY = (
@@ -36,8 +36,8 @@ HARDLY = (
     "the mask may mean nothing: change a word that names something to be seen in the picture."
 )
 CHANCE = (
-    "The map of picture {0} depends on the noises (two halves of them agree to {1:.0f} %), so the mask is half chance: "
-    "take more noises or another strength, or name the change more plainly."
+    "The map of picture {0} depends on the noises (two halves of them correlate by {1:.0f} %), so the mask is partly "
+    "chance: take more noises or another strength, or name the change more clearly."
 )
 
 
@@ -51,9 +51,8 @@ class DiffEditMask(io.ComfyNode):
             display_name="DiffEdit Mask",
             category="Palimpsest/editing",
             description=(
-                "Finds the part of a picture that has to change when its text changes: the picture is half drowned in "
-                "noise, and the model says, for the old and for the new text, what it sees there. Where the two differ "
-                "is the mask."
+                "Finds the part of a picture that has to change when its text changes: the picture gets noise, and the "
+                "model predicts it from the old and from the new text. Where the two predictions differ is the mask."
             ),
             search_aliases=[
                 "diffedit",
@@ -85,8 +84,8 @@ class DiffEditMask(io.ComfyNode):
                 io.String.Output("note", tooltip="What was found, in words: area, threshold, cost, warnings."),
                 io.Latent.Output(
                     "change",
-                    tooltip="Which way the picture has to change where the mask is, for DiffEdit Head Start; found "
-                    "with the mask, at no cost. With 'complement' it is nothing.",
+                    tooltip="The direction in which the picture has to change within the mask, for DiffEdit Head "
+                    "Start; it comes with the mask, at no cost. With 'complement' it is zero.",
                 ),
             ],
         )
@@ -180,7 +179,7 @@ def _prompts(reference, query, reference_negative, query_negative) -> Prompts:
 
 
 def _doubts(maps: torch.Tensor, raw: torch.Tensor, silent: torch.Tensor) -> list[str]:
-    """Why a map may mean nothing although there is one: maps (n, B, h, w), their mean raw (B, h, w)."""
+    """Why a map may mean nothing: sentences for the node. maps: (n, B, h, w); raw: (B, h, w), their mean."""
     doubts = []
     for i, (most, alike) in enumerate(zip(strongest(raw).tolist(), steadiness(maps).tolist(), strict=True)):
         if not silent[i] and most < SLIGHT:

@@ -20,8 +20,8 @@ class DiffEditHeadStart(io.ComfyNode):
             category="Palimpsest/editing",
             description=(
                 "Lets an edit begin some way along the change that DiffEdit Mask has found: old colours and patterns "
-                "go more surely, the more so in shallow edits, and small objects stay where they are in deep ones. A "
-                "new shape is drafted first, which costs one step; all else costs nothing."
+                "go more surely, above all in shallow edits, and small objects keep their place in deep ones. A new "
+                "shape is drafted first, which costs one step; everything else is free."
             ),
             search_aliases=["diffedit", "edit direction", "delta"],
             inputs=[
@@ -37,8 +37,8 @@ class DiffEditHeadStart(io.ComfyNode):
                     min=0.0,
                     max=20.0,
                     step=0.1,
-                    tooltip="How far along: 0 is the paper's edit, 3 to 5 help at every depth, with 10 colours "
-                    "overshoot.",
+                    tooltip="How far along the change: 0 is the paper's edit, 3 to 5 help at every depth, at 10 "
+                    "colours overshoot.",
                 ),
                 io.Int.Input(
                     "drafts",
@@ -46,9 +46,9 @@ class DiffEditHeadStart(io.ComfyNode):
                     min=0,
                     max=4,
                     optional=True,
-                    tooltip="Only where another shape is to come: so often the model drafts the new picture before the "
-                    "run, a step each, and the run starts from the draft instead of the old shape. 1 is enough; 0 "
-                    "keeps nearer to the old one.",
+                    tooltip="Only for edits that change a shape: how often the model drafts the new picture before the "
+                    "run. Each draft costs a step, and the run starts from the draft instead of the old shape. 1 is "
+                    "enough; 0 stays nearer to the old shape.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler and guider that samples this picture.")],

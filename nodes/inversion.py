@@ -109,8 +109,8 @@ class DDIMInvert(io.ComfyNode):
                     default=PAIRINGS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="Where the model is asked for a step: extrapolated (reconstructs best), held (as it, from "
-                    "one slope), papers (as the published methods do), same level (plain reverse Euler).",
+                    tooltip="Where the model is evaluated for a step: extrapolated (reconstructs best), held (so "
+                    "too, simpler), papers (as the published methods do), same level (plain reverse Euler).",
                 ),
             ],
             outputs=[

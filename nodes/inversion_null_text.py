@@ -215,7 +215,7 @@ class ProximalGuidance(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     round=0.01,
-                    tooltip="Share of the picture where guidance is left out, the smallest differences first. 0 is "
+                    tooltip="Fraction of the picture where guidance is left out, the smallest differences first. 0 is "
                     "plain guidance. Sane: 0.5 to 0.8.",
                 ),
                 io.Combo.Input(
@@ -251,7 +251,7 @@ class ProximalGuidance(io.ComfyNode):
                     round=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="From which share of the model's noise schedule on it is drawn. Sane: 0.5 to 0.8.",
+                    tooltip="From which fraction of the model's noise schedule on it is drawn. Sane: 0.5 to 0.8.",
                 ),
                 io.Int.Input(
                     "grow",

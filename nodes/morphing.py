@@ -123,7 +123,7 @@ class MorphSchedule(io.ComfyNode):
                     max=4095,
                     optional=True,
                     advanced=True,
-                    tooltip="First frame to make, counted from 0, so that machines can share one morph.",
+                    tooltip="First frame to make, counted from 0, so that several machines can make one morph.",
                 ),
                 io.Int.Input(
                     "count",

@@ -208,7 +208,7 @@ class LoRAInterpolator(io.ComfyNode):
 
 
 class AttentionBlend(io.ComfyNode):
-    """Lets each frame of a morph look at its key pictures while it is painted, so that shapes hold together."""
+    """Lets each frame of a morph attend to its key pictures while it is painted, so that shapes hold together."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -242,8 +242,8 @@ class AttentionBlend(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="For which share of the steps, from the first (the paper's lambda). More is smoother and "
-                    "blurrier. Sane: 0.4 to 0.6.",
+                    tooltip="For which fraction of the steps, from the first (the paper's lambda). More is smoother "
+                    "and blurrier. Sane: 0.4 to 0.6.",
                 ),
                 io.Combo.Input(
                     "blend",
@@ -267,7 +267,7 @@ class AttentionBlend(io.ComfyNode):
                     max=4096,
                     optional=True,
                     advanced=True,
-                    tooltip="Frames in one call of the model, the key pictures they look at not counted. 0: as many "
+                    tooltip="Frames in one call of the model, not counting the key pictures they attend to. 0: as many "
                     "as fit into memory. The result is the same.",
                 ),
             ],

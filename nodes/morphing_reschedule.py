@@ -28,13 +28,13 @@ BEFORE, AFTER = (160, 160, 170), (251, 136, 38)
 def _advanced_inputs() -> list[io.Input]:
     """What is right as it is for most morphs."""
     return [
-        advanced(io.Int, "start", "First frame of the new schedule to make, so that machines can share one morph.",
-                 default=0, min=0, max=4095),
+        advanced(io.Int, "start", "First frame of the new schedule to make, so that several machines can make one "
+                 "morph.", default=0, min=0, max=4095),
         advanced(io.Int, "count", "How many frames to make from there. 0: all that follow.",
                  default=0, min=0, max=4096),
         advanced(io.Boolean, "remember", "On: if these frames were themselves made by a Reschedule, the frames that "
-                 "it looked at count as well, which finds the leaps of the morph sooner. Off: these frames alone, "
-                 "for a first look of another make (other noise levels, another model).", default=True),
+                 "it measured count as well, which finds the leaps of the morph sooner. Off: these frames alone, "
+                 "for frames that were made otherwise (other noise levels, another model).", default=True),
     ]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ class Reschedule(io.ComfyNode):
                 io.Image.Output("plot", tooltip="The distances of the frames as they were, and as they are to be."),
                 io.Float.Output(
                     "variation",
-                    tooltip="How uneven the looked-at frames are: deviation of their distances over the mean. Below "
+                    tooltip="How uneven the measured frames are: std of their distances over the mean. Below "
                     "0.15 is even to the eye.",
                 ),
                 io.Latent.Output(

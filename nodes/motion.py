@@ -83,9 +83,9 @@ def recipe_of(
 def _advanced_inputs() -> list[io.Input]:
     """What is right as it is for most pictures."""
     return [
-        advanced(io.Float, "start", "Share of the steps before guidance begins.", default=0.0, min=0.0,
+        advanced(io.Float, "start", "Fraction of the steps before guidance begins.", default=0.0, min=0.0,
                  max=1.0, step=0.01),
-        advanced(io.Float, "end", "Share of the steps after which the model is left alone. Sane: 0.7 to 1.",
+        advanced(io.Float, "end", "Fraction of the steps after which the model is left alone. Sane: 0.7 to 1.",
                  default=1.0, min=0.0, max=1.0, step=0.01),
         advanced(io.Float, "colour_weight", "Weight of the colour loss.", default=100.0, min=0.0, max=10000.0),
         advanced(io.Float, "flow_weight", "Weight of the flow loss.", default=3.0, min=0.0, max=1000.0),
@@ -100,7 +100,7 @@ def _advanced_inputs() -> list[io.Input]:
                  "-1 = the preset's.", default=-1, min=-1, max=100),
         advanced(io.Int, "flow_updates", "Refinements of each flow estimate. Sane: 3 to 12.", default=5, min=1,
                  max=32),
-        advanced(io.Float, "follow", "Share of the way to the moved picture at each step, before the pulls "
+        advanced(io.Float, "follow", "Fraction of the way to the moved picture at each step, before the pulls "
                  "(not faithful); -1 = the preset's. Lower leaves the model more say. Sane: 0.4 to 0.9.",
                  default=-1.0, min=-1.0, max=1.0, step=0.05),
         advanced(io.Combo, "damping", "Halve the pull of a picture whose loss grows within a noise level. Faithful, as "

@@ -20,7 +20,9 @@ class FlowGuidanceReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Sampler.Input("sampler", tooltip="The Flow Guidance Sampler of the run."),
-                io.Latent.Input("latent", tooltip="The latent that the run made: it tells the node to wait for it."),
+                io.Latent.Input(
+                    "latent", tooltip="The latent that the run made, so that the report waits for the run."
+                ),
             ],
             outputs=[
                 io.Image.Output("plot", tooltip="The losses and the pull over the steps of the run."),

@@ -28,9 +28,9 @@ def _place_inputs() -> list[io.Input]:
     return [
         optional(io.String, "blend_words", "Words whose place alone may change, between commas: the old thing and "
                  "the new one. Left empty, the whole picture may.", default="", dynamic_prompts=False),
-        advanced(io.Float, "blend_threshold", "How strongly a place must be looked at to count, as a share of the "
+        advanced(io.Float, "blend_threshold", "How much attention a place must get to count, as a fraction of the "
                  "strongest. Lower is wider. Sane: 0.2 to 0.5.", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01),
-        advanced(io.Float, "blend_start", "Share of the steps before the blend takes hold. Sane: 0.1 to 0.4.",
+        advanced(io.Float, "blend_start", "Fraction of the steps before the blend begins. Sane: 0.1 to 0.4.",
                  default=0.2, min=0.0, max=1.0, step=0.05, round=0.01),
         advanced(io.Combo, "self_layers", "Layers whose shapes are kept. The finest ones hold textures more than "
                  "shapes.", options=list(WHERE), default=next(iter(WHERE))),
@@ -85,7 +85,7 @@ class PromptToPrompt(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     round=0.01,
-                    tooltip="Share of the steps in which words keep their places. More keeps the layout, less gives "
+                    tooltip="Fraction of the steps in which words keep their places. More keeps the layout, less gives "
                     "freedom. Sane: 0.2 to 0.9.",
                 ),
                 io.Float.Input(
@@ -95,7 +95,7 @@ class PromptToPrompt(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     round=0.01,
-                    tooltip="Share of the steps in which shapes stay. Lower it to change an outline. Sane: 0 to 0.8.",
+                    tooltip="Fraction of the steps in which shapes stay. Lower changes outlines. Sane: 0 to 0.8.",
                 ),
                 *_place_inputs(),
                 io.Conditioning.Input(

@@ -22,7 +22,7 @@ class WordAttentionMask(io.ComfyNode):
             node_id="PalimpsestWordAttentionMask",
             display_name="Word Attention Mask",
             category=CATEGORY,
-            description="Shows where the model looks for chosen words, as a mask to edit with and a heat map.",
+            description="Shows where the model attends to chosen words, as a mask to edit with and a heat map.",
             search_aliases=["cross attention map", "DAAM", "heat map"],
             inputs=[
                 io.Model.Input("model", tooltip="Stable Diffusion 1, 2 or XL; or Prompt-to-Prompt's, after sampling."),
@@ -41,12 +41,12 @@ class WordAttentionMask(io.ComfyNode):
                     tooltip="Words or phrases out of the text, between commas; their places are put together. Empty, "
                     "for a run of Prompt-to-Prompt: the very mask that its blend used.",
                 ),
-                Trajectory.Input("trajectory", optional=True, tooltip="The picture to look at, from DDIM Invert."),
+                Trajectory.Input("trajectory", optional=True, tooltip="The picture to read, from DDIM Invert."),
                 io.Latent.Input(
                     "samples",
                     optional=True,
-                    tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run looked at, "
-                    "one of its last four.",
+                    tooltip="Or the result of a sampling run. With Prompt-to-Prompt's model: what that run attended "
+                    "to, one of its last four.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -56,7 +56,7 @@ class WordAttentionMask(io.ComfyNode):
                     step=0.05,
                     round=0.01,
                     optional=True,
-                    tooltip="How strongly a place must be looked at to count, as a share of the strongest. Sane: 0.2 "
+                    tooltip="How much attention a place must get to count, as a fraction of the strongest. Sane: 0.2 "
                     "to 0.6.",
                 ),
                 io.Int.Input(
@@ -66,7 +66,7 @@ class WordAttentionMask(io.ComfyNode):
                     max=100,
                     optional=True,
                     advanced=True,
-                    tooltip="Noise levels at which the model looks; each costs one evaluation. Sane: 4 to 16.",
+                    tooltip="Noise levels at which attention is read; each costs one evaluation. Sane: 4 to 16.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -91,14 +91,14 @@ class WordAttentionMask(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = listed_phrases(clip, words)
         if trajectory is None and samples is None:
-            raise ValueError("There is no picture to look at: connect a trajectory, or samples.")
+            raise ValueError("There is no picture to read: connect a trajectory, or samples.")
         raw = None if trajectory is not None else require_latent(samples, "The samples")
         record = None if raw is None or recording(model) is None else recording(model).of(raw)
         scale = latent_format(model).spacial_downscale_ratio
         if record is not None:
             return io.NodeOutput(*of_run(record, chosen, threshold, scale))
         if not chosen:
-            raise ValueError("There are no words to look for: write one or more that the text has.")
+            raise ValueError("There are no words to find: write one or more that the text has.")
         maps, columns, size = maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed)
         return io.NodeOutput(*shown(maps, columns, size, threshold, scale))
 
@@ -140,7 +140,7 @@ class EditReport(io.ComfyNode):
                 io.Image.Output("panel", tooltip="Source, edit and difference with the numbers beneath."),
                 io.Float.Output("psnr", tooltip="Outside the mask (without one: of all), decibels, the batch's mean."),
                 io.Float.Output("ssim", tooltip="The same for the structural similarity."),
-                io.Float.Output("changed", tooltip="Share of changed pixels, 0 to 1, the batch's mean."),
+                io.Float.Output("changed", tooltip="Fraction of changed pixels, 0 to 1, the batch's mean."),
                 io.String.Output("report", tooltip="All numbers."),
             ],
         )

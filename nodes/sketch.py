@@ -48,7 +48,7 @@ def encoder(vae):
 
 
 def _law_inputs() -> list[io.Input]:
-    """When and how the sketch is looked at."""
+    """When the sketch guides, and how it is compared."""
     return [
         advanced(
             io.Float,
@@ -71,8 +71,8 @@ def _law_inputs() -> list[io.Input]:
             io.Float,
             "soften",
             "Blur of the sketch at the start of the guidance, in pixels of the latent "
-            "(8 pixels of the picture); it sharpens towards the end, so that things find their place "
-            "before they are held to the line. 0 = sharp from the start, as in the paper: things end up "
+            "(8 pixels of the picture). It sharpens towards the end, so that things find their place "
+            "before they are drawn to the line. 0 = sharp from the start, as in the paper: things end up "
             "half outside their outline more often.",
             default=3.0,
             min=0.0,
@@ -94,9 +94,9 @@ def _saving_inputs() -> list[io.Input]:
         advanced(
             io.Float,
             "renew",
-            "0 = each guided step looks at the edges, as in the paper. Above, after "
-            "the first tenth, one look serves for this share of the run and the steps within it follow "
-            "it by half, at no cost: 0.045 looks at every second of 30 steps, in half of the time and "
+            "0 = each guided step computes a new gradient, as in the paper. Above 0, after "
+            "the first tenth of the run, a gradient is used again for this fraction of the run, at half "
+            "strength and no cost: 0.045 computes it at every second of 30 steps, in half of the time and "
             "less exactly.",
             default=0.0,
             min=0.0,
@@ -107,9 +107,9 @@ def _saving_inputs() -> list[io.Input]:
         advanced(
             io.Float,
             "adapt",
-            "How fast the step's length follows what is seen: longer where the way to "
-            "the sketch stays the same, shorter where the picture swings to and fro across a line. 0 = "
-            "the same share in all steps, as in the paper.",
+            "How fast the step's length adapts: longer while the gradient keeps its direction, "
+            "shorter where the picture swings to and fro across a line. 0 = the same fraction in all "
+            "steps, as in the paper.",
             default=0.5,
             min=0.0,
             max=2.0,
@@ -118,8 +118,8 @@ def _saving_inputs() -> list[io.Input]:
         advanced(
             io.Float,
             "hold",
-            "After the first tenth, what the negative prompt changes serves for this "
-            "share of the run, so that a guided step costs little more than a plain one. 0 = computed "
+            "After the first tenth of the run, the negative prompt's part is used again for this "
+            "fraction of the run, so that a guided step costs little more than a plain one. 0 = computed "
             "in each step, as in the paper.",
             default=0.15,
             min=0.0,
@@ -131,7 +131,7 @@ def _saving_inputs() -> list[io.Input]:
             io.Combo,
             "scale",
             "What a step makes of the prediction differs by sampler. sampler: it is measured, and the strength is a "
-            "share of what the step changes, so that it means the same with all. euler: as in version 0.1.0, where "
+            "fraction of what the step changes, so that it means the same with all. euler: as in version 0.1.0, where "
             "the same strength went up to 6 times as far with samplers that add noise or remember steps.",
             options=list(get_args(Scale)),
             default=SketchRecipe.scale,
@@ -171,7 +171,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How far each guided step goes towards the sketch, as a share of what the step changes "
+                    tooltip="How far each guided step goes towards the sketch, as a fraction of what the step changes "
                     "anyway (the paper's beta). 0 = not at all, 0.8 = loosely, 1.6 = the paper's, above 3 realism "
                     "suffers.",
                 ),
@@ -187,7 +187,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White = the sketch speaks here, black = it does not. With Trajectory Anchor and the same "
+                    tooltip="White = the sketch guides here, black = it does not. With Trajectory Anchor and the same "
                     "mask: a local sketch edit of a photograph.",
                 ),
                 io.Vae.Input(
@@ -203,7 +203,7 @@ class EdgePredictorGuidance(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip="For sketches that show only part of what is wanted. 0 = where nothing is drawn there "
-                    "should be no edges; 1 = blank paper says nothing, only the strokes count: for half a drawing, "
+                    "should be no edges; 1 = blank paper does not count, only the strokes do: for half a drawing, "
                     "with a strength of 0.8 and end_percent 0.35. 0.5 where strokes have gaps.",
                 ),
                 *_law_inputs(),

@@ -86,7 +86,7 @@ class SketchPrepare(io.ComfyNode):
                     "thin",
                     default=True,
                     tooltip="Lines one pixel wide, as the guidance wants them. Off "
-                    "keeps the strokes' width, for a ControlNet or to look at.",
+                    "keeps the strokes' width, for a ControlNet or to view.",
                 ),
                 advanced(
                     io.Boolean,

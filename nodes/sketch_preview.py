@@ -35,7 +35,7 @@ class EdgePredictorPreview(io.ComfyNode):
                 io.String.Input(
                     "percents",
                     default="0.1, 0.3, 0.5, 0.7",
-                    tooltip="Shares of a run at which to look: 0 = pure noise, 1 = the picture.",
+                    tooltip="Fractions of a run at which edges are read: 0 = pure noise, 1 = the picture.",
                 ),
                 io.Conditioning.Input(
                     "conditioning", optional=True, tooltip="What the picture shows; open = the empty prompt."

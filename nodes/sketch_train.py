@@ -43,9 +43,9 @@ def _advanced_inputs() -> list[io.Input]:
         advanced(io.Float, "learning_rate", "Step of the optimiser: 0.0003 to "
                                             "0.003.", default=0.001, min=1e-6, max=0.1,
                  step=1e-5, round=1e-7),
-        advanced(io.Float, "end_percent", "Noise levels to learn, from pure noise to this share of a run. At "
+        advanced(io.Float, "end_percent", "Noise levels to learn, from pure noise to this fraction of a run. At "
                  "least as far as you will guide; 0.8 leaves room.", default=0.8, min=0.1, max=1.0, step=0.05),
-        advanced(io.Float, "held_out", "Share of the pictures kept aside to judge by; the weights that do best "
+        advanced(io.Float, "held_out", "Fraction of the pictures kept aside to judge by; the weights that do best "
                  "on them are "
                  "returned. 0 learns from all and never stops early.",
                  default=0.1, min=0.0, max=0.5, step=0.05),

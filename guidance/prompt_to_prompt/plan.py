@@ -70,7 +70,7 @@ class EditPlan:
         if guessed:
             pairs = ", ".join(f"'{old}' becomes '{new}'" for alignment in guessed for old, new in alignment.swaps)
             found.append(
-                "The texts have none of the English words (a, of, with, in ...) by which phrases are told apart, so "
+                "The texts have none of the English words (a, of, with, in ...) that separate phrases, so "
                 f"that words were paired from the right: check that {pairs} is meant."
             )
         if self.cross_steps == 0 and any(bool((alignment.scale != 1).any()) for alignment in self.alignments):

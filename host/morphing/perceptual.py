@@ -45,7 +45,7 @@ def _seen_by(measure: Measure, images: Tensor | None, latents: Tensor | None, va
     if measure == "latents":
         return _latents(images, latents, vae), plain_between
     if images is None:
-        raise ValueError(f"The measure `{measure}` looks at pictures: connect the decoded frames to `images`.")
+        raise ValueError(f"The measure `{measure}` compares pictures: connect the decoded frames to `images`.")
     if measure == "clip vision":
         if clip is None:
             raise ValueError("The measure `clip vision` needs CLIP_VISION: connect a Load CLIP Vision node.")

@@ -48,8 +48,8 @@ def require_own(positive: Sequence[dict], plan: EditPlan) -> None:
         rows = zip(entry["cross_attn"], plan.prompts * (len(entry["cross_attn"]) // plan.rows))
         if not all(_repeats(row, len(prompt)) for row, prompt in rows):
             raise ValueError(
-                "The positive prompt holds more than the texts of Prompt-to-Prompt, whose words can then not be told "
-                "apart: join another prompt to it with Conditioning Combine, not with Conditioning Concat."
+                "The positive prompt holds more than the texts of Prompt-to-Prompt, whose words then cannot be "
+                "separated: join another prompt to it with Conditioning Combine, not with Conditioning Concat."
             )
 
 

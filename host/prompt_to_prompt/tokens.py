@@ -22,7 +22,7 @@ def read_prompt(clip, text: str) -> tuple[Prompt, Tokens]:
     name = next((key for key in tokens if _vocabulary(clip, key) is not None), None)
     if name is None:
         raise ValueError(
-            "This text encoder is not a CLIP, and its words cannot be told apart: load a model of the Stable Diffusion "
+            "This text encoder is not a CLIP, and its words cannot be separated: load a model of the Stable Diffusion "
             "1, 2 or XL family."
         )
     tokenizer = _vocabulary(clip, name)

@@ -116,6 +116,6 @@ def _at(session: Session, latents: Sequence[Tensor] | Tensor, i: int, sigma: flo
 
 def _cut_apart() -> ValueError:
     return ValueError(
-        f"{TECHNIQUE} cannot tell which part of the picture the model was given, because another node cuts it: take "
+        f"{TECHNIQUE} does not know which part of the picture the model was given, because another node cuts it: take "
         "that node off the model."
     )

@@ -1,8 +1,8 @@
-"""Which noise suits what is drawn? The answer to a conflict that Sketch-Guided Diffusion (arXiv 2211.13752, section 5)
-names: seed and sketch may want different pictures.
+"""Which noise suits the sketch? Sketch-Guided Diffusion (arXiv 2211.13752, section 5) names the conflict: seed and
+sketch may want different pictures.
 
-Each candidate is sampled for a few wide steps, down to a level where the composition stands, and what it has become is
-compared with the sketch, or with the picture moved by a flow.
+Each candidate is sampled for a few wide steps, down to a level where its composition is decided. The result is compared
+with the sketch, or with the picture moved by a flow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .flow.warp import land, sample
 from .sketch.guidance import SketchTarget, sketch_loss
 
 BARE = 2
-"""Pixels round places laid bare by a flow that say nothing about a candidate."""
+"""Pixels round the places that a flow uncovers, which do not count."""
 
 
 def cheap_levels(sigmas: Tensor, steps: int, lowest: float) -> Tensor:
@@ -41,7 +41,7 @@ def sketch_distance(predicted: Tensor, target: SketchTarget) -> Tensor:
 def flow_distance(pictures: Tensor, source: Tensor, flow: Tensor) -> Tensor:
     """pictures: (B, 3, H, W) candidates; source: (1, 3, H, W); flow: (1, H, W, 2). All in 0..1 and pixels.
 
-    Returns (B,) the mean difference from the source moved by the flow, where the flow tells what is to be seen.
+    Returns (B,) the mean difference from the source moved by the flow, where the flow determines the picture.
     """
     landing = land(flow)
     moved = torch.where(landing.arrived[:, None], sample(source, landing.source), source)

@@ -24,10 +24,10 @@ from .unet_features import read_features
 
 AT_ONCE = 8
 JUDGED_AT = 0.8
-"""The fraction of a run, the predictor's last one if that is earlier, at whose noise level a draft's edges are read."""
+"""The fraction of a run at whose noise level a draft's edges are read; the predictor's last where that is earlier."""
 BLANK = 0.1
-"""What blank paper counts beside strokes at least where seeds are compared. By the strokes alone, those would win that
-draw something everywhere (half-drawn outlines on Papercut: captions 79 % right; with this 85 %, and edges nearer)."""
+"""The least weight of blank paper where seeds are compared. By the strokes alone, seeds that draw something everywhere
+would win (half-drawn outlines on Papercut: captions 79 % right; with this weight 85 %, and edges nearer)."""
 NO_WHOLE_PROMPT = (
     "Best Seed finds no positive prompt for the whole picture where seeds are judged: give the positive conditioning "
     "an entry without an area that lasts for most of the run."
@@ -55,7 +55,7 @@ def drafts(
     """
     samples = latent["samples"]
     levels = cheap_levels(sigmas, steps, float(model.get_model_object("model_sampling").percent_to_sigma(end)))
-    # Patches are told how the run would go on behind the last level, which is looked at and not left.
+    # Patches read how the run would go on behind the last level, which is predicted from and not left.
     order = torch.cat((levels, sigmas[sigmas < levels[-1]][:1], levels.new_zeros(1))).unique().flip(0)
     progress = Progress(len(seeds))
     rows = samples.shape[0]

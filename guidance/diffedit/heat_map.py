@@ -7,10 +7,11 @@ present one (reference R), the picture has to change:
 
 The other steps of the paper are not here: the encoding is an inversion, the masked decode is `anchor.py`.
 
-Differs from the paper: nothing in the map itself; how it becomes a mask is in `masks.py`. With one negative for both
-texts, classifier-free guidance only scales every difference, so it is left out: 2 n samples of the network, not 4 n.
-The same predictions, with their signs, also tell which way the picture has to change; the paper throws that away, and
-here the masked decode may start some way along it (`change`, `off_ground`).
+The map is the paper's; how it becomes a mask is in `masks.py`. With one negative for both texts, classifier-free
+guidance only scales every difference, so it is left out: 2 n samples of the network, not 4 n.
+
+Differs from the paper: the signed difference of the predictions is kept. It is the direction in which the picture has
+to change, and the masked decode may start some way along it (`change`, `off_ground`).
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ SAME = 1e-4
 """Below this mean difference, in units of the predicted noise, two predictions differ by rounding only."""
 
 SLIGHT = 0.05
-"""Below this difference even where it is strongest, in units of the predicted noise (whose deviation is 1), two texts
-mean nearly the same to the model. Papercut's edits lie above; texts that differ in a full stop or an article, below."""
+"""Two texts whose strongest difference is below this mean nearly the same to the model. The unit is that of the
+predicted noise, whose std is 1. Papercut's edits lie above; a full stop or an article more lies below."""
 
 STEADY = 0.5
-"""Below this correlation of the maps of two halves of the noises a map is chance: other noises would give another."""
+"""A map is chance where the maps of two halves of the noises correlate by less: other noises would give another map."""
 
 SHAPED = 0.05
-"""Below this evenness a change is taken for that of a shape: what leaves at one side comes in at another, so that next
-to nothing of it is its mean. On Papercut nine of ten new shapes lie below, most below 0.02, and nearly all new patterns
-and colours above 0.06."""
+"""A change whose evenness is below this counts as that of a shape: a moved part leaves at one side and arrives at
+another, so that the mean of the change is near 0. On Papercut nine of ten new shapes lie below, most below 0.02, and
+nearly all new patterns and colours above 0.06."""
 
 HEAD_START = 4.0
-"""How many times `change` the noise of an edit starts with. On Papercut 3 to 5 do alike, at every depth: colours and
-patterns change that stayed otherwise, and small objects stay where they are. With 10 colours overshoot."""
+"""The multiple of `change` that is added to the noise of an edit. On Papercut 3 to 5 are equally good at every depth:
+colours and patterns change that stayed otherwise, and small objects keep their place. At 10 colours overshoot."""
 
 DRAFTS = 1
 """How often a new shape is drafted before an edit starts. On Papercut a second draft adds nothing to the first."""
 
 EVEN = (0.35, 0.6)
-"""From which evenness on a change is taken for that of a colour: in part, and wholly. On Papercut nearly all new
-colours lie above the first and most above the second, nearly all new shapes and patterns below the first."""
+"""Between these two values of evenness a change counts more and more as that of a colour. On Papercut nearly all new
+colours lie above the first and most above the second; nearly all new shapes and patterns lie below the first."""
 
 
 def item_noises(shape: Sequence[int], count: int, seed: int, items: Sequence[int]) -> Tensor:
@@ -87,26 +88,26 @@ def differences(query: Tensor, reference: Tensor, sigma: float) -> Tensor:
 
 
 def change(query: Tensor, reference: Tensor, ratio: float) -> Tensor:
-    """The way from the old text to the new, as noise: the mean over the noises of eps(x, R) - eps(x, Q).
+    """The direction from the old text to the new, as noise: the mean over the noises of eps(x, R) - eps(x, Q).
 
     query, reference: (n, B, C, h, w) predictions x0; ratio: of noise to picture where they were made. Returns
-    (B, C, h, w) float32. A sampling run whose noise has k times this added starts from a picture that has been moved
-    by k times the ratio of its first level, which is how far the noise there hides where it started.
+    (B, C, h, w) float32. Adding k times this to the noise of a run moves its first picture by k times the noise-to-
+    picture ratio of the first level: the more noise hides the old picture, the further it is moved.
     """
     return reduce(query.float() - reference.float(), "n b c h w -> b c h w", "mean") / ratio
 
 
 def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
-    """The changes (B, C, h, w) where the mask (B, h, w) bool marks an object; those of its colour off its ground.
+    """The changes (B, C, h, w) within the mask (B, h, w) bool, without what leads a new colour to the ground.
 
-    latent: (B, C, h, w) the picture in the model's own scale. Asked for a thing of one colour where it sees another,
-    the model also answers that nothing is there, so that the change leads to the ground more than the true one does:
-    some times of it, and dark things that are to become light go to pieces. So of a change that is even, the same all
-    over the object as that of a colour, what leads to the ground is taken out. One that is not, as where a new shape
-    has to leave cells to the ground, stays whole, and in between (EVEN) a part.
+    latent: (B, C, h, w) the picture in the model's own scale. Asked for a thing of another colour, the model also
+    predicts a little that nothing is there, so that the change leads towards the ground. Several times of that would
+    make dark things that become light go to pieces. So the component towards the ground is removed where the change is
+    even, as that of a colour is. It stays where the change is uneven: a new shape has to leave cells to the ground.
+    Between both values of EVEN a part of it is removed.
 
-    The ground is the mean of the cells round the mask, two to four away (all others where there are none); the way to
-    it leads from the mean of the marked cells.
+    The ground is the mean of the cells two to four away from the mask (all others where there are none). The direction
+    to it starts at the mean of the marked cells.
     """
     marked = rearrange(mask.to(changes), "b h w -> b 1 h w")
     ring = (dilate(mask, 4, "square") & ~dilate(mask, 1, "square"))[:, None].to(changes)
@@ -157,7 +158,7 @@ def strongest(heat: Tensor) -> Tensor:
 
 
 def steadiness(maps: Tensor) -> Tensor:
-    """(B,) the correlation of the mean maps of two halves of the noises (n, B, h, w); 1 below four: too few to tell."""
+    """(B,) the correlation of the mean maps of two halves of the noises (n, B, h, w); 1 below four, too few."""
     half = maps.shape[0] // 2
     if half < 2:
         return maps.new_ones(maps.shape[1])

@@ -1,13 +1,13 @@
 """From a heat map to a mask: outliers, thresholds that follow the size of the object, and the shape of the mask.
 
-Thresholds: the paper's fixed one (arXiv 2210.11427, section 3.2), the "1.5 x mean" of its best known port, and Otsu's
-("A threshold selection method from gray-level histograms", IEEE SMC 9(1), 1979, equation 12), which is the default.
-1.5 x mean can never mark more than two thirds of a picture (Markov's inequality) and a fixed one takes the brightest
-pixel for the measure of the object; Otsu's looks for the two levels that the map consists of.
+Thresholds: the paper's fixed one (arXiv 2210.11427, section 3.2), the "1.5 x mean" of diffusers, and Otsu's ("A
+threshold selection method from gray-level histograms", IEEE SMC 9(1), 1979, equation 12), which is the default. 1.5 x
+mean never marks more than two thirds of a picture (Markov's inequality). A fixed threshold depends on the brightest
+pixel alone. Otsu's separates the two levels of which the map consists.
 
-An object that changes its shape lights up along its outline alone, and brightly only here and there: the adaptive rule
-marks what such a fence encloses, by a second and lower threshold (two thresholds as in Canny's edge detector, IEEE PAMI
-8(6), 1986; the height of the fence is that of the lowest way out). Outlines with gaps that nothing closes are left to
+The map of an object that changes its shape is bright along the outline alone, and unevenly. The adaptive rule marks
+what such an outline encloses, by a second and lower threshold (hysteresis as in Canny's edge detector, IEEE PAMI 8(6),
+1986). The height of an enclosure is that of the lowest path out of it. Outlines with open gaps are left to
 `outlines.py`.
 """
 
@@ -112,12 +112,12 @@ def thresholds(heat: Tensor, rule: Threshold, level: float = 0.5) -> Tensor:
 def find(heat: Tensor, recipe: MaskRecipe) -> tuple[Tensor, Tensor]:
     """heat: (B, h, w) >= 0, the mean difference. Returns the mask (B, h, w) bool and the map rescaled to 0..1.
 
-    Where nothing is found, in a flat map for instance, the mask is empty, with `complement` too: the rest of nothing
-    would be the whole picture, which nobody asked to change.
+    Where nothing is found, in a flat map for instance, the mask is empty, with `complement` too: it would be the whole
+    picture.
     """
     heat = heat.float()
     clipped = clip_outliers(heat, recipe.outliers)
-    # The mean rule is meant of the map as it is.
+    # The mean rule applies to the map before clipping.
     measured = heat if recipe.threshold == "1.5 x mean" else clipped
     mask = heat > thresholds(measured, recipe.threshold, recipe.level)[:, None, None]
     if recipe.threshold == "adaptive" and recipe.fill_holes:
@@ -151,10 +151,11 @@ def finish(mask: Tensor, frame: Frame, recipe: MaskRecipe) -> tuple[Tensor, Tens
 
 
 def enclose(heat: Tensor, core: Tensor) -> Tensor:
-    """core (B, h, w) bool and what it fences in: where heat (B, h, w) rises on all ways out above a second threshold.
+    """core (B, h, w) bool and what it encloses: cells from which every path out crosses heat (B, h, w) above a second
+    threshold.
 
-    That is Otsu's between the square roots of the fences' heights: roots, because an outline is bright in few places.
-    Fences that do not touch the core are chance and stay out.
+    That threshold is Otsu's of the square roots of the paths' heights: roots, because an outline is bright in few
+    places. Enclosures that do not touch the core are chance and stay out.
     """
     height = fences(heat)
     level = otsu(rearrange(height, "b h w -> b (h w)").sqrt())[:, None, None] ** 2
@@ -163,16 +164,17 @@ def enclose(heat: Tensor, core: Tensor) -> Tensor:
 
 
 def fences(heat: Tensor) -> Tensor:
-    """How high heat (B, h, w) has to be crossed at least on the way from each cell to the picture's border.
+    """The least height of heat (B, h, w) that a path from each cell to the picture's border must cross (minimax path).
 
-    One side of the border at a time may close a fence, as objects are cut off by it; the best of the five counts.
+    The border may cut an object off, so each of its four sides in turn counts as closed too; the highest of the five
+    results counts.
     """
     return torch.stack([_fences_of(one) for one in heat])
 
 
 def _fences_of(heat: Tensor) -> Tensor:
-    """The same for (h, w). The lowest of all ways leads along a minimum spanning tree, whose edges are as high as the
-    higher of their two cells."""
+    """The same for (h, w). Minimax paths follow a minimum spanning tree, whose edges are as high as the higher of their
+    two cells."""
     levels, rank = heat.cpu().unique(return_inverse=True)
     rank = rank + 1  # zero would be no edge
     cells = torch.arange(rank.numel()).view(rank.shape)
@@ -200,7 +202,7 @@ def _least_heights(rank: Tensor, inside: list[tuple[Tensor, Tensor]], exits: Ten
     towards = torch.from_numpy(csgraph.breadth_first_order(tree, outside, directed=False)[1]).long()
     towards[outside] = outside
     while bool((towards != outside).any()):
-        # Each cell knows the highest on a part of its way out, and where that part ends; the parts double.
+        # Each cell has the greatest height of a part of its path out, and where that part ends; parts double in length.
         rank, towards = torch.maximum(rank, rank[towards]), towards[towards]
     return rank[:outside]
 

@@ -1,9 +1,9 @@
-"""Outlines in heat maps that have gaps: where a map shows little but the rim of what was found, its convex hull.
+"""Outlines with gaps: where a heat map shows little but the rim of an object, the mask becomes its convex hull.
 
-An object that changes its shape lights up along its outline. Where that is faint or cut off in several places, nothing
-is enclosed, and a mask of a broken line would hold the inside on the old object. The hull needs no closed line. That it
-is an outline at all, and not a moon or a star that changes its colour, shows in the map within the hull: it is faint
-there, and else as bright as along the rim or brighter.
+The map of an object that changes its shape is bright along the outline. An outline that is faint or interrupted
+encloses nothing, and a mask of it would keep the inside of the old object. The convex hull needs no closed line. A moon
+or star that changes its colour also fills little of its hull, but the map within is then as bright as along the rim;
+within an outline it is faint.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 from ..morphology import count, dilate, erode, hull
 
 FAINT, CLOSED, HOLLOW = 0.6, 2 / 3, 0.5
-"""A hull counts as outlined where the map within is below this fraction of the map along its rim (on Papercut large
-shapes that change lie at 0.1 to 0.5, new colours and patterns above 0.7). It counts as closed where at least so much of
-its rim was found, and as hollow where less than this fraction of it was found."""
+"""FAINT: a hull is outlined where the map within is below this fraction of the map along its rim (on Papercut large
+shapes that change lie at 0.1 to 0.5, new colours and patterns above 0.7). CLOSED: the fraction of the rim that has to
+be found. HOLLOW: less than this fraction of the hull has to be found."""
 
 BROKEN, THIN, RAISED = 0.3, 0.1, 0.06
-"""Pieces of an outline cover less than this fraction of their hull. Less than this fraction of them is three cells
-wide, and the rest of the hull is raised by at least so much of what they are. Objects that stand apart are not thin."""
+"""Pieces of an outline cover less than BROKEN of their hull, and less than THIN of them is three cells wide. The map in
+the rest of the hull is above the outside by at least RAISED of what the pieces are. Separate objects are not thin."""
 
 LEAST = 4
-"""Within fewer cells there is no telling an outline from the whole."""
+"""With fewer cells within, an outline cannot be distinguished from the whole object."""
 
 
 def fill_outlines(heat: Tensor, mask: Tensor) -> Tensor:

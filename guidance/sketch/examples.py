@@ -23,8 +23,8 @@ SPLIT, HELD_OUT = -999, -1000
 @dataclass(frozen=True, eq=False)
 class Example:
     """One picture in one orientation. latent: (C, h, w) scaled; target: (K, H, W), closeness (K = 1) or a latent;
-    picture: which picture it is (orientations share it); prompt: the number of its prompt. content: a digest of all
-    that it was made from, by which a training that goes on knows its own pictures again."""
+    picture: its number, the same for all orientations; prompt: the number of its prompt. content: a digest of all that
+    it was made from, by which a training that goes on recognises its pictures."""
 
     latent: Tensor
     target: Tensor
@@ -37,8 +37,8 @@ class Example:
 class TrainingRecipe:
     """steps, batch (pictures a step), rate (Adam's, falling along a cosine), seed; pixels: the fraction of each
     picture's pixels that a step learns from; held_out: the fraction of pictures that is kept for judging;
-    drop: how often the prompt is left out; adapt: only the layers after the
-    first learn (few drawings in a style of their own)."""
+    drop: how often the prompt is left out; adapt: only the layers after the first learn (few drawings in a style of
+    their own)."""
 
     steps: int = 1500
     batch: int = 8
@@ -73,7 +73,7 @@ class Examples:
         """The batch of a step (0, 1, ...); negative steps are batches for the statistics of the features."""
         draw = _generator(self.recipe.seed, step)
         first = self.learning[int(torch.randint(len(self.learning), (1,), generator=draw))]
-        # Pictures of one size share a batch; which size it is, the first picture drawn decides.
+        # A batch has pictures of one size: that of the first picture drawn.
         fitting = [i for i in self.learning if self.all[i].latent.shape == self.all[first].latent.shape]
         chosen = tuple(fitting[i] for i in torch.randint(len(fitting), (self.recipe.batch,), generator=draw).tolist())
         dropped = (torch.rand(len(chosen), generator=draw) < self.recipe.drop).tolist()

@@ -1,23 +1,23 @@
-"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): at each guided step the sample goes down the gradient of the
-difference between the predicted edges and the sketch, by a fraction of what the step itself changes.
+"""Sketch-Guided Diffusion (arXiv 2211.13752, section 3.2): each guided step descends the gradient of the loss between
+predicted edges and sketch. Its length is a fraction of what the step itself changes.
 
     z~_{t-1} = z_{t-1} - alpha grad_{z_t} L,      alpha = beta |z_t - z_{t-1}| / |grad_{z_t} L|
 
-The norms are those of each row of the batch (the public re-implementations take one norm for the whole batch, doubled
-for classifier-free guidance, which makes beta larger by the square root of two and rows depend on each other). z is the
-variance-preserving latent z = x / sqrt(1 + sigma^2), in which a step has a length that can be compared; the host's x is
+The norms are those of each row of the batch. Public re-implementations take one norm of the whole batch, which is
+doubled for classifier-free guidance: beta is then larger by the square root of two, and rows depend on each other. z is
+the variance-preserving latent z = x / sqrt(1 + sigma^2), in which the lengths of steps compare; the host's x is
 variance-exploding.
 
-The step is written as a shift of the prediction x0, so that any sampler can take it: with Euler's step (DDIM) to the
+The step is written as a shift of the prediction x0, so that any sampler can take it. With Euler's step (DDIM) to the
 next noise level it is the paper's formula exactly. Samplers that call the model between two levels get the same shift.
-Those that add noise at their steps or remember earlier ones make more of a shift: what they make of it is measured.
-The displacement is the deterministic one, without the noise that they add.
+Samplers that add noise at their steps or remember earlier ones make more of a shift: what they make of it is measured.
+|z_t - z_{t-1}| is that of the deterministic step, without the noise that they add.
 
-Differs from the paper, in what can be switched off: the target is blurred early and sharpens later, so that things find
-their place before they are held to the line (a sharp line pulls on what is near it alone, from whichever side); a row's
-step grows while its gradient keeps its way, and shrinks where it swings to and fro. Off unless asked for: strokes have
-weights, blank paper may count less (one-sided), a mask may hold the loss and the step to a region, and a gradient may
-serve for more than one step. `SketchRecipe.faithful()` is the paper's law.
+Differs from the paper, each with a switch:
+- The target is blurred early and sharpens later. A sharp line attracts only what is near it, from either side.
+- A row's step grows while its gradient keeps its direction, and shrinks where the gradient reverses.
+Off unless asked for: strokes have weights, blank paper counts less (one-sided), a mask confines loss and step to a
+region, and a gradient is used for more than one step. `SketchRecipe.faithful()` is the paper's algorithm.
 """
 
 from __future__ import annotations
@@ -36,34 +36,35 @@ from .predictor import PredictorSpec, Target
 from .targets import blur, closeness, edge_target, to_cells
 
 PROBABILITY_FLOOR = 1e-3
-"""The log of a probability is taken no lower than here: one hopeless stroke must not outweigh all others."""
+"""Probabilities are clamped here before the log: one stroke that cannot be met must not outweigh all others."""
 
 EARLY = 0.1
-"""In this first part of a run each guided step takes a new gradient: there things find their place."""
+"""In this first fraction of a run each guided step computes a new gradient: the composition is decided there."""
 OLD_GRADIENT = 0.5
-"""How much of the step's length is gone along a gradient that was taken at an earlier step."""
+"""The length of a step along a gradient of an earlier step, as a fraction of the length along a new one."""
 
 Scale = Literal["sampler", "euler"]
 
 LEAST_GAIN, MOST_GAIN = 0.2, 2.0
-"""Limits of what the adaption makes of the paper's step length."""
+"""Limits of the factor by which `next_gain` changes the paper's step length."""
 
 
 @dataclass(frozen=True)
 class SketchRecipe:
-    """How hard and when to guide.
+    """When and how strongly to guide.
 
     strength: the paper's beta (1.6). start, end: fractions of the run (the host's percent: 0 = noise, 1 = picture).
     every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: standard
     deviation of the target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end.
 
-    renew: the fraction of a run for which a gradient serves after the EARLY steps. Guided steps within it follow the
-    last gradient, by OLD_GRADIENT of their length and at no cost (0: anew at each step, as in the paper).
+    renew: the fraction of a run for which a gradient is used after the EARLY steps. Guided steps within it follow the
+    last gradient by OLD_GRADIENT of their length, at no cost (0: a new one at each step, as in the paper).
 
     adapt: how fast a row's step length follows its gradients, see `next_gain` (0: the paper's length always).
 
-    hold: the fraction of a run for which, after the EARLY steps, what the negative prompt changes serves. Where
-    gradients are taken within it, the negative half of the call is spared (0: none is, as in the paper).
+    hold: the fraction of a run for which, after the EARLY steps, the difference that the negative prompt makes is used
+    again. Steps within it that compute a gradient leave out the negative half of the call (0: none does, as in the
+    paper).
 
     scale: "sampler" keeps the fraction of the step's change that Euler has with every sampler; "euler" shifts the
     prediction as for Euler, so that samplers that add noise or remember steps go further.
@@ -82,13 +83,13 @@ class SketchRecipe:
 
     @staticmethod
     def faithful(**changes) -> "SketchRecipe":
-        """The paper's law, with any of the above on top."""
+        """The paper's algorithm, with any of the above on top."""
         return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, "hold": 0.0, **changes})
 
 
 @dataclass(frozen=True, eq=False)
 class SketchTarget:
-    """What the predictor is to see. kind: as the predictor's target; values: (S, K, H, W), closeness in 0..1 or scaled
+    """What the predictor should see. kind: as the predictor's target; values: (S, K, H, W), closeness in 0..1 or scaled
     latents; weight: (S, 1, H, W) in 0..1; detail: cells for each pixel of the latent; S is 1 or the batch."""
 
     kind: Target
@@ -109,8 +110,8 @@ def sketch_target(
 ) -> SketchTarget:
     """lines: (S, H, W) bool, thin; importance: (S, H, W) in 0..1 on the lines; size: (h, w) of the latent.
 
-    region: (S, h, w) in 0..1, where the sketch speaks. latent: (S, 4, h, w), the encoded sketch, for a predictor of
-    latents. A stroke weighs its importance, blank paper 1 - one_sided.
+    region: (S, h, w) in 0..1, where the sketch acts. latent: (S, 4, h, w), the encoded sketch, for a predictor of
+    latents. A stroke weighs its importance, blank paper 1 - one_sided. Raises ValueError where that latent is missing.
     """
     scale = (lines.shape[-2] / size[0] + lines.shape[-1] / size[1]) / 2
     present = edge_target(lines, size, detail=spec.detail, spread=spec.spread)
@@ -134,7 +135,7 @@ def sketch_loss(predicted: Tensor, target: SketchTarget, *, std: float = 0.0) ->
 
 
 def _relative_entropy(logits: Tensor, target: SketchTarget, std: float) -> Tensor:
-    """KL(target || predicted) for each cell, both blurred: cross-entropy less the part that cannot be changed."""
+    """KL(target || predicted) for each cell, both blurred: the cross-entropy minus the target's own entropy."""
     if std <= 0:
         e = target.values.expand_as(logits)
         cross = F.binary_cross_entropy_with_logits(logits, e, reduction="none")
@@ -151,7 +152,7 @@ def _entropy(e: Tensor) -> Tensor:
 
 
 def blur_at(recipe: SketchRecipe, fraction: float) -> float:
-    """The blur of the target at a fraction of the run (0..1): falling with the square of what is left of the window."""
+    """The target's blur at a fraction of the run (0..1): quadratic in the remaining fraction of the window."""
     length = max(recipe.end - recipe.start, 1e-6)
     return recipe.blur * min(1.0, max(0.0, (recipe.end - fraction) / length)) ** 2
 
@@ -159,8 +160,8 @@ def blur_at(recipe: SketchRecipe, fraction: float) -> float:
 def next_gain(
     gain: Tensor | float, gradient: Tensor, before: Tensor | None, adapt: float, region: Tensor | None = None
 ) -> Tensor | float:
-    """What to multiply each row's step by, (B, 1, 1, 1): the last gain, more where the gradient kept its way since
-    `before`, less where it turned round.
+    """The factor (B, 1, 1, 1) of each row's step: the last gain, larger where the gradient keeps the direction of
+    `before`, smaller where it reverses.
 
         gain_k = gain_{k-1} exp(adapt cos(g_k, g_{k-1})),   within LEAST_GAIN and MOST_GAIN
 
@@ -176,14 +177,14 @@ def next_gain(
 
 
 def renewed(fractions: Sequence[float], renew: float) -> list[bool]:
-    """At which guided steps something is taken anew that serves for a fraction of the run: a gradient, or what the
+    """At which guided steps something is computed that is used for a fraction of the run: a gradient, or what the
     negative prompt changes. fractions: of the run, rising; renew: see the recipe."""
     out, last = [], -math.inf
     for fraction in fractions:
         out.append(fraction - last >= renew - 1e-6 or fraction - fractions[0] < EARLY)
         last = fraction if out[-1] else last
     if out[-2:] == [False, True]:
-        out[-1] = False  # taken at the very end it would serve that step alone
+        out[-1] = False  # computed at the very end it would be used once
     return out
 
 
@@ -206,7 +207,7 @@ def guided_shift(
     strength: Tensor | float,
     region: Tensor | None = None,
 ) -> Tensor:
-    """What to subtract from the prediction x0 so that the step to sigma_next obeys the paper's law, row by row.
+    """What to subtract from the prediction x0 so that the step to sigma_next is the paper's, row by row.
 
     x, x0, gradient: (B, C, h, w) in the host's variance-exploding form, gradient = dL/dx (its length does not matter);
     sigma: (B,); strength: the paper's beta, for all or (B, 1, 1, 1); region: (B or 1, 1, h, w) in 0..1: loss,

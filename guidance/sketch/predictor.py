@@ -7,11 +7,13 @@ F_i are the outputs of a few blocks of the UNet, up() enlarges them to the laten
 so W_i up(F_i) = up(W_i F_i) exactly: the first and by far the widest layer is applied at each block's own resolution,
 the results of one resolution are added, and only their sum is enlarged.
 
-Differs from the paper: the noise level enters as sinusoids of log sigma (the paper feeds the noise itself, which nobody
-knows when sampling); LayerNorm over the channels of a pixel stands where the paper has BatchNorm, so that a prediction
-depends neither on its neighbours in the batch nor on how few pictures there were; features are whitened by the
-statistics of the training set. Beside the paper's target (the VAE's latent of the edge map, 4 channels) there is
-"edges": one map of soft closeness to an edge, `detail` x `detail` cells for each pixel of the latent.
+Differs from the paper:
+- The noise level enters as sinusoids of log sigma. The paper feeds the noise itself, which is not known in sampling.
+- LayerNorm over the channels of a pixel stands where the paper has BatchNorm. A prediction then depends neither on the
+  rest of its batch nor on the number of pictures.
+- Features are whitened by the statistics of the training set.
+- Beside the paper's target (the VAE's latent of the edge map, 4 channels) there is "edges": one map of closeness to an
+  edge, with `detail` x `detail` cells for each pixel of the latent.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ DETAILS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class PredictorSpec:
-    """All that decides the shape and the meaning of a predictor.
+    """All that decides the shape and the meaning of a predictor. Raises ValueError for values that cannot be.
 
     family: "sd1", "sd2" or "sdxl"; latent_format: the host's class name: which models and VAEs fit.
     taps: blocks of the UNet in the order of the forward pass ("input.2", "middle.0", "output.8"); channels: of each.
     target: "edges" (logits of closeness) or "latent" (the scaled latent of the edge map).
-    detail: cells a side for each pixel of the latent ("edges" only); spread: deviation of the closeness, in pixels of
+    detail: cells a side for each pixel of the latent ("edges" only); spread: std of the closeness, in pixels of
         the latent. sigma_low, sigma_high: the noise levels it was trained on.
     facts: about the training, for people: numbers and text only.
     """
@@ -131,20 +133,20 @@ class EdgeNetwork(nn.Module):
 @dataclass(frozen=True, eq=False)
 class EdgePredictor:
     """EDGE_PREDICTOR: what was trained, and the frozen network. state: what a training needs to go on (see
-    edge_training.py), None where it is finished. Shared through the host's cache: read it, never write to it."""
+    training.py), None where it is finished. The host's cache hands it to several nodes: never write to it."""
 
     spec: PredictorSpec
     network: EdgeNetwork
     state: Mapping[str, Tensor] | None = None
 
     def logits(self, features: Mapping[str, Tensor], sigma: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the network puts out for the tapped features at sigma (B,): "edges" logits (B, 1, detail h, detail w),
+        """The network's output for the tapped features at sigma (B,): "edges" logits (B, 1, detail h, detail w),
         "latent" (B, 4, h, w) scaled latent. size: (h, w) of the latent."""
         out = self.network([features[name] for name in self.spec.taps], sigma, size)
         return cells(out, self.spec.detail) if self.spec.target == "edges" else out
 
     def edges(self, features: Mapping[str, Tensor], sigma: Tensor, size: tuple[int, int]) -> Tensor:
-        """The same as a map to look at: closeness in 0..1 for "edges"; the latent is for a VAE to decode."""
+        """The same as a map to show: closeness in 0..1 for "edges"; the latent is for a VAE to decode."""
         out = self.logits(features, sigma, size)
         return out.sigmoid() if self.spec.target == "edges" else out
 

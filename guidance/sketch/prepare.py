@@ -1,8 +1,8 @@
-"""A drawing as people have it (scanned, photographed, coloured, white on black) -> clean strokes.
+"""A drawing of any kind (scanned, photographed, coloured, white on black) -> clean strokes.
 
-Ink is what differs from the paper. The paper is a wide median, so that shadows and creases of a photograph belong to
-it, and so that dark ink on light paper and light ink on dark paper are the same thing. Otsu's threshold (Otsu 1979)
-parts ink from paper; thinning and dropping specks follow (strokes.py).
+Ink is what differs from the paper. The paper is estimated by a wide median: shadows and creases of a photograph belong
+to it, and light ink on dark paper is found like dark ink on light paper. Otsu's threshold (Otsu 1979) separates ink
+from paper. Thinning and the removal of specks follow (strokes.py).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Check = Callable[[], None] | None
 PAPER_SIDE = 96
 PAPER_WINDOW = 15
 LEAST_CONTRAST = 0.06
-"""Below this difference from the paper (0..1) nothing counts as ink, however empty the page is."""
+"""A pixel whose difference from the paper (0..1) is smaller never counts as ink."""
 COLOUR = 0.2
-"""A difference between the channels of the ink that is called colour."""
+"""From this difference between its channels on, ink counts as coloured."""
 CLEAN_FRACTION = 0.15
 """In a clean drawing, the fraction of the strongest stroke above which a pixel is a stroke."""
 BINS = 256
-"""Steps of the histogram in which the threshold is sought."""
+"""Bins of the histogram for Otsu's threshold."""
 THICK = 3.0
 """Strokes thicker than this many pixels are replaced by their centre lines."""
 

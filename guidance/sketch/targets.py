@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 REACH = 3.0
-"""Beyond this many deviations closeness counts as zero (it is below 0.012)."""
+"""Beyond this many std closeness counts as zero (it is below 0.012)."""
 
 
 def closeness(edges: Tensor, spread: float) -> Tensor:
@@ -55,7 +55,7 @@ def edge_target(edges: Tensor, size: tuple[int, int], *, detail: int, spread: fl
 
 
 def blur(map_: Tensor, std: float) -> Tensor:
-    """(B, K, h, w) smoothed by a Gaussian (deviation in its own pixels), the border reflected; 0 changes nothing."""
+    """(B, K, h, w) smoothed by a Gaussian (std in its own pixels), the border reflected; 0 changes nothing."""
     reach = min(math.ceil(3 * std), min(map_.shape[-2:]) - 1)
     if std <= 0 or reach < 1:
         return map_
@@ -64,8 +64,8 @@ def blur(map_: Tensor, std: float) -> Tensor:
 
 
 def _smoothing(size: int, reach: int, std: float) -> Tensor:
-    """(size, size): what each pixel of a line takes from which. As a matrix, since the backward of a convolution with
-    one long kernel costs more than all else that the loss asks for."""
+    """(size, size): the Gaussian along one side, as a matrix. The backward pass of a convolution with one long kernel
+    would cost more than the rest of the loss."""
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-(offsets * offsets) / (2 * std * std))
     taken = (torch.arange(size)[:, None] + offsets).abs()

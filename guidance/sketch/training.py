@@ -1,9 +1,9 @@
 """Training an edge predictor (arXiv 2211.13752, section 3.1) from few pictures: the UNet is frozen and only asked for
 features, so that a step costs one truncated forward pass and a small MLP.
 
-Differs from the paper: few pictures are enough (each pixel is an example), so the training stops on pictures that were
-held out and keeps the best weights; levels are drawn evenly over the whole guided range; the prompt is dropped half of
-the time, so that either half of classifier-free guidance can steer.
+Differs from the paper: few pictures are enough, as each pixel is an example. So the training is judged on held-out
+pictures, stops when they no longer improve, and keeps the best weights. Noise levels are drawn evenly over the guided
+range. The prompt is dropped half of the time, so that the predictor fits both halves of classifier-free guidance.
 
 A training that was interrupted and goes on from its state ends in the same weights as one that was not.
 """
@@ -32,7 +32,7 @@ BETTER = 0.998
 
 
 class Trainer:
-    """The state of one training; used by a loop that knows how to ask the UNet for features:
+    """The state of one training, for a loop that gets the features from the UNet:
 
     for step in trainer.remaining():
         plan = examples.plan(step)
@@ -127,12 +127,12 @@ class Trainer:
         return value
 
     def pauses(self, step: int) -> bool:
-        """Whether to look at the training after this step, and keep it: about CHECKS times, and at the end."""
+        """Whether the training is judged and saved after this step: about CHECKS times, and at the end."""
         every = max(10, self.recipe.steps // CHECKS)
         return (step + 1) % every == 0 or step + 1 == self.recipe.steps
 
     def due(self, step: int) -> bool:
-        """Whether the held-out pictures are to be asked after this step."""
+        """Whether the held-out loss is to be computed after this step."""
         return bool(self.examples.held_out) and self.pauses(step)
 
     def judge(self, step: int, loss: float) -> None:

@@ -1,8 +1,8 @@
 """A MODEL whose sampling runs start some way along a change of their picture, with any sampler and guider.
 
-What the start still holds of the old picture wins over the words where a shape is to change: a disc that shows through
-the noise stays a disc. So new shapes are drafted before the run: the model says, at the first level, what it would make
-of the start, and the run starts from that under noise of its own, as if it were the picture.
+Where a shape is to change, what is left of the old picture wins over the words: a disc that shows through the noise
+stays a disc. So new shapes are drafted before the run. The model predicts the picture at the first level, and the run
+starts from that prediction under new noise, as if it were the source.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0):
 def _drafted(
     guider, sigma: Tensor, extra_args: dict, noise: Tensor, latent_image: Tensor, full: bool, number: int
 ) -> Tensor:
-    """The noise (B, C, h, w) with which a run on `latent_image` starts from what the guider makes of its start, under
-    noise of its own. All patches of the model take part, so that a draft keeps what an anchor keeps."""
+    """The noise (B, C, h, w) with which a run on `latent_image` starts from the guider's prediction of its start, under
+    new noise. All patches of the model take part, so that a draft keeps what an anchor keeps."""
     sampling = guider.inner_model.model_sampling
     start = sampling.noise_scaling(sigma, noise.clone(), latent_image, full)
     made = guider(start, sigma.expand(len(start)), **extra_args)

@@ -1,4 +1,4 @@
-"""DiffEdit's heat map on a MODEL of the host: what is predicted for which text, in few calls, what is remembered."""
+"""DiffEdit's heat map on a MODEL of the host: predictions for both texts in few calls; the reference's are cached."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def noise_level(model, strength: float) -> float:
     sampling = model.get_model_object("model_sampling")
     steps = getattr(sampling, "num_timesteps", None)
     if steps is not None:
-        # On a step of the schedule: between two, the host would tell the network one level and scale by another.
+        # On a step of the schedule: between two, the host would give the network one level and scale by another.
         return float(sampling.sigma(torch.tensor(float(round(strength * (steps - 1))))))
     return float(sampling.percent_to_sigma(1.0 - strength))
 
@@ -83,7 +83,7 @@ class Compared(NamedTuple):
 def compare(
     model, prompts: Prompts, latent: Tensor, recipe: MapRecipe, items: list[int], noise_mask: Tensor | None = None
 ) -> Compared:
-    """What the two texts predict, and how that differs.
+    """The predictions for both texts, and their differences.
 
     latent: (B, C, h, w) raw; items: the B pictures' numbers, which choose their noises. noise_mask: for inpainting
     models, as `with_denoiser` takes it.

@@ -1,7 +1,7 @@
-"""The gradient of a loss on predicted edges, taken from a sampler's own model call.
+"""The gradient of a loss on predicted edges, computed in a sampler's own model call.
 
-The call's conditional half runs by itself, with a leaf in place of its input; where the host batches several entries
-of the prompt, the rows of those that cover the whole picture count, in equal parts.
+The call's conditional half runs by itself, with a leaf in place of its input. Where the host batches several entries of
+the prompt, the rows of those that cover the whole picture count, in equal parts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..unet_features import reading, require_whole
 from ..validation import require_finite
 from .layers import require_channels
 
-KEY = "palimpsest_sketch_slope"
+KEY = "palimpsest_sketch_gradient"
 TECHNIQUE = "sketch guidance"
 OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
 """Entries of a prompt with one of these change from level to level."""
@@ -32,11 +32,11 @@ OWN_LEVELS = ("timestep_start", "timestep_end", "hooks")
 class EdgeGradient:
     """dL/dx for the rows of one model call of a guider; filled by the call that `gradient_options`'s options go into.
 
-    loss_of: what the predictor puts out -> (B,). shape: of x, (B, C, h, w), which must reach the model as a whole.
+    loss_of: the predictor's output -> (B,). shape: of x, (B, C, h, w), which must reach the model as a whole.
     sparing: recompute activations in backward, to need less memory.
-    shortfalls: by how much the other prompts' predictions x0 fell short of the positive one's at an earlier call; set
-    before a call it spares them, and afterwards it is what served. (Their predictions themselves, held, would lag
-    behind the positive one's and so raise the CFG.)
+    shortfalls: the positive prompt's prediction x0 minus each other prompt's, of an earlier call. Set before a call,
+    they replace the calls for the other prompts; afterwards they are those of this call. (Old predictions themselves
+    would lag behind the positive one's and so raise the CFG.)
     """
 
     def __init__(self, guider, predictor: EdgePredictor, loss_of: Callable[[Tensor], Tensor], shape: Sequence[int]):
@@ -99,7 +99,7 @@ class EdgeGradient:
         return [one if short is None else own - short for one, short in zip(first, self.shortfalls)]
 
     def _may_reuse(self, mine: list[bool], others: list, x: Tensor) -> bool:
-        """Whether what is held stands for the other prompts of this call."""
+        """Whether the shortfalls fit the other prompts of this call."""
         if self.shortfalls is None or mine.count(True) != 1 or len(self.shortfalls) != len(others):
             return False
         entries = [entry for cond in others for entry in cond or ()]
@@ -120,7 +120,7 @@ class EdgeGradient:
         inputs = (plain(t), _plain(c_concat), _plain(c_crossattn))
 
         def forward(leaf: Tensor, options: dict) -> Tensor:
-            # The UNet empties the lists of a ControlNet as it goes.
+            # The UNet pops from the lists of a ControlNet.
             return executor(leaf, *inputs, _copied(control), options, **arguments)
 
         network = executor.class_obj.diffusion_model

@@ -95,7 +95,7 @@ def _lines(edge: Tensor, number: int) -> Tensor:
 
 
 def in_order(pictures: list[Tensor], lines: list[Tensor]) -> bool:
-    """Whether edges lie on steeper places of their own pictures than of others; True where nobody can tell."""
+    """Whether edges lie on steeper places of their own pictures than of others; True where that cannot be compared."""
     steep = [_steepness(picture) for picture in pictures]
     count = len(steep)
     own, other = [], []

@@ -37,7 +37,7 @@ def layout(network: UNetModel) -> tuple[str, ...]:
 
 
 def _last_of_each_level(blocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The last residual block of each level but the deepest, on the way down and, but the widest, on the way up."""
+    """The last residual block of each level: on the way down without the deepest, on the way up without the widest."""
     starts = [1 + sum(count + 1 for count in blocks[:level]) for level in range(len(blocks))]
     inputs = tuple(start + count - 1 for start, count in zip(starts, blocks))[: max(1, len(blocks) - 1)]
     ends = [sum(count + 1 for count in blocks[level:]) - 1 for level in range(len(blocks))]

@@ -1,8 +1,8 @@
 """Sketch guidance as a patch of the host's MODEL, which every stock sampler and guider then honours.
 
-At a guided step the conditional half of the call runs by itself and with gradients; the features that the predictor
-reads are taken from it, so that no second forward pass is needed, and the graph ends behind the last of them. The
-other half, the layers behind, ControlNets and text never carry a gradient.
+At a guided step the conditional half of the call runs by itself and with gradients. The features that the predictor
+reads are taken from it, so that no second forward pass is needed; the graph ends behind the last of them. The other
+half, the layers behind, ControlNets and text have no gradient.
 """
 
 from __future__ import annotations
@@ -146,14 +146,14 @@ class _Guide:
 
 
 class Anew(NamedTuple):
-    """What a guided step takes anew: the gradient, and what the negative prompt changes."""
+    """What a guided step computes: a new gradient, and what the negative prompt changes."""
 
     gradient: bool
     negative: bool
 
 
 def guided_steps(patcher, predictor: EdgePredictor, recipe: SketchRecipe, sigmas: list[float]) -> dict[int, Anew]:
-    """The numbers of the steps to guide in a falling schedule, and what is taken anew there."""
+    """The numbers of the steps to guide in a falling schedule, and what is computed there."""
     sampling = patcher.get_model_object("model_sampling")
     high, low = (float(sampling.percent_to_sigma(fraction)) for fraction in (recipe.start, recipe.end))
     within = [i for i, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high * (1 + 1e-4)]
@@ -223,7 +223,7 @@ class _Run:
         return x0, guided_shift(x, x0, self.gradient, timestep, after, strength * self.gain, self.region)
 
     def _renewed(self, executor, x: Tensor, timestep: Tensor, model_options: dict, seed, step: int) -> Tensor:
-        """The plain prediction x0; the gradient is taken on the way."""
+        """The plain prediction x0; its call also gives the gradient."""
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         std = blur_at(self.recipe, fraction_at_sigma(sampling, float(timestep.max())))
         gradient = EdgeGradient(

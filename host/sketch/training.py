@@ -29,7 +29,7 @@ Use = Callable[[int, Plan, Tensor, list[Tensor]], None]
 
 @dataclass(frozen=True)
 class LevelRange:
-    """The noise levels between two shares of a run (the host's percent: 0 = pure noise, 1 = picture)."""
+    """The noise levels between two fractions of a run (the host's percent: 0 = pure noise, 1 = picture)."""
 
     sampling: object
     start: float

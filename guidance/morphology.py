@@ -136,11 +136,12 @@ def fill_holes(mask: Tensor) -> Tensor:
 
 def touching(mask: Tensor, core: Tensor) -> Tensor:
     """Those connected parts of the mask that hold a cell of `core` (B, H, W) bool; corners connect."""
-    grown = [
-        ndimage.binary_propagation(_as_array(one & part), EIGHT, _as_array(part))
-        for one, part in zip(core, mask, strict=True)
-    ]
-    return torch.stack([_as_tensor(one, mask) for one in grown])
+    found = []
+    for one, part in zip(core, mask, strict=True):
+        numbers, parts = label(part)
+        touched = torch.bincount(numbers[one & part], minlength=parts + 1) > 0
+        found.append(touched[numbers])
+    return torch.stack(found)
 
 
 def label(mask: Tensor) -> tuple[Tensor, int]:

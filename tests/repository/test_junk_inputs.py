@@ -45,6 +45,7 @@ RUN = (
     "ProximalGuidance",
     "NegativePromptInversion",
     "DiffEditHeadStart",
+    "PixelTrueFinish",
 )
 JUNK = {
     "nothing": None, "a string": "x", "an empty string": "", "a list": [1, "a"], "an empty list": [], "a dict": {},

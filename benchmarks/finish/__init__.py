@@ -1,0 +1,1 @@
+"""Benchmark of Pixel-True Finish."""

@@ -1,0 +1,1 @@
+"""Pixel-True Finish: what an edit was not asked to change gets the pixels of the source back."""

@@ -1,0 +1,100 @@
+"""Which pixels an edit really changed, told from what compression, resampling and an autoencoder leave.
+
+Those leave more where the source has more texture, so differences are measured in units of what is usual at places of
+the same texture. Two looks at each place: single pixels, which find outlines, and means of a neighbourhood, which find
+faint changes of colour. The threshold is Otsu's (guidance/morphology.py), between bounds; weak places count where they
+hang together with strong ones.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..morphology import close_gaps, dilate, erode, fill_holes, label, otsu, touching
+from .registration import blur
+
+USUAL = 0.4
+"""The quantile that is taken for what is usual: edits cover up to half of the picture, or of its texture."""
+QUIET = 1.5 / 255
+"""Differences are not measured in anything smaller: 8-bit files have this much."""
+LEAST, COLOUR = 0.02, 0.2
+"""Fractions of the energy of a change from pixel to pixel that are lost in any case, in brightness and in colour: a
+JPEG keeps half of the pixels of colour in each direction."""
+PLAUSIBLE = 0.3, 6 / 255
+"""What differs by more than this fraction of the local variance, and by more than this, is no mere loss of quality."""
+WEAK, STRONG, SURE = 3.0, 5.0, 9.0
+"""Times what is usual: from where on a place may belong to an edit; and the bounds of the threshold for its core."""
+RIM = 2
+"""Pixels at the edge of what is known, which are not to be trusted."""
+GAP, SMALLEST = 3, 16
+"""Gaps of this radius are closed; parts of fewer pixels are grains of the compression."""
+SAMPLES = 2**16
+
+
+def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
+    """source with the cast that lies on the view, view (3, H, W) -> (H, W) bool; known (H, W) bool: what the view shows
+    of the source."""
+    sure = known if known.all() else erode(known[None], RIM)[0]
+    if not sure.any():
+        return torch.zeros_like(known)
+    sharp, unusual = strangeness(source, view, sure)
+    logs = (unusual[sure].clamp(0.5, 50).log() + 1) / 5
+    threshold = (otsu(logs[None], bins=128)[0] * 5 - 1).exp().clamp(STRONG, SURE)
+    mask = touching(((unusual > WEAK) & sure)[None], ((unusual > threshold) & sure)[None])
+    mask = fill_holes(close_gaps(mask, GAP))
+    # Means of a neighbourhood reach beyond an outline: there single pixels decide.
+    inner = erode(mask, RIM + 1)
+    mask = fill_holes(close_gaps(mask & (inner | (sharp > WEAK)[None]), 1))
+    mask = without_specks(mask[0], SMALLEST)
+    return mask | (dilate(mask[None], RIM)[0] & known & ~sure)
+
+
+def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """(H, W) twice: by how much each place differs, 1 for what is usual where there is as much texture.
+
+    The first looks at single pixels, the second at neighbourhoods as well.
+    """
+    difference = view - source
+    texture, variance = _energies(source)
+    coloured = _energies(source - source.mean(0))[0]
+    sharp = difference.square().sum(0)
+    fine = blur(sharp, 1)
+    faint = torch.stack([blur(one, 3) for one in difference]).square().sum(0)
+    usual = known & (fine < PLAUSIBLE[0] * variance + 3 * PLAUSIBLE[1] ** 2)
+    usual = usual if usual.any() else known
+    step = max(1, int((source[0].numel() / SAMPLES) ** 0.5))
+    thin = (slice(None, None, step),) * 2
+    levels = []
+    for energy in (fine, faint):
+        even, steep = _usual(energy[thin][usual[thin]], texture[thin][usual[thin]])
+        levels.append(even + max(steep, LEAST) * texture + COLOUR * coloured)
+    return (sharp / levels[0]).sqrt(), torch.maximum(fine / levels[0], faint / levels[1]).sqrt()
+
+
+def _energies(source: Tensor) -> tuple[Tensor, Tensor]:
+    """(H, W) twice: the energy of the colours' change from pixel to pixel; and their variance in a neighbourhood."""
+    across = F.pad((source[:, :, 1:] - source[:, :, :-1]).square().sum(0), (0, 1))
+    down = F.pad((source[:, 1:] - source[:, :-1]).square().sum(0), (0, 0, 0, 1))
+    means = torch.stack([blur(one, 3) for one in source])
+    return blur(across + down, 2), (blur(source.square().sum(0), 3) - means.square().sum(0)).clamp_min(0)
+
+
+def _usual(energy: Tensor, texture: Tensor) -> tuple[float, float]:
+    """energy, texture (N,) -> what is usual is `even + steep * texture`."""
+    if not energy.numel():
+        return 3 * QUIET**2, 0.0
+    flat = texture <= texture.median()
+    even = max(float(energy[flat].quantile(USUAL)), 3 * QUIET**2)
+    rough = texture > texture.quantile(0.6)
+    steep = ((energy - even)[rough] / texture[rough].clamp_min(1e-9)).quantile(USUAL) if rough.any() else 0.0
+    return even, max(float(steep), 0.0)
+
+
+def without_specks(mask: Tensor, least: int) -> Tensor:
+    """mask (H, W) bool without connected parts of fewer than `least` pixels."""
+    numbers, count = label(mask)
+    sizes = torch.bincount(numbers.flatten(), minlength=count + 1)
+    sizes[0] = 0
+    return (sizes >= least)[numbers]

@@ -1,0 +1,151 @@
+"""From a source and what an editor made of it to the source with nothing but the edit: all steps, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from .alignment import Alignment, resized, size_of, warp, within
+from .changes import find
+from .colour import Cast, Colour, fit
+from .composite import compose, enlarged as scaled, opacity
+from .registration import FULL, Registered, register
+
+Registration = Literal["automatic", "on", "off"]
+
+STILL = 0.15
+"""Moves of less than this many pixels of the edited picture are none: to undo them would only soften the picture."""
+SAME_PICTURE = 0.2
+"""Where less of the source's texture is found again, the two are different pictures."""
+ALL = 0.95
+"""From this fraction on, everything has changed."""
+SMALL = 32
+"""Edits narrower than this, in pixels of the source, may be accidents."""
+DIFFERENT = (
+    "Nothing of 'source' is found again in 'edited' ({0:.0f} % of its texture): connect the picture that was made from "
+    "this very source; or, if the edit was to change everything, paint a 'mask' and set 'registration' to off."
+)
+EVERYTHING = (
+    "Everything has changed ({0:.0f} % of the picture), so that nearly nothing of the source is left: connect a 'mask' "
+    "of what may change."
+)
+NOTHING = (
+    "No change was found, and the source comes back as it was: connect a 'mask', if there is one too faint to find."
+)
+PLAIN = "The source is too plain to tell whether the edited picture has moved; it is taken as it lies."
+TINY = "The largest change is no more than {0:.0f} pixels wide, and may be an accident: look at the mask."
+UNSEEN = "{0:.0f} % of the mask lie where the edited picture shows nothing of the source; there the source stays."
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishRecipe:
+    """registration: whether moves are looked for; automatic leaves out those too small to see. colour: which cast is
+    undone. grow, feather: pixels of the copy on which pictures are compared, a megapixel at most. grain: the source's
+    noise is added to what is smoother. detail: 0..1, the source's fine structure where the edit has the same.
+    """
+
+    registration: Registration = "automatic"
+    colour: Colour = "gain and offset"
+    grow: float = 0.0
+    feather: float = 2.0
+    grain: bool = False
+    detail: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finished:
+    """picture (3 or 4, H, W); alpha (H, W), how much of the edit is seen: where it is 0 the picture is the source's to
+    the bit. fraction: of the picture that has changed. warnings: sentences."""
+
+    picture: Tensor
+    alpha: Tensor
+    alignment: Alignment
+    cast: Cast
+    fraction: float
+    warnings: tuple[str, ...]
+
+
+def finish(
+    source: Tensor,
+    edited: Tensor,
+    mask: Tensor | None = None,
+    recipe: FinishRecipe = FinishRecipe(),
+    *,
+    larger: Tensor | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> Finished:
+    """source (3 or 4, H, W), edited (3, h, w), mask (H, W) of what may change, in 0..1, or None: it is found.
+
+    larger: the edited picture enlarged by other means, (3, h', w'), of its proportions; its pixels are used where the
+    source is larger than the edited picture. step: called after each part of the work. Raises ValueError where the
+    edited picture is another one.
+    """
+    size, small = size_of(source), within(size_of(source), FULL)
+    before = resized(source[:3], small)
+    after = resized(edited, within(size_of(edited), small[0] * small[1]))
+    warnings: list[str] = []
+    found = _aligned(before, after, recipe, warnings, must=mask is None)
+    step()
+    view, known = warp(after, found, "bicubic"), found.overlap().to(before.device)
+    cast = fit(before, view, known, recipe.colour)
+    step()
+    wanted = find(cast.laid_on(before), view, known).float() if mask is None else mask
+    alpha = scaled(opacity(wanted, recipe.grow, recipe.feather), size)
+    alignment = found.at(size, size_of(edited))
+    warnings += _doubts(alpha, mask, scaled(known.float(), size))
+    alpha = alpha * (scaled(known.float(), size) == 1)
+    step()
+    pixels = edited if larger is None else larger
+    picture = compose(
+        source, pixels, alpha, alignment=alignment.at(size, size_of(pixels)), cast=cast, grain=recipe.grain,
+        detail=recipe.detail, step=step,
+    )  # fmt: skip
+    return Finished(
+        picture=picture,
+        alpha=alpha,
+        alignment=alignment,
+        cast=cast,
+        fraction=float((alpha > 0).float().mean()),
+        warnings=tuple(warnings),
+    )
+
+
+def _aligned(before: Tensor, after: Tensor, recipe: FinishRecipe, warnings: list[str], must: bool) -> Alignment:
+    """must: without a mask, nothing can be made of pictures that do not match. Raises ValueError then."""
+    still = Alignment.stretched(size_of(before), size_of(after))
+    if recipe.registration == "off" or min(*before.shape[1:], *after.shape[1:]) < 8:
+        return still
+    found: Registered = register(before, after)
+    if found.plain:
+        warnings.append(PLAIN)
+        return still
+    if found.matched < SAME_PICTURE:
+        sentence = DIFFERENT.format(100 * found.matched)
+        if must or recipe.registration == "on":
+            raise ValueError(sentence)
+        warnings.append(sentence)
+        return still
+    pixel = max(1.0, before.shape[2] / after.shape[2])
+    moved = found.alignment.farthest() > STILL * pixel
+    return found.alignment if moved or recipe.registration == "on" else still
+
+
+def _doubts(alpha: Tensor, mask: Tensor | None, known: Tensor) -> list[str]:
+    """Why the result may not be what was meant."""
+    changed = alpha > 0
+    fraction = float(changed.float().mean())
+    if not changed.any():
+        return [NOTHING]
+    doubts = []
+    unseen = float((changed & (known < 1)).float().sum() / changed.float().sum())
+    if mask is not None and unseen > 0.005:
+        doubts.append(UNSEEN.format(100 * unseen))
+    if mask is None and fraction > ALL:
+        doubts.append(EVERYTHING.format(100 * fraction))
+    side = float(changed.any(0).sum().minimum(changed.any(1).sum()))
+    if mask is None and side < SMALL:
+        doubts.append(TINY.format(side))
+    return doubts

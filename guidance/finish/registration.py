@@ -1,0 +1,235 @@
+"""How an editor has moved, enlarged, turned and stretched a picture, found from the two pictures alone.
+
+Coarse: phase correlation (Kuglin and Hines, 1975) under a number of enlargements and small turns, on copies of 128
+pixels. Fine: Gauss-Newton on the affine move with both pictures' gradients (efficient second-order minimisation, Malis,
+ICRA 2004), on contrasts that know no colour cast, each place weighted by how well its neighbourhood agrees already
+(Geman and McClure, 1987), so that what was edited has no say.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .alignment import Alignment, Size, resized, size_of, warp, within
+
+SEARCHED, CHECKED, SETTLED, FULL = 2**14, 2**16, 2**18, 2**20
+"""Pixels of the copies on which the move is searched for, checked, settled to a fraction of a pixel, and refined."""
+LUMINANCE = (0.299, 0.587, 0.114)
+CONTRAST = 0.02
+"""Contrasts below this are noise, not texture."""
+ZOOMS = tuple(math.exp(0.045 * step) for step in range(-5, 6))
+TURNS = (0.0, -2.0, 2.0)
+FARTHEST = 0.16
+"""Moves by more than this fraction of the picture's sides are not looked for."""
+SMOOTH = 1.2
+"""Standard deviation in pixels of what the search sees: details lose their place between two guesses."""
+TAPER = 6
+PEAKS, CANDIDATES = 8, 2
+AGREES = 0.5
+"""The correlation from which on a neighbourhood is the same in both pictures."""
+PLAIN = 0.01
+"""Where less of the picture has texture there is nothing to register by."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Registered:
+    """alignment: how the two fit; matched: the fraction of the source's texture that was found again, 0..1;
+    plain: there is no texture to find."""
+
+    alignment: Alignment
+    matched: float
+    plain: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Level:
+    """Both pictures at one size, as contrasts (h, w)."""
+
+    source: Tensor
+    edited: Tensor
+
+    @classmethod
+    def of(cls, source: Tensor, edited: Tensor, area: int) -> Level:
+        """From pictures (3, H, W): both at about the same number of pixels, no more than `area` and their own."""
+        area = min(area, source.shape[1] * source.shape[2], edited.shape[1] * edited.shape[2])
+        return cls(source=_contrast(source, area), edited=_contrast(edited, area))
+
+    def fit(self, alignment: Alignment) -> Alignment:
+        return alignment.at(size_of(self.source), size_of(self.edited))
+
+
+def register(source: Tensor, edited: Tensor) -> Registered:
+    """source (3, H, W), edited (3, h, w), in 0..1, at least 8 pixels on each side."""
+    start = Alignment.stretched(size_of(source), size_of(edited))
+    checked = Level.of(source, edited, CHECKED)
+    if _textured(checked.source).float().mean() < PLAIN:
+        return Registered(alignment=start, matched=0.0, plain=True)
+    found = refine(checked, checked.fit(start), 2)
+    if found.farthest() > 1 or matched(checked, found) < AGREES:
+        found = refine(checked, checked.fit(_searched(Level.of(source, edited, SEARCHED), start)), 6)
+    agrees = matched(checked, found)
+    for area in (SETTLED, FULL):
+        level = Level.of(source, edited, area)
+        if level.source.numel() > checked.source.numel():
+            found = refine(level, level.fit(found), 2)
+    return Registered(alignment=found.at(start.source, start.edited), matched=agrees)
+
+
+def _searched(level: Level, whole: Alignment) -> Alignment:
+    """The best of a few candidates, on the coarse level."""
+    fitted = [refine(level, one, 5) for one in (level.fit(whole), *_candidates(level, whole))]
+    return max(fitted, key=lambda one: _score(level, one))
+
+
+def _score(level: Level, alignment: Alignment) -> float:
+    """How well an alignment explains the pictures: what agrees, less where little of the source is seen at all."""
+    return matched(level, alignment) * float(alignment.overlap().float().mean()) ** 0.25
+
+
+def _candidates(level: Level, whole: Alignment) -> list[Alignment]:
+    """CANDIDATES moves: of the PEAKS whose phase correlation is highest those that agree best."""
+    guesses = [level.fit(one) for base in _bases(whole) for one in _around(base)]
+    views = torch.stack([warp(level.edited[None], one)[0] for one in guesses])
+    shifts, peaks = _phase_correlation(level.source, views)
+    unmoved = torch.eye(2, dtype=torch.float64)
+    best = [guesses[i].after(unmoved, shifts[i]) for i in peaks.argsort(descending=True)[:PEAKS].tolist()]
+    return sorted(best, key=lambda one: -_score(level, one))[:CANDIDATES]
+
+
+def _bases(whole: Alignment) -> list[Alignment]:
+    """The source stretched to the edited size; and, where that distorts, cropped to it, or set within it."""
+    factors = whole.matrix.diag()
+    if float(factors.max() / factors.min()) < 1.04:
+        return [whole]
+    return [whole, *(_about_the_middle(whole, one.expand(2).diag()) for one in (factors.max(), factors.min()))]
+
+
+def _around(base: Alignment) -> list[Alignment]:
+    turned = []
+    for turn in TURNS:
+        cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        by = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+        turned += [_about_the_middle(base, zoom * base.matrix @ by) for zoom in ZOOMS]
+    return turned
+
+
+def _about_the_middle(alignment: Alignment, matrix: Tensor) -> Alignment:
+    """With this matrix, the middle of the source on that of the edited picture."""
+    (height, width), (h, w) = alignment.source, alignment.edited
+    centre = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    middle = torch.tensor([w / 2, h / 2], dtype=torch.float64)
+    return replace(alignment, matrix=matrix, shift=middle - matrix @ centre)
+
+
+def _phase_correlation(source: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    """source (h, w), views (N, h, w) -> shifts (N, 2) with view(x + shift) = source(x), float64; and the peaks (N,)."""
+    h, w = source.shape
+    # An edit in the middle leaves no more than a rim: the window falls off at the very border alone.
+    window = torch.outer(*((TAPER * torch.hann_window(side, periodic=False)).clamp(max=1) for side in (h, w))).to(
+        source
+    )
+    cross = torch.fft.rfft2(views * window) * torch.fft.rfft2(source * window).conj()
+    # Frequencies that hold no texture say nothing of the shift; high ones lose it between two guesses.
+    power = cross.abs()
+    f = torch.fft.fftfreq(h).square()[:, None] + torch.fft.rfftfreq(w).square()
+    smooth = torch.exp(-2 * (math.pi * SMOOTH) ** 2 * f).to(source)
+    surface = torch.fft.irfft2(smooth * cross / (power + 0.1 * power.mean((1, 2), keepdim=True)), s=(h, w))
+    near = torch.outer(*((torch.fft.fftfreq(side).abs() <= FARTHEST) for side in (h, w))).to(source.device)
+    peaks, place = surface.masked_fill(~near, -1.0).flatten(1).max(1)
+    down, right = place // w, place % w
+    down, right = (at - (at > side // 2) * side for at, side in ((down, h), (right, w)))
+    return torch.stack([right, down], 1).double().cpu(), peaks
+
+
+def refine(level: Level, alignment: Alignment, steps: int) -> Alignment:
+    """The alignment of the level after at most so many Gauss-Newton steps; fewer where it stands still."""
+    h, w = level.source.shape
+    basis = _basis((h, w), level.source)
+    for _ in range(steps):
+        view = warp(level.edited[None], alignment)[0]
+        inside = alignment.overlap().to(view.device)
+        error = level.source - view
+        weight = _agreement(level.source, view, error) * inside
+        gradient = torch.stack(_gradient((level.source + view) / 2))
+        jacobian = (gradient[:, None] * basis).flatten(0, 1).flatten(1)  # (6, h * w): x by 1, x, y; y by 1, x, y
+        weighted = jacobian * weight.flatten()
+        normal = (weighted @ jacobian.T).double().cpu()
+        right = (weighted @ error.flatten()).double().cpu()
+        damped = normal + torch.eye(6, dtype=torch.float64) * (1e-4 * normal.diag().mean() + 1e-12)
+        matrix, shift = _as_affine(torch.linalg.solve(damped, right), (h, w))
+        alignment = alignment.after(matrix, shift)
+        corners = torch.tensor([[0.0, 0], [w, 0], [0, h], [w, h]], dtype=torch.float64)
+        if float((corners @ matrix.T + shift - corners).abs().max()) < 0.01:
+            break
+    return alignment
+
+
+def _basis(size: Size, like: Tensor) -> Tensor:
+    """(3, h, w): one, and the place across and down in -1..1."""
+    h, w = size
+    across = (torch.arange(w).to(like) + 0.5) / w * 2 - 1
+    down = (torch.arange(h).to(like) + 0.5) / h * 2 - 1
+    return torch.stack([torch.ones_like(like), across.expand(h, w), down[:, None].expand(h, w)])
+
+
+def _as_affine(found: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Coefficients (6,) of the basis -> a move of points in pixels: matrix (2, 2), shift (2,)."""
+    h, w = size
+    constant, across, down = found.reshape(2, 3).T
+    matrix = torch.eye(2, dtype=torch.float64) + torch.stack([across * 2 / w, down * 2 / h], 1)
+    return matrix, constant - across - down
+
+
+def _gradient(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Across and down, of (h, w), central."""
+    padded = F.pad(picture[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    return (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+
+
+def _agreement(source: Tensor, view: Tensor, error: Tensor) -> Tensor:
+    """(h, w) in 0..1, how much each place's neighbourhood is alike in both. The scale is the median error there is
+    where there is texture."""
+    local = blur(error.square(), 2)
+    textured = _textured(source) & _textured(view)
+    if not textured.any():
+        return torch.ones_like(error)
+    scale = local[textured].median() + 1e-6
+    return (1 + local / scale).pow(-2)
+
+
+def correlation(source: Tensor, view: Tensor, radius: int = 4) -> Tensor:
+    """(h, w) in -1..1 of two contrasts (h, w), in a square of 2 * radius + 1 pixels round each place."""
+    both = blur(source * view, radius)
+    power = blur(source.square(), radius) * blur(view.square(), radius)
+    return both / (power + 1e-6).sqrt()
+
+
+def matched(level: Level, alignment: Alignment) -> float:
+    """The fraction of the source's textured places, of those that the edited picture shows, that agree with it."""
+    view = warp(level.edited[None], alignment)[0]
+    seen = _textured(level.source) & alignment.overlap().to(view.device)
+    return float((correlation(level.source, view)[seen] > AGREES).float().mean()) if seen.any() else 0.0
+
+
+def _textured(contrast: Tensor) -> Tensor:
+    return blur(contrast.square(), 4) > 0.1
+
+
+def _contrast(picture: Tensor, area: int) -> Tensor:
+    """picture (3, H, W) -> (h, w): luminance less that of its surroundings, in units of the contrast there."""
+    small = resized(picture, within(size_of(picture), area))
+    grey = torch.einsum("c, c h w -> h w", small.new_tensor(LUMINANCE), small)
+    detail = grey - blur(blur(grey, 3), 3)
+    return detail / (blur(blur(detail.square(), 4), 4) + CONTRAST**2).sqrt()
+
+
+def blur(picture: Tensor, radius: int) -> Tensor:
+    """(h, w), the mean of a square of 2 * radius + 1 pixels; at the border of those that there are."""
+    size = 2 * radius + 1
+    across = F.avg_pool2d(picture[None], (1, size), 1, (0, radius), count_include_pad=False)
+    return F.avg_pool2d(across, (size, 1), 1, (radius, 0), count_include_pad=False)[0]

@@ -1,0 +1,137 @@
+"""Edits whose truth is known: the move is found, the mask covers the edit, and nothing else changes, to the bit."""
+
+import pytest
+import torch
+from palimpsest.benchmarks.finish.truth import Cast, Move, registration_error
+from palimpsest.guidance.finish.finish import FinishRecipe, finish
+from palimpsest.guidance.finish.registration import register
+from palimpsest.guidance.finish.report import report
+
+from .pictures import textured, truth
+
+SIZE = (240, 320)
+MOVES = {
+    "still": Move(size=SIZE),
+    "a third of a pixel": Move(size=SIZE, right=0.33, down=-0.21),
+    "far": Move(size=SIZE, right=-17.3, down=9.6),
+    "larger": Move(size=SIZE, wider=1.19, higher=1.19, right=2.5),
+    "smaller": Move(size=SIZE, wider=0.83, higher=0.83, down=-3.0),
+    "turned": Move(size=SIZE, turned=2.9, right=3.0),
+    "stretched": Move(size=SIZE, wider=1.04, higher=0.97),
+    "rounded to 112": Move(size=(224, 336)),
+    "cropped to 112": Move(size=(224, 336), crop=True, right=4.0),
+    "half the size": Move(size=(120, 160), right=1.5),
+    "twice the size": Move(size=(480, 640), right=1.5),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_move_is_found(name):
+    known = truth(0.1, MOVES[name], seed=3)
+    found = register(known.source, known.edited)
+    assert registration_error(found.alignment, known.alignment) < 0.25
+    assert found.matched > 0.5
+
+
+@pytest.mark.parametrize("name", ["still", "far", "larger", "cropped to 112"])
+def test_the_edit_comes_back_and_nothing_else_changes(name):
+    known = truth(0.1, MOVES[name], seed=5)
+    done = finish(known.source, known.edited)
+    inside = done.alpha > 0
+    assert torch.equal(done.picture[:, ~inside], known.source[:, ~inside])
+    seen = known.alignment.overlap()
+    assert (inside & known.changed & seen).sum() >= 0.99 * (known.changed & seen).sum()
+    both, either = (inside & known.region & seen).sum(), (inside | known.region & seen).sum()
+    assert both / either > 0.8
+    # The edit itself, without the cast and at its place: as good as a JPEG of 85 is.
+    error = (done.picture - known.wanted)[:, known.region & seen & inside].square().mean().sqrt()
+    assert error < 0.04
+    assert not done.warnings
+
+
+def test_an_edit_of_two_fifths_does_not_carry_the_registration_along():
+    known = truth(0.4, Move(size=SIZE, right=6.0, wider=1.05, higher=1.05), seed=2)
+    assert registration_error(register(known.source, known.edited).alignment, known.alignment) < 0.25
+
+
+def test_what_has_not_moved_is_not_resampled():
+    known = truth(0.1, seed=1)
+    assert finish(known.source, known.edited).alignment.farthest() == 0
+
+
+def test_the_same_picture_comes_back_as_it_is():
+    source = textured(SIZE)
+    done = finish(source, source.clone())
+    assert torch.equal(done.picture, source) and not done.alpha.any()
+    assert "No change was found" in done.warnings[0]
+
+
+def test_masks_of_zeros_and_ones():
+    known = truth(0.1, seed=1)
+    none = finish(known.source, known.edited, torch.zeros(SIZE))
+    assert torch.equal(none.picture, known.source) and none.fraction == 0
+    whole = finish(known.source, known.edited, torch.ones(SIZE), FinishRecipe(colour="off", registration="off"))
+    assert torch.allclose(whole.picture, known.edited, atol=1e-5) and whole.fraction == 1
+
+
+def test_a_soft_mask_mixes():
+    known = truth(0.1, seed=1)
+    half = finish(
+        known.source, known.edited, torch.full(SIZE, 0.25), FinishRecipe(colour="off", registration="off", feather=0)
+    )
+    assert torch.allclose(half.picture, torch.lerp(known.source, known.edited, 0.25), atol=1e-5)
+
+
+def test_a_cast_is_undone_and_reported():
+    known = truth(0.05, seed=4, cast=Cast(gain=(1.08, 1.0, 0.92), offset=(0.02, 0.0, 0.0)))
+    done = finish(known.source, known.edited)
+    assert torch.allclose(done.cast.gain, torch.tensor([1.08, 1.0, 0.92]), atol=0.02)
+    assert "warmer by" in report(done) and "outside the mask 0 pixels changed" in report(done)
+
+
+def test_alpha_is_kept_and_the_size_is_the_source_s():
+    known = truth(0.1, Move(size=(120, 160)), seed=1)
+    alpha = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(0))
+    done = finish(torch.cat([known.source, alpha]), known.edited)
+    assert done.picture.shape == (4, *SIZE) and torch.equal(done.picture[3:], alpha)
+
+
+def test_strangers_are_refused_unless_a_mask_says_what_to_take():
+    source, other = textured(SIZE, 0), textured(SIZE, 9)
+    with pytest.raises(ValueError, match=r"Nothing of 'source' is found again in 'edited'.*paint a 'mask'"):
+        finish(source, other)
+    mask = torch.zeros(SIZE)
+    mask[50:150, 60:160] = 1
+    done = finish(source, other, mask)
+    assert "Nothing of 'source'" in done.warnings[0] and done.alignment.farthest() == 0
+
+
+def test_a_flat_source_is_taken_as_it_lies():
+    source = torch.full((3, *SIZE), 0.5)
+    edited = source.clone()
+    edited[0, 80:160, 100:200] = 0.9
+    done = finish(source, edited)
+    assert "too plain" in done.warnings[0]
+    assert 0.9 < float((done.alpha[80:160, 100:200] > 0).float().mean())
+
+
+def test_a_tiny_edit_is_doubted():
+    known = truth(0.002, seed=6)
+    assert any("pixels wide" in one for one in finish(known.source, known.edited).warnings)
+
+
+def test_the_result_does_not_depend_on_the_number_of_strips(monkeypatch):
+    from palimpsest.guidance.finish import composite
+
+    known = truth(0.2, MOVES["larger"], seed=7)
+    recipe = FinishRecipe(colour="smooth field", detail=0.0)
+    whole = finish(known.source, known.edited, recipe=recipe).picture
+    monkeypatch.setattr(composite, "STRIP", 2000)
+    assert torch.allclose(finish(known.source, known.edited, recipe=recipe).picture, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 200), (33, 65), (1, 1)])
+def test_any_size(size):
+    source = torch.nn.functional.interpolate(textured((64, 64))[None], size)[0]
+    done = finish(source, source.flip(0), torch.ones(size))
+    assert done.picture.shape == source.shape and bool(done.picture.isfinite().all())

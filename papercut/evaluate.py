@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..inversion.diffusion import guided
 from .classifier import FILE as CLASSIFIER_FILE, load_classifier, rates
 from .edge_quality import FILE as EDGES_FILE, measure_edges
 from .flow_transformer_export import AUTOENCODER, load_autoencoder
@@ -42,7 +43,7 @@ def sample(reference: Reference, captions: list[str], seed: int, *, steps: int =
     reference.scheduler.set_timesteps(steps)
     for t in reference.scheduler.timesteps:
         without, with_ = reference.unet(torch.cat((x, x)), t, context).sample.chunk(2)
-        x = reference.scheduler.step(without + cfg * (with_ - without), t, x).prev_sample
+        x = reference.scheduler.step(guided(with_, without, cfg), t, x).prev_sample
     return torch.cat([reference.pictures(z) for z in x.split(8)])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from ..inversion.diffusion import guided
 from .classifier import load_classifier, rates
 from .configs import TransformerConfig
 from .data import autocast
@@ -46,7 +47,7 @@ class Painter:
                     self.model, torch.cat((x, x)), now.expand(2 * len(x)), text, pooled, stride=32 // x.shape[-1]
                 )
             without, with_ = both.float().chunk(2)
-            x = x + (then - now) * (without + cfg * (with_ - without))
+            x = x + (then - now) * guided(with_, without, cfg)
         return torch.cat([self.decode(z) for z in x.split(8)]).clamp(0, 1)
 
 

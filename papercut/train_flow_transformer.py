@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from ..inversion.diffusion import noised
 from .configs import TRANSFORMER, TransformerConfig
 from .data import DEVICE, autocast
 from .flow_transformer import modulations, new_transformer, run
@@ -37,7 +38,7 @@ class Recipe:
     steps: int = 3000
     batch: int = 16
     rate: float = 1.2e-3
-    level: float = 1.5  # mean and deviation of the logit of sigma
+    level: float = 1.5  # mean and std of the logit of sigma
     spread: float = 1.2
     drop: float = 0.1  # captions left out, for guidance without classifier
     geometry: float = 0.0  # weight of the head that reads signed distances after the double blocks
@@ -114,10 +115,15 @@ class Trainer:
         latents: (B, 16, h, w); text: (B, T, 192); pooled: (B, 192); distances: (B, h/2 * w/2, 16) in -1..1.
         """
         sigma = torch.sigmoid(self.recipe.level + self.recipe.spread * torch.randn(len(latents), device=DEVICE))
-        noise, s = torch.randn_like(latents), sigma[:, None, None, None]
+        noise = torch.randn_like(latents)
         with autocast():
             answer, features = run(
-                self.model, (1 - s) * latents + s * noise, sigma, text, pooled, stride=256 // self.recipe.side
+                self.model,
+                noised(latents, noise, sigma, flow=True),
+                sigma,
+                text,
+                pooled,
+                stride=256 // self.recipe.side,
             )
             guess = self.head(features)
         flow = F.mse_loss(answer.float(), noise - latents)

@@ -18,7 +18,7 @@ from .results import Row
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The processor's own name where the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -62,7 +62,7 @@ class PeakMemory:
 
 
 class _Kept:
-    """A saved tensor that tells when it goes."""
+    """A saved tensor that reports when it is freed."""
 
     def __init__(self, tensor: Tensor, owner: PeakMemory, key: int):
         self.tensor, self._owner, self._key, self._size = tensor, owner, key, tensor.untyped_storage().nbytes()

@@ -73,7 +73,7 @@ class Anchor:
         self.weight(like)
 
     def check_reach(self, like: Tensor, top: float) -> None:
-        """The part of `check` that does not ask which picture a row is held to."""
+        """The part of `check` that does not ask to which picture a row is anchored."""
         shape = self.trajectory.latents.shape
         if tuple(shape[2:]) != tuple(like.shape[1:]):
             raise ValueError(

@@ -41,7 +41,7 @@ def normalise(module: torch.nn.Module) -> None:
     """Makes the weights and buffers of `module` fit for autograd, and keeps gradients off them. Idempotent.
 
     The weights keep their memory (no copy, no clone's second model): only the tensor objects are renewed, so every
-    clone of the model shares the change and sampling is unaffected. To be called after the model is on its device,
+    clone of the model has the change too, and sampling is unaffected. To be called after the model is on its device,
     and before every gradient run: loading and unpatching bring inference tensors back.
     """
     for part in module.modules():

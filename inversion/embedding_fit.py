@@ -1,7 +1,7 @@
 """Fitting a text embedding so that the network predicts what it should: the inner loop of Null-text Inversion
 (arXiv 2211.09794, algorithm 1, lines 5 to 8), for many rows at once.
 
-A row is one picture at one noise level with an embedding of its own; rows share the forward pass and nothing else.
+A row is one picture at one noise level with an embedding of its own; only the forward pass is one for all rows.
 The loss is the squared error of the *next latent*; it is written on the unconditional prediction through the closed
 form of `diffusion.py`, with which it agrees exactly: next - wanted = gain (D_u - D_u*).
 

@@ -1,4 +1,4 @@
-"""What the modes of null-text inversion share: the recipe, the model they ask, the state of a run, the result."""
+"""What all modes of null-text inversion use: the recipe, the model they ask, the state of a run, the result."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def all_at_once(fn: Callable[[slice], Any], rows: int) -> list:
 
 @dataclass
 class NullTextRun:
-    """What the modes share. sigmas (N+1,) rising, latents (N+1, B, C, h, w), both on the device of the work."""
+    """What all modes keep. sigmas (N+1,) rising, latents (N+1, B, C, h, w), both on the device of the work."""
 
     predictor: Predictor
     sigmas: Tensor

@@ -2,7 +2,7 @@
 
 Inverted noise has the length of Gaussian noise of that dimension; a straight line between two such latents passes
 through shorter ones, which decode to flat pictures. Slerp keeps the length. AdaIN (arXiv 1703.06868) then gives every
-frame the channel means and standard deviations between those of its key latents, so that colours do not jump.
+frame the channel means and stds between those of its key latents, so that colours do not jump.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .schedule import Alphas
 
 # Below this sine of the angle, slerp's formula divides by almost nothing, and the line is the arc.
 _PARALLEL = 1e-6
-# Below this standard deviation a channel is flat but for rounding, which must not be blown up to a pattern.
+# Below this std a channel is flat but for rounding, which must not be blown up to a pattern.
 _FLAT = 1e-8
 
 
@@ -53,7 +53,7 @@ def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
 
 
 def adapt(latent: Tensor, start: Tensor, end: Tensor, fraction: float) -> Tensor:
-    """AdaIN: `latent` with the channel means and standard deviations lerped from those of `start` and `end`.
+    """AdaIN: `latent` with the channel means and stds lerped from those of `start` and `end`.
 
     All (C, h, w) or (C, frames, h, w). A channel that is constant stays constant, at the wanted mean.
     """
@@ -65,7 +65,7 @@ def adapt(latent: Tensor, start: Tensor, end: Tensor, fraction: float) -> Tensor
 
 
 def channel_moments(latent: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of (C, ..., h, w), float64, each of shape (C, 1, ..., 1)."""
+    """Mean and std of each channel of (C, ..., h, w), float64, each of shape (C, 1, ..., 1)."""
     flat = rearrange(latent.double(), "c ... -> c (...)")
     shape = (-1,) + (1,) * (latent.ndim - 1)
     mean = reduce(flat, "c n -> c", "mean")

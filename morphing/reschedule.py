@@ -66,7 +66,7 @@ def predicted(alphas: Alphas, distances: Tensor, new: Alphas) -> Tensor:
 
 
 def variation(distances: Tensor) -> float:
-    """Standard deviation of the distances over their mean: 0 for even steps, and if all frames are alike."""
+    """The std of the distances over their mean: 0 for even steps, and if all frames are alike."""
     distances = distances.double()
     mean = float(distances.mean()) if len(distances) else 0.0
     return float(distances.std(correction=0)) / mean if mean > 0 else 0.0

@@ -110,7 +110,7 @@ class Examples:
         )
 
     def batch(self, size: int, drop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`size` random examples, the caption of a share `drop` of them left out."""
+        """`size` random examples, the caption of a fraction `drop` of them left out."""
         pick = torch.randint(self.count, (size,))
         words = torch.where(torch.rand(size) < drop, self.count, pick)
         maps = per_token(self.distances[pick].float(), self.tokens)

@@ -2,7 +2,7 @@
 
 The outline of a *painted* picture is found without knowing what was asked for: a pixel belongs to a cut-out where its
 colour is no shade of the ground, which is what lies along the border. Shadows and the ground's own pattern only make
-its tone darker. `readable` tells for which scenes this finds the true outline.
+its tone darker. `readable` says for which scenes this finds the true outline.
 """
 
 import math

@@ -96,7 +96,7 @@ def _graph(level: Mapping, **context: Any) -> Graph:
 
 
 def _connects(one: str, other: str) -> bool:
-    """Whether two socket types fit: equal, one a wildcard, or lists (`A,B`) that share a member."""
+    """Whether two socket types fit: equal, one a wildcard, or lists (`A,B`) with a common member."""
     if "*" in (one, other) or "" in (one, other):
         return True
     return bool(set(str(one).upper().split(",")) & set(str(other).upper().split(",")))

@@ -1,6 +1,6 @@
 """DiffMorpher on Papercut: the paper's ablation as a table, chains of four, and the cost beside the paper's recipe.
 
-Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They share their LoRAs and
+Ten chains of four scenes; each two neighbours around a chain are one of the forty pairs. They use the same LoRAs and
 inversions, since the pack makes those once a picture, and are sampled in one batch, which changes nothing in them. The
 last stage is the whole method as the examples have it: Trajectory Anchor keeps the key pictures exact, since few
 steps do not bring every picture back from its noise, and the frames are the evenest of all that Reschedule measured.

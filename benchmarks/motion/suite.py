@@ -1,6 +1,6 @@
 """Motion guidance on Papercut's test split: are things at their goals, in their colours, and their old places empty?
 
-The modes share pictures, flows, seeds and prompts. *fast* is the sampler's default preset with the colours alone (the
+Pictures, flows, seeds and prompts are the same. *fast* is the sampler's default preset with the colours alone (the
 flow network takes part in the cost rows); *instant* is Flow Warp and the host's inpainting. *faithful* takes part in
 the cost rows, with two motions; `motion_faithful.py` has it on all of them, in runs that are shorter still.
 """

@@ -175,7 +175,7 @@ def peak_memory(run: Callable[[], object], gpu: bool) -> float | None:
 
 
 def resident_peak(run: Callable[[], object]) -> float | None:
-    """MiB by which resident memory rises while `run` runs; None where the system is not Linux, which tells it."""
+    """MiB by which resident memory rises while `run` runs; None on other systems than Linux."""
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
         REFERENCES.write_text("5", encoding="ascii")  # proc(5): the high-water mark starts anew

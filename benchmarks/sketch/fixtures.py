@@ -32,7 +32,7 @@ class Fixtures(NamedTuple):
 
 
 class Tests(NamedTuple):
-    """What all modes share: scenes, captions, true outlines (B, 256, 256) bool and seeds, a row a picture."""
+    """The same for all modes: scenes, captions, true outlines (B, 256, 256) bool and seeds, a row a picture."""
 
     scenes: list
     captions: list[str]
@@ -81,7 +81,7 @@ def tests(count: int = COUNT) -> Tests:
         if len(found) == count:
             break
     edges = torch.stack([scene.edges() for scene in found])
-    # A hundred apart, so that no two pictures share a candidate of Best Seed.
+    # A hundred apart, so that no two pictures have a candidate of Best Seed in common.
     return Tests(found, [scene.caption for scene in found], edges, [FIRST_SEED + 100 * i for i in range(len(found))])
 
 

@@ -1,7 +1,7 @@
 """Warping by a flow: where things land, what they hide, what they lay bare (Motion Guidance, arXiv 2401.18085).
 
 Differs from the paper: it takes its occlusion mask from the derivative of a self-warped flow. Here the same regions
-come from one forward splat with a depth order, which also tells what becomes bare and what leaves the picture. Where
+come from one forward splat with a depth order, which also shows what becomes bare and what leaves the picture. Where
 parts of one layer land on each other the longer motion wins, as in softmax splatting (Niklaus & Liu, arXiv 2003.05534).
 """
 

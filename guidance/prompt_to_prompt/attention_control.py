@@ -149,7 +149,7 @@ def step_of(sigma: float, schedule: Sequence[float]) -> int:
     """The step (from 0) that a model call at `sigma` is part of.
 
     A call exactly at a level belongs to the step that begins there. So does the second call of Heun's method, which
-    completes the step before: by the levels alone it cannot be told from the first call of the next step.
+    completes the step before: its level alone does not distinguish it from the next step's first call.
     """
     above = sum(level > sigma * (1 + 1e-5) for level in schedule[:-1])
     at = any(abs(level - sigma) <= 1e-5 * max(level, sigma) for level in schedule[:-1])

@@ -34,7 +34,7 @@ class Word:
 @dataclass(frozen=True)
 class Pairing:
     """Places of words in the two captions. kept: (source, edit), equal words; swaps: (source words, edit); added: of
-    the edit alone; dropped: of the source alone; guessed: whether the captions have no word that tells phrases apart,
+    the edit alone; dropped: of the source alone; guessed: whether the captions have no word that separates phrases,
     so that another reading was possible."""
 
     kept: tuple[tuple[int, int], ...]

@@ -199,7 +199,7 @@ def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
 def _marks(take: Tensor, new: Tensor, source: Prompt, edit: Prompt) -> None:
     """Start, end and padding. Where one prompt has more chunks, its last ones divide, or join, those of the other.
 
-    Padding stands by its place, as its position is all that tells it apart; a place where the source has no padding
+    Padding stands by its place, as only its position distinguishes it; a place where the source has no padding
     keeps the edit's own attention.
     """
     counts = [max(1, -(-len(prompt) // prompt.chunk)) for prompt in (source, edit)]

@@ -54,8 +54,8 @@ class SketchRecipe:
     """When and how strongly to guide.
 
     strength: the paper's beta (1.6). start, end: fractions of the run (the host's percent: 0 = noise, 1 = picture).
-    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: standard
-    deviation of the target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end.
+    every: guide each n-th step. one_sided: 0..1, how much less blank paper counts than strokes. blur: std of
+    the target's blur at the beginning of the window, in pixels of the latent; it falls to 0 at the end.
 
     renew: the fraction of a run for which a gradient is used after the EARLY steps. Guided steps within it follow the
     last gradient by OLD_GRADIENT of their length, at no cost (0: a new one at each step, as in the paper).

@@ -53,7 +53,7 @@ def parts_of_call(x: Tensor, whole: Tensor, count: int, wanted: Collection[int])
     tiles = x.shape[0] // (count * batch)
     if tiles == 1 and x.shape[-2:] == whole.shape[-2:]:
         return [Part(tuple(range(i * batch, (i + 1) * batch))) for i in wanted]
-    # A node that cuts the picture joins all rows of a tile, or all tiles of a row; where it stands tells which.
+    # A node that cuts the picture joins all rows of a tile, or all tiles of a row; where it stands shows which.
     for order in ("tiles first", "rows first"):
         found = [_found(x, whole, _rows(order, i, tile, count, batch, tiles)) for tile in range(tiles) for i in wanted]
         if all(part is not None for part in found):

@@ -30,7 +30,7 @@ def bytes_kept(evaluate: Callable[[], Any], besides: Iterable[Tensor] = ()) -> i
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in known:
-            # Held, so that no later one gets the same address.
+            # Kept, so that no later one gets the same address.
             seen[storage._cdata] = storage
         # An operation that keeps its own result would otherwise keep itself, for ever.
         return tensor.detach()

@@ -65,7 +65,7 @@ class EditRun:
     def call(self, x: Tensor, options: Mapping) -> "Call | None":
         """What there is to do in a call of the model with x (b, C, h, w); None where nothing is.
 
-        Raises ValueError where it holds the plan's rows in parts that cannot be told apart.
+        Raises ValueError where it holds the plan's rows in parts that cannot be distinguished.
         """
         listed = list(zip(options.get("cond_or_uncond") or (), options.get("uuids") or ()))
         wanted = [place for place, one in enumerate(listed) if one in self.asked]

@@ -1,4 +1,4 @@
-"""The benchmark's parts: edits with a known truth, plots, costs, and the ways to edit on the shipped weights."""
+"""The benchmark's parts: edits with a known truth, plots, costs, and the methods on the shipped weights."""
 
 import contextlib
 import json

@@ -40,7 +40,7 @@ def workflow():
 
 
 def plain(prompt: dict) -> dict:
-    """What the host is told, without titles and with floats that JavaScript writes as integers made alike."""
+    """What the host gets, without titles and with floats that JavaScript writes as integers made alike."""
     alike = {key: json.loads(json.dumps(entry["inputs"]), parse_int=float) for key, entry in prompt.items()}
     return {key: (entry["class_type"], alike[key]) for key, entry in prompt.items()}
 

@@ -20,7 +20,7 @@ PLAIN = MaskRecipe(outliers="none", gap=0, fill_holes=False, soft_edge=0)
 
 
 def blob(fraction: float, contrast: float = 5.0, noise: float = 0.2, size: int = 40, seed: int = 0):
-    """A map with an object of this share of the area, and the object."""
+    """A map with an object of this fraction of the area, and the object."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     distance = ((x - size / 2) ** 2 + (y - size / 2) ** 2).float()

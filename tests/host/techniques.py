@@ -142,7 +142,7 @@ def sketch(model, finish=as_it_is):
 
 
 def anchor(model, finish=as_it_is):
-    """The left half is held."""
+    """The left half is anchored."""
     mask = torch.ones(1, 8, 8)
     mask[..., :4] = 0
     return sampled(finish(anchored(model, Anchor(inverted(bare(model)), mask))))

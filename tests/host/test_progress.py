@@ -17,7 +17,7 @@ SIGMAS = torch.tensor([0.8, 0.4, 0.0])
 
 @pytest.fixture
 def updates():
-    """What the host's progress hook is told: (value, total, preview)."""
+    """What the host's progress hook gets: (value, total, preview)."""
     seen, before = [], comfy.utils.PROGRESS_BAR_HOOK
     comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, preview)))
     yield seen

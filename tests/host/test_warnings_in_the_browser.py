@@ -41,7 +41,7 @@ def node(number, kind, x, width, height, inputs=(), outputs=(), values=()):
 
 
 def workflow(graph: str) -> dict:
-    """A Flow Canvas on which nothing is drawn. graph: the workflow's id, by which front ends tell workflows apart."""
+    """A Flow Canvas on which nothing is drawn. graph: the workflow's id, by which front ends distinguish workflows."""
     return {
         "id": graph, "version": 0.4, "last_node_id": 3, "last_link_id": 2, "groups": [], "config": {}, "extra": {},
         "nodes": [

@@ -151,7 +151,7 @@ def both_gradients(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tens
 
 
 class TestGradient(io.ComfyNode):
-    """Tells, as JSON, the gradient through the model and its finite difference."""
+    """Shows, as JSON, the gradient through the model and its finite difference."""
 
     @classmethod
     def define_schema(cls):
@@ -165,7 +165,7 @@ class TestGradient(io.ComfyNode):
 
 
 class TestDecodeGradient(io.ComfyNode):
-    """Tells, as JSON, the gradient through the VAE's decoder and its finite difference."""
+    """Shows, as JSON, the gradient through the VAE's decoder and its finite difference."""
 
     @classmethod
     def define_schema(cls):
@@ -233,7 +233,7 @@ class TestChecks(io.ComfyNode):
 
 
 class TestFingerprint(io.ComfyNode):
-    """Tells the MODEL's fingerprint."""
+    """Shows the MODEL's fingerprint."""
 
     @classmethod
     def define_schema(cls):

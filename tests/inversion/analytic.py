@@ -30,7 +30,7 @@ def rows(sigma: Tensor, x: Tensor) -> Tensor:
 class Gaussian:
     """The exact denoiser of data N(mean, variance), for variance-exploding and for flow levels.
 
-    With variance-exploding levels the deviation from the mean grows along the path as sqrt(sigma^2 + variance). With
+    With variance-exploding levels the distance from the mean grows along the path as sqrt(sigma^2 + variance). With
     flow levels, x = (1 - sigma) data + sigma noise: as sqrt((1 - sigma)^2 variance + sigma^2).
     """
 

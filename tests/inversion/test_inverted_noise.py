@@ -169,7 +169,7 @@ def _two_seeds_agree(model, name) -> bool:
 
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
 def test_every_stock_sampler_is_known_for_what_it_is(models, name):
-    """By its signature alone we tell what running it with two seeds shows."""
+    """Its signature alone shows what running it with two seeds shows."""
     kind = replay_kind(comfy.samplers.sampler_object(name))
     assert (kind == "fresh noise") == (not _two_seeds_agree(models["sd1"], name))
 

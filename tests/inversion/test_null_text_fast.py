@@ -176,7 +176,7 @@ class Half:
 
 
 def test_small_losses_survive_half_precision():
-    """A slope of 1e-9 is zero in fp16; pulled back at unit size it is not, and comes out at its own size."""
+    """A gradient of 1e-9 is zero in fp16; pulled back at unit size it is not, and comes out at its own size."""
     leaf = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     prediction = Half.Round.apply((leaf * 2).sum(1).reshape(1, 3, 1, 1))
     prediction_gradient = torch.full((1, 3, 1, 1), 1e-9)

@@ -15,7 +15,7 @@ def test_a_schedule_is_turned_and_nothing_else():
     assert torch.equal(levels, sigmas.flip(0))
     assert levels.dtype == torch.float32 and levels.is_contiguous()
     levels[0] = 5.0
-    assert float(sigmas[-1]) == 0.0, "the input must not share memory with the ladder"
+    assert float(sigmas[-1]) == 0.0, "the levels must not alias the input"
 
 
 def test_the_low_part_of_a_schedule_can_be_climbed():

@@ -60,7 +60,7 @@ def scene_of_one_plain_thing():
 
 
 def assert_ghost_and_arrows(before, during, mask, move, thing):
-    """While the button is held: the thing's colours stand where it goes, what was there is dark, arrows lead across."""
+    """While the button is down: the thing's colours stand where it goes, what was there is dark, arrows lead across."""
     before, during = (torch.tensor(rows, dtype=torch.float32) for rows in (before, during))
     goal = mask.roll(move[::-1], (0, 1))
     colour = 255 * torch.tensor(COLOURS[thing.colour])

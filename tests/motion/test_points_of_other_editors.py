@@ -44,7 +44,7 @@ def drags(*curves):
 
 def test_drags_in_pixels_pass():
     require_drags(*drags(DRAG, OTHER), (256, 256))
-    require_drags(*drags([(0, 0), (0, 0)], DRAG), (256, 256))  # one point is held, another moves
+    require_drags(*drags([(0, 0), (0, 0)], DRAG), (256, 256))  # one point stays, another moves
     require_drags(*drags([(250, 128), (300, 128)]), (256, 256))  # out of the picture, by less than its size
     require_drags(*drags([(0.0, 0.5), (1.0, 0.5)]), (1, 2))  # a picture of one pixel has no fractions
 

@@ -44,7 +44,7 @@ def test_the_place_of_a_part_is_found_by_its_values():
 
 
 def test_parts_of_a_call_in_either_order():
-    """Rows that start alike, as those of a source and its edit do, are told apart by where their tile stands."""
+    """Rows that start alike, as those of a source and its edit do, are distinguished by where their tile stands."""
     whole = noise(1, 4, 8, 16).expand(2, -1, -1, -1)
     tiles = [whole[..., left : left + 8] for left in (0, 4, 8)]
     both = [torch.cat([tile, tile]) for tile in tiles]  # two conditionings

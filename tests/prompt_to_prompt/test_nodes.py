@@ -285,7 +285,7 @@ def test_structure_is_that_of_the_patches_whatever_tokens_a_model_has_beside_the
 
 @pytest.mark.parametrize("fault", ["from a checkpoint", "not in its file", "empty", "not a number"])
 def test_a_clip_without_its_projection_is_a_sentence(tmp_path, fault):
-    """The host leaves in its place whatever memory held."""
+    """The host leaves in its place whatever was in memory."""
     with torch.inference_mode():
         clip = tiny_clip()
         weight = clip.cond_stage_model.clip_l.transformer.text_projection.weight

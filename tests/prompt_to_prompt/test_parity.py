@@ -51,7 +51,7 @@ def parts(tmp_path_factory):
 
 
 def controller(words: list, long: int, weights: dict | None = None) -> Controller:
-    """The published rules, from the counts of tokens alone: equal counts map one to one, others in equal shares, and a
+    """The published rules, from the counts of tokens alone: equal counts map one to one, others in equal parts, and a
     new word takes no source column. Padding stands by its place (the published code shifts it along); where the source
     has no padding at a place, the edit keeps its own. long: tokens of `LONG`."""
     mapper, new, equalizer = torch.zeros(77, 77), torch.zeros(77), torch.ones(77)

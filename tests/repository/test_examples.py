@@ -41,7 +41,7 @@ def test_a_workflow_names_only_nodes_that_exist_and_files_that_ship(path, host_c
 
 
 def digests(client, result) -> dict[str, list[str]]:
-    """What every node showed, as checksums of the pictures; files are told apart by their node and order."""
+    """What every node showed, as checksums of the pictures; files are matched by their node and order."""
     nodes = sorted(result.outputs)
     return {node: [hashlib.sha256(client.view(file)).hexdigest() for file in result.files(node)] for node in nodes}
 

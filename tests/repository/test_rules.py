@@ -1,4 +1,4 @@
-"""The rules of the house: which way imports run, how long things may be, what every node tells, what ships."""
+"""The rules of the house: which way imports run, how long things may be, what every node explains, what ships."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def handshake(request: bytes) -> bytes:
 
 @pytest.fixture
 def speaker():
-    """A websocket server that sends what it is told, in the given pieces; returns a connected client."""
+    """A websocket server that sends what it is given, in the given pieces; returns a connected client."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(pieces: list[bytes], gate: threading.Event | None = None) -> Messages:

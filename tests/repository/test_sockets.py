@@ -1,4 +1,4 @@
-"""What `/object_info` tells the front end about each socket: seeds, outputs, and what has no socket."""
+"""What `/object_info` says to the front end about each socket: seeds, outputs, and what has no socket."""
 
 import pytest
 

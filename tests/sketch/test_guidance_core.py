@@ -1,4 +1,4 @@
-"""The step's length, the loss and its slope, the targets and the score, in closed form."""
+"""The step's length, the loss and its gradient, the targets and the score, in closed form."""
 
 import math
 

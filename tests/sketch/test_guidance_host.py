@@ -130,7 +130,7 @@ def test_the_papers_step_length_holds_for_each_row_of_a_run(models):
 
 
 def test_the_adaption_changes_the_length_of_later_steps_row_by_row(models):
-    """From the second guided step on; its length there is the paper's, times what the two slopes' agreement makes."""
+    """From the second guided step on; its length there is the paper's, times the gain of the two gradients."""
     model, gradients, seen = models["sd1"], [], {}
     taken = edge_gradient.EdgeGradient.result
     for adapt in (0.0, 0.5):
@@ -159,7 +159,7 @@ def test_a_step_of_the_paper_goes_down_the_gradient(models):
 
 @pytest.mark.parametrize("family", UNETS)
 def test_the_gradient_agrees_with_finite_differences(models, family):
-    """Through the host's model call, with classifier-free guidance: only the conditional half has a slope."""
+    """Through the host's model call, with classifier-free guidance: only the conditional half has a gradient."""
     model = models[family]
     predictor = tiny_predictor(model)
     conds = {"positive": tiny_cond(family, batch=2), "negative": tiny_cond(family, seed=1)}
@@ -289,7 +289,7 @@ def test_every_other_step(models):
 
 
 def test_steps_between_two_gradients_follow_the_last_one(models):
-    """The second step, guided by the first one's slope, goes the same way as the first one did."""
+    """The second step, guided by the first one's gradient, goes the same way as the first one did."""
     model, steps, runs = models["sd1"], {}, {"plain": steps_of(models["sd1"], "sd1")[0]}
     for name, recipe in {"each": {}, "held": {"renew": 0.5}, "left out": {"every": 2}}.items():
         found = steps.setdefault(name, [])

@@ -161,7 +161,7 @@ def test_the_kinds_of_unsteady_sketches_have_few_scenes_in_common():
 
 
 def test_what_is_lost_has_the_error_of_scenes_and_not_of_sketches():
-    """Of single sketches it is the textbook's, of what differs; three copies of a scene tell no more than one."""
+    """Of single sketches it is the textbook's, of what differs; three copies of a scene count no more than one."""
     wrong = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.1
 
     def error(copies: int) -> float:
@@ -206,6 +206,6 @@ def test_the_judges_sureness_is_the_probability_of_the_right_shape_and_colour(sc
 
 def test_the_resident_peak_is_what_a_run_takes_and_gives_back():
     if cost.resident_peak(lambda: None) is None:
-        pytest.skip("the peak of resident memory is told by Linux alone")
+        pytest.skip("only Linux reports the peak of resident memory")
     peak = cost.resident_peak(lambda: torch.ones(48, 2**20).sum())
     assert 180 < peak < 230

@@ -197,7 +197,7 @@ def test_papercuts_own_training_runs_on_stock_nodes_and_drops_half_of_its_prompt
 
 
 def test_a_model_in_half_precision_is_learned_from_and_guided(host_client, files, folder):
-    """Its features are those of the whole model but for roundings; no slope is lost in them."""
+    """Its features are those of the whole model but for roundings; no gradient is lost in them."""
     found = []
     for state in ("whole", "half"):
         scene = SketchScene("sd1", state=state)

@@ -33,7 +33,7 @@ def drawn(seed):
 
 
 class Model:
-    """A model that has made up its mind about the picture; guided at some steps, along a fixed slope."""
+    """A model that has made up its mind about the picture; guided at some steps, along a fixed gradient."""
 
     def __init__(self, sampler, response, guided):
         self.inner_model = SimpleNamespace(

@@ -29,15 +29,16 @@ demo: setup
 serve: setup
 	@$(RUN) -m palimpsest.tools.serve
 
+# In as many processes as there are cores, up to four; a single file in one. ARGS="-n 0" keeps all in one.
 test: venv
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
 
 # The tests that need no ComfyUI, in the project's environment or, without one, in $(PYTHON).
 test-core:
 	@python=.venv/bin/python; [ -x $$python ] || python="$(PYTHON)"; \
-	  $$python -c "import einops, kornia, pytest, scipy, torch, torchvision" 2>/dev/null || { \
+	  $$python -c "import einops, kornia, pytest, scipy, torch, torchvision, xdist" 2>/dev/null || { \
 	  echo "The core tests need a few packages: run '$(PYTHON) -m pip install -r tools/requirements-core.txt' and the command again." >&2; exit 1; }; \
-	  OMP_NUM_THREADS=1 $$python -m pytest -m core $(ARGS)
+	  OMP_NUM_THREADS=1 $$python -m pytest -n auto -m core $(ARGS)
 
 # The same on stand-ins for other CPUs, with the list of tests by margin, then the whole suite; ARGS=core leaves that out.
 test-portable: venv

@@ -25,8 +25,12 @@ if not (PACKAGES / "palimpsest").exists():
 sys.path[:] = [str(PACKAGES), *(entry for entry in sys.path if entry not in ("", str(ROOT), str(ROOT / "tests")))]
 
 import pytest  # noqa: E402
-from palimpsest.tests import portability  # noqa: E402
+from palimpsest.tests import portability, workers  # noqa: E402
 from palimpsest.tests.needs import HOST_MODULES, is_core, needs_host, packages_of  # noqa: E402
+from palimpsest.tests.workers import (  # noqa: E402, F401
+    pytest_xdist_auto_num_workers,
+    pytest_xdist_make_scheduler,
+)
 
 
 class NoHost:
@@ -88,8 +92,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config):
     return bool(lacking) or (config.core_only and not is_core(collection_path)) or None
 
 
-def pytest_report_collectionfinish(config: pytest.Config):
-    return config.left_out
+def pytest_sessionfinish(session: pytest.Session):
+    """What a process has to tell goes to the one that reports; see also Margins."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    told = node.workeroutput["left out"] if hasattr(node, "workeroutput") else []
+    node.config.left_out += [line for line in told if line not in node.config.left_out]
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config):
+    for line in config.left_out:
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -99,6 +116,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
+    workers.in_order(items)
     for item in items:
         name = item.nodeid.split("::")[1].split("[")[0]
         if not item.get_closest_marker("host"):  # a test that needs a file of the host's says so itself

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTABLE = 3.0
+PERTURBED = "PALIMPSEST_PERTURB"  # the seed, for hosts that the tests start
 MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's, of his 64-bit linear congruential generator
 
 
@@ -35,6 +36,7 @@ def configure(config: pytest.Config):
     if config.option.margins:
         config.pluginmanager.register(Margins(config.option.verbose > 0), "palimpsest-margins")
     if config.option.perturb is not None:
+        os.environ[PERTURBED] = str(config.option.perturb)
         config.pluginmanager.register(Perturb(config.option.perturb), "palimpsest-perturb")
 
 
@@ -121,6 +123,15 @@ class Margins:
             return (yield)
         finally:
             self.test = None
+
+    def pytest_sessionfinish(self, session: pytest.Session):
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["margins"] = [(*row, test) for test, row in self.worst.items()]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node):
+        told = node.workeroutput["margins"] if hasattr(node, "workeroutput") else []
+        self.worst |= {test: (margin, place) for margin, place, test in told}
 
     def pytest_terminal_summary(self, terminalreporter):
         rows = sorted((margin, test, place) for test, (margin, place) in self.worst.items())

@@ -3,6 +3,8 @@
 The core tests run with each set of vector instructions that this CPU has, with one and two threads; with the rounding
 of matrix products perturbed by three seeds; and once more for the list of tests by margin. The whole suite runs with
 the plainest instructions. The variables are read by PyTorch and oneDNN when they start, so each run is a process.
+
+All that the runs say goes to `.host/portable.log` too, which ends with the summary and the tests near a tolerance.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
+from typing import TextIO
 
-from .places import ROOT
+from .places import HOST, ROOT
 
 CAPABILITIES = ("default", "avx2", "avx512")
 SEEDS = (1, 2, 3)
 BEST = "import torch; print(torch.backends.cpu.get_cpu_capability().lower())"
+MARGINS = " margins ="  # of the heading in pytest's closing words, see tests/portability.py
+PARTS = ("core", "whole")
 
 
 def settings() -> list[dict[str, str]]:
@@ -32,30 +38,71 @@ def settings() -> list[dict[str, str]]:
     return [{**one, "OMP_NUM_THREADS": threads} for one in found for threads in ("1", "2")]
 
 
-def runs(whole: bool) -> list[tuple[dict[str, str], list[str]]]:
-    """(environment, arguments of pytest) of every run, the quick ones first."""
-    found = [(one, ["-m", "core"]) for one in settings()]
-    found += [({}, ["-m", "core", "--perturb", str(seed)]) for seed in SEEDS]
-    found += [({}, ["-m", "core", "--margins"])]
-    return found + ([({"ATEN_CPU_CAPABILITY": "default"}, [])] if whole else [])
+@dataclass
+class Run:
+    """One run of pytest, and what became of it."""
+
+    environment: dict[str, str]
+    options: list[str]
+    code: int = 0
+    seconds: float = 0.0
+    last: str = ""  # pytest's closing line
+    margins: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        return " ".join([*(f"{name}={value}" for name, value in self.environment.items()), *self.options])
+
+    def go(self, given: list[str], log: TextIO) -> "Run":
+        say(f"\n== {self.label}", log)
+        start, near = time.time(), False
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, **self.environment}
+        processes = "auto" if environment["OMP_NUM_THREADS"] == "1" else "0"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", processes, *self.options, *given]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in process.stdout:
+            say(line.rstrip(), log)
+            near = MARGINS in line or (near and not line.startswith("=="))
+            if near and MARGINS not in line:
+                self.margins.append(line.rstrip())
+            self.last = line.strip() or self.last
+        self.code, self.seconds = process.wait(), time.time() - start
+        return self
+
+
+def runs(parts: list[str]) -> list[Run]:
+    """Those of the named parts, the quick ones first."""
+    found = []
+    if "core" in parts:
+        found += [Run(one, ["-m", "core"]) for one in settings()]
+        found += [Run({}, ["-m", "core", "--perturb", str(seed)]) for seed in SEEDS]
+        found += [Run({}, ["-m", "core", "--margins"])]
+    if "whole" in parts:
+        found += [Run({"ATEN_CPU_CAPABILITY": "default"}, ["--margins"])]
+    return found
+
+
+def say(line: str, log: TextIO):
+    print(line, flush=True)
+    log.write(line + "\n")
+    log.flush()
 
 
 def main(arguments: list[str]) -> int:
-    """arguments: "core" leaves out the whole suite; the rest goes to pytest."""
-    whole = "core" not in arguments
-    given = [one for one in arguments if one != "core"]
-    results = []
-    for environment, options in runs(whole):
-        label = " ".join([*(f"{name}={value}" for name, value in environment.items()), *options]) or "everything"
-        print(f"\n== {label}", flush=True)
-        start = time.time()
-        command = [sys.executable, "-m", "pytest", "-q", *options, *given]
-        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
-        results.append((code, time.time() - start, label))
-    print("\n== summary")
-    for code, seconds, label in results:
-        print(f"{'passed' if code == 0 else 'FAILED'} {seconds:7.0f} s  {label}")
-    return 1 if any(code for code, _, _ in results) else 0
+    """arguments: "core" or "whole" chooses that part alone; the rest goes to pytest."""
+    parts = [one for one in arguments if one in PARTS] or list(PARTS)
+    given = [one for one in arguments if one not in PARTS]
+    with (HOST / "portable.log").open("w", encoding="utf-8") as log:
+        done = [run.go(given, log) for run in runs(parts)]
+        say("\n== summary", log)
+        for run in done:
+            say(f"{'passed' if run.code == 0 else 'FAILED'} {run.seconds:6.0f} s  {run.label}: {run.last}", log)
+        for run in done:
+            for line in run.margins:
+                say(line, log)
+    return 1 if any(run.code for run in done) else 0
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def test_what_is_written_into_a_given_tensor_stays_there(scope):
     assert not torch.equal(place, a @ b)
 
 
-def test_the_margin_is_the_factor_to_the_tolerance_from_either_side(monkeypatch):
+def test_the_margin_is_the_factor_to_the_tolerance_from_either_side(monkeypatch, request):
+    if outer := request.config.pluginmanager.get_plugin("palimpsest-margins"):
+        monkeypatch.setattr(outer, "test", None)  # what is near here is meant to be
     for owner, name in Margins.PLACES:
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back at the end
     margins = Margins(verbose=False)

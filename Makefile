@@ -40,7 +40,8 @@ test-core:
 	  echo "The core tests need a few packages: run '$(PYTHON) -m pip install -r tools/requirements-core.txt' and the command again." >&2; exit 1; }; \
 	  OMP_NUM_THREADS=1 $$python -m pytest -n auto -m core $(ARGS)
 
-# The same on stand-ins for other CPUs, with the list of tests by margin, then the whole suite; ARGS=core leaves that out.
+# The same on stand-ins for other CPUs, with the list of tests by margin, then the whole suite; ARGS=core or ARGS=whole: one
+# of the two. What they say is in .host/portable.log.
 test-portable: venv
 	@.venv/bin/python -m tools.portable $(ARGS)
 

@@ -93,15 +93,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config):
 
 
 def pytest_sessionfinish(session: pytest.Session):
-    """What a process has to tell goes to the one that reports; see also Margins."""
+    """What a process found goes to the one that reports; see also Margins."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left out"] = session.config.left_out
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    told = node.workeroutput["left out"] if hasattr(node, "workeroutput") else []
-    node.config.left_out += [line for line in told if line not in node.config.left_out]
+    lines = node.workeroutput["left out"] if hasattr(node, "workeroutput") else []
+    node.config.left_out += [line for line in lines if line not in node.config.left_out]
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config):
@@ -165,8 +165,10 @@ def newest_host(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session", params=["host", "newest_host"], ids=["pinned front end", "newest front end"])
 def front_end(request: pytest.FixtureRequest):
     """The host with the front end that it pins, then one with the newest."""
-    running = request.getfixturevalue(request.param)
-    running.front_end = {"host": "pinned", "newest_host": "newest"}[request.param]
+    # Named in full, so that the tests are known to need a host (see needs.py).
+    pinned = request.param == "host"
+    running = request.getfixturevalue("host") if pinned else request.getfixturevalue("newest_host")
+    running.front_end = "pinned" if pinned else "newest"
     return running
 
 

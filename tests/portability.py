@@ -130,8 +130,8 @@ class Margins:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
-        told = node.workeroutput["margins"] if hasattr(node, "workeroutput") else []
-        self.worst |= {test: (margin, place) for margin, place, test in told}
+        rows = node.workeroutput["margins"] if hasattr(node, "workeroutput") else []
+        self.worst |= {test: (margin, place) for margin, place, test in rows}
 
     def pytest_terminal_summary(self, terminalreporter):
         rows = sorted((margin, test, place) for test, (margin, place) in self.worst.items())

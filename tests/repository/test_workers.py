@@ -1,4 +1,4 @@
-"""The tests in several processes: how many, what stays together, and what the processes tell the one that reports."""
+"""The tests in several processes: how many, what stays together, and what they report together."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_margins_of_all_processes_are_listed(monkeypatch):
     session = SimpleNamespace(config=SimpleNamespace(workeroutput={}))
     process.pytest_sessionfinish(session)
     reporting.pytest_testnodedown(SimpleNamespace(workeroutput=session.config.workeroutput))
-    reporting.pytest_testnodedown(SimpleNamespace())  # a process that crashed tells nothing
+    reporting.pytest_testnodedown(SimpleNamespace())  # a process that crashed reports nothing
     assert reporting.worst == process.worst
 
 

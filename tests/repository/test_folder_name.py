@@ -21,7 +21,14 @@ def test_what_the_folder_is_called_is_still_free():
 def test_core_tests_run_in_a_folder_of_any_name(tmp_path, name):
     checkout = tmp_path / name
     (checkout / "tests").mkdir(parents=True)
-    for file in ("__init__.py", "pyproject.toml", "tests/conftest.py", "tests/needs.py", "tests/portability.py"):
+    for file in (
+        "__init__.py",
+        "pyproject.toml",
+        "tests/conftest.py",
+        "tests/needs.py",
+        "tests/portability.py",
+        "tests/workers.py",
+    ):
         shutil.copy(ROOT / file, checkout / file)
     (checkout / "tests" / "test_sample.py").write_text(TEST.format(name=name), encoding="utf-8")
     run = subprocess.run([sys.executable, "-m", "pytest", "-m", "core"], cwd=checkout, capture_output=True, text=True)

@@ -81,13 +81,14 @@ def set_widgets(node: dict, values: Mapping, info: Mapping[str, dict]) -> None:
 
 def _replace(workflow: dict, node: dict, kind: str, info: Mapping[str, dict]) -> None:
     """Another node in the place of `node`, with its own defaults."""
-    taken = {name for part in info[kind]["input"].values() for name in part}
-    cut = {slot["link"] for slot in node["inputs"] if slot["name"] not in taken}
+    specs = info[kind]["input"]
+    taken = {name: entry[0] for part in ("required", "optional") for name, entry in specs.get(part, {}).items()}
+    cut = {slot["link"] for slot in node["inputs"] if taken.get(slot["name"]) != slot["type"]}
     workflow["links"] = [link for link in workflow["links"] if link[0] not in cut]
     for other in workflow["nodes"]:
         for slot in other.get("outputs") or ():
             slot["links"] = [link for link in slot.get("links") or () if link not in cut]
-    kept = [slot for slot in node["inputs"] if slot["name"] in taken]
+    kept = [slot for slot in node["inputs"] if slot["link"] not in cut]
     for place, slot in enumerate(kept):
         for link in workflow["links"]:
             if link[0] == slot["link"]:

@@ -5,7 +5,7 @@ import torch
 from palimpsest.benchmarks.diffedit import methods
 from palimpsest.benchmarks.diffedit.fixtures import papercut
 from palimpsest.guidance.diffedit.heat_map import heat_map
-from palimpsest.tools.examples import example
+from palimpsest.tools.examples import example, for_demo
 from palimpsest.tools.workflow import read, to_prompt
 
 
@@ -40,8 +40,8 @@ def test_what_the_query_names_besides_lights_up_too(found):
 
 
 def test_it_runs_through_the_host_s_own_text_nodes(host_client):
-    template = read(example("Three thresholds"))
-    prompt = to_prompt(template, host_client.object_info())
+    info = host_client.object_info()
+    prompt = to_prompt(for_demo(read(example("Three thresholds")), info), info)
     texts = [one["inputs"] for one in prompt.values() if one["class_type"] == "CLIPTextEncode"]
     (old,) = (one for one in texts if one["text"].startswith("a red"))
     old["text"] = ""

@@ -25,7 +25,7 @@ from palimpsest.host.gradients import gradients_through, plain
 from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.session import Session, with_denoiser
 from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
-from palimpsest.tests import tiny_models as tiny
+from palimpsest.tests import narrow_models, tiny_models as tiny
 from palimpsest.tests.portability import PERTURBED, Perturb
 
 CATEGORY = "palimpsest/tests"
@@ -260,6 +260,9 @@ class TestFingerprint(io.ComfyNode):
 
 
 class TestExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        narrow_models.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             TestTinyModel, TestTinyConditioning, TestTinyLatent, TestEuler, TestGradient, TestDecodeGradient,

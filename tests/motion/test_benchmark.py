@@ -68,11 +68,13 @@ def test_the_same_seed_is_the_same_motion():
 
 
 def test_the_instant_baseline_is_the_workflow_that_ships():
-    nodes = json.loads(example("Instant move").read_text(encoding="utf-8"))["nodes"]
-    values = {node["type"]: node["widgets_values"] for node in nodes if node.get("widgets_values")}
+    workflow = json.loads(example("Instant move").read_text(encoding="utf-8"))
+    values = {node["type"]: node["widgets_values"] for node in workflow["nodes"] if node.get("widgets_values")}
+    (sampler,) = (str(node["id"]) for node in workflow["nodes"] if node["type"] == "KSampler")
+    demo = workflow["extra"]["palimpsest"]["demo"][sampler]
     assert values["PalimpsestFlowWarp"][0] == fixtures.GROW
-    _, _, steps, cfg, sampler, scheduler, denoise = values["KSampler"]
-    assert (steps, cfg, denoise) == (fixtures.INSTANT_STEPS, fixtures.CFG, fixtures.FILL)
+    *_, sampler, scheduler, denoise = values["KSampler"]
+    assert (demo["steps"], demo["cfg"], denoise) == (fixtures.INSTANT_STEPS, fixtures.CFG, fixtures.FILL)
     assert (sampler, scheduler) == ("euler", "normal")
 
 

@@ -10,13 +10,13 @@ INFO = {
     "Load": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
     "Noise": {"input": {"required": {"seed": ["INT", {"default": 0}], "steps": ["INT", {"default": 20}]}}},
     "Cut": {"input": {"required": {"image": ["IMAGE", {}], "model": ["MODEL", {}], "x": ["INT", {"default": 5}]}}},
-    "File": {"input": {"required": {"file": [["m.png"], {}], "model": ["MODEL", {}]}}},
+    "File": {"input": {"required": {"image": [["m.png"], {}], "model": ["MODEL", {}]}}},
 }
 LINKS = [[1, 1, 0, 3, 0, "IMAGE"], [2, 5, 0, 3, 1, "MODEL"], [3, 3, 0, 6, 0, "MASK"]]
 
 
 def node(number, kind, values, inputs=(), outputs=()):
-    slots = [{"name": name, "type": "X", "link": link} for name, link in inputs]
+    slots = [{"name": name, "type": name.upper(), "link": link} for name, link in inputs]
     return {
         "id": number, "type": kind, "widgets_values": values, "inputs": slots, "mode": 0,
         "outputs": [{"name": "o", "type": "X", "links": list(links)} for links in outputs],
@@ -54,7 +54,7 @@ def test_a_node_is_bypassed_and_the_rest_stays():
 
 
 def test_another_node_takes_the_place_and_the_links_of_inputs_that_both_have():
-    nodes, after = changed(**{"3": {"type": "File", "file": "mask.png"}})
+    nodes, after = changed(**{"3": {"type": "File", "image": "mask.png"}})
     assert nodes[3]["type"] == "File" and nodes[3]["widgets_values"] == ["mask.png"]
     assert [slot["name"] for slot in nodes[3]["inputs"]] == ["model"]
     assert (

@@ -1,8 +1,13 @@
-"""What the Templates dialog lists, and what the pages say of it."""
+"""What the Templates dialog lists, what it loads, and what the pages say of it."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from palimpsest.tools.examples import EXAMPLES, examples, facts_of
@@ -11,6 +16,12 @@ from palimpsest.tools.workflow import read
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "web" / "docs").glob("*.md"))]
 SHOWN = [path for path in examples() if path.parent == EXAMPLES]
+FILES = [*examples(), *sorted((ROOT / "subgraphs").glob("*.json"))]
+# The loader nodes of files that somebody publishes; what a person makes (LoRA, predictor) has no link.
+LOADERS = {
+    "CheckpointLoaderSimple", "CLIPLoader", "CLIPVisionLoader", "ControlNetLoader", "DualCLIPLoader",
+    "OpticalFlowLoader", "UNETLoader", "VAELoader",
+}  # fmt: skip
 NAMES = {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in examples()}
 
 
@@ -35,3 +46,59 @@ def test_a_page_names_templates_that_exist(page):
     assert {one for one in named if one.startswith("techniques/")} <= NAMES
     for sentence in re.findall(r"workflow templates?\s((?:(?!blueprint)[^.])*)", text):
         assert {" ".join(one.split()) for one in re.findall(italic, sentence)} <= NAMES, sentence
+
+
+def nodes_of(workflow: dict) -> Iterator[dict]:
+    """All nodes, those inside subgraphs included."""
+    for level in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        yield from level["nodes"]
+
+
+def models_of(workflow: dict) -> set[tuple[str, str, str, str]]:
+    """(loader, name, address, folder) of each file that the loaders offer to fetch."""
+    entries = ((node, one) for node in nodes_of(workflow) for one in node.get("properties", {}).get("models") or ())
+    return {(node["type"], one["name"], one["url"], one["directory"]) for node, one in entries}
+
+
+@cache
+def published() -> set[tuple[str, str, str, str]]:
+    """The same of the templates that the host itself requires."""
+    spec = find_spec("comfyui_workflow_templates_json") or find_spec("comfyui_workflow_templates")
+    if spec is None:
+        pytest.skip("the host's own templates are not installed")
+    found = set()
+    for path in Path(next(iter(spec.submodule_search_locations))).parent.glob("comfyui_workflow_templates*/**/*.json"):
+        text = path.read_text(encoding="utf-8")
+        if any(f'"{loader}"' in text for loader in LOADERS) and '"models"' in text:
+            workflow = json.loads(text)
+            if isinstance(workflow, dict) and "nodes" in workflow:
+                found |= models_of(workflow)
+    return found
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_model_has_the_link_that_the_host_s_own_templates_have(path):
+    workflow = read(path)
+    assert models_of(workflow) <= published()
+    for node in nodes_of(workflow):
+        if node["type"] in LOADERS:
+            (model,) = node["properties"]["models"]
+            assert node["widgets_values"][0] == model["name"], f"{path.stem}, node {node['id']}"
+
+
+@pytest.mark.parametrize("path", examples(), ids=lambda path: path.stem)
+def test_a_template_loads_the_picture_that_every_comfyui_has(path):
+    for node in nodes_of(read(path)):
+        if node["type"] in ("LoadImage", "LoadImageMask"):
+            assert node["widgets_values"][0] == "example.png", f"node {node['id']}"
+
+
+@pytest.mark.parametrize("path", examples(), ids=lambda path: path.stem)
+def test_the_note_begins_with_what_to_choose_and_press(path):
+    workflow = read(path)
+    number = facts_of(workflow)["number"]
+    notes = [node["widgets_values"][0].split("\n")[0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    start = f"{number} of 12. " if path.parent == EXAMPLES else "A technique. "
+    (first,) = (one for one in notes if one.startswith(start))
+    assert "**Run**" in first and "hoose" in first

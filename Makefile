@@ -10,7 +10,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails setup venv clean distclean
+.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails stamp setup venv clean distclean
 
 all: demo
 
@@ -54,6 +54,10 @@ readme: venv
 # After a look at the demo's gallery: the pictures of the Templates dialog.
 thumbnails: venv
 	@$(RUN) -m palimpsest.tools.thumbnails
+
+# Of which pack and version the nodes in examples and blueprints are; needs no set-up.
+stamp:
+	@$(PYTHON) -m tools.stamp
 
 lint: venv
 	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff mypy

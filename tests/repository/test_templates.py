@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from palimpsest.tools.examples import EXAMPLES, examples, facts_of
 from palimpsest.tools.places import ROOT
+from palimpsest.tools.stamp import files, own_nodes, pack
 from palimpsest.tools.workflow import read
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "web" / "docs").glob("*.md"))]
 SHOWN = [path for path in examples() if path.parent == EXAMPLES]
-FILES = [*examples(), *sorted((ROOT / "subgraphs").glob("*.json"))]
+FILES = files()
 # The loader nodes of files that somebody publishes; what a person makes (LoRA, predictor) has no link.
 LOADERS = {
     "CheckpointLoaderSimple", "CLIPLoader", "CLIPVisionLoader", "ControlNetLoader", "DualCLIPLoader",
@@ -102,3 +103,10 @@ def test_the_note_begins_with_what_to_choose_and_press(path):
     start = f"{number} of 12. " if path.parent == EXAMPLES else "A technique. "
     (first,) = (one for one in notes if one.startswith(start))
     assert "**Run**" in first and "hoose" in first
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_node_of_ours_says_which_pack_it_is_of(path):
+    for node in own_nodes(read(path)):
+        said = {key: node["properties"].get(key) for key in pack()}
+        assert said == pack(), f"node {node['id']} of {path.name}: run 'make stamp'"

@@ -6,12 +6,12 @@ things lie; kernels, memory and speed are another matter. For a process of its o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend("far")
@@ -96,8 +96,25 @@ def _indices(key: Any) -> Any:
     return tuple(map(one, key)) if isinstance(key, tuple) else one(key)
 
 
+# torch.utils._pytree does the same for any tree, and takes longer than the operations of small models.
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for one in tree:
+            yield from _tensors(one)
+
+
+def _mapped(change, tree: Any) -> Any:
+    if isinstance(tree, (tuple, list)):
+        return (list if isinstance(tree, list) else tuple)(_mapped(change, one) for one in tree)
+    return change(tree)
+
+
 def _run(operation, args: tuple, kwargs: dict) -> Any:
-    tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+    tensors = list(_tensors((args, tuple(kwargs.values()))))
     far, device = any(isinstance(one, Far) for one in tensors), kwargs.get("device")
     there = far if device is None else torch.device(device).type == "far"
     if far and operation not in CARRIERS:
@@ -105,11 +122,11 @@ def _run(operation, args: tuple, kwargs: dict) -> Any:
     if device is not None:
         kwargs = {**kwargs, "device": NEAR}
     numbers = lambda one: one.near if isinstance(one, Far) else one
-    result = operation(*tree_map(numbers, args), **tree_map(numbers, kwargs))
+    result = operation(*_mapped(numbers, args), **{name: _mapped(numbers, one) for name, one in kwargs.items()})
     if operation is aten.copy_.default or (operation._schema.is_mutable and result is numbers(args[0])):
         return args[0]
     wrap = lambda one: Far(one) if isinstance(one, Tensor) else one
-    return tree_map(wrap, result) if there else result
+    return _mapped(wrap, result) if there else result
 
 
 def _require_together(operation, tensors: Any) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,10 +83,10 @@ def faults(name: str) -> set[str]:
     return wrong
 
 
-def names_of(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def names_of(path: Path) -> tuple[tuple[str, int], ...]:
     """A module's own name, and those defined in it."""
-    yield path.stem, 0
-    yield from defined(ast.parse(path.read_text(encoding="utf-8")))
+    return (path.stem, 0), *defined(ast.parse(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(

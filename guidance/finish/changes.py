@@ -17,11 +17,13 @@ from .registration import blur
 
 USUAL = 0.4
 """The quantile that is taken for what is usual: edits cover up to half of the picture, or of its texture."""
-QUIET = 1.5 / 255
-"""Differences are not measured in anything smaller: 8-bit files have this much."""
+QUIET, FAINT = 1.5 / 255, 0.75 / 255
+"""Differences are not measured in anything smaller: those of pixels, and of the means of a neighbourhood."""
 LEAST, COLOUR = 0.02, 0.2
 """Fractions of the energy of a change from pixel to pixel that are lost in any case, in brightness and in colour: a
 JPEG keeps half of the pixels of colour in each direction."""
+AVERAGED = 0.1
+"""What is left of that in the mean of a neighbourhood."""
 PLAUSIBLE = 0.3, 6 / 255
 """What differs by more than this fraction of the local variance, and by more than this, is no mere loss of quality."""
 WEAK, STRONG, SURE = 3.0, 5.0, 9.0
@@ -61,15 +63,16 @@ def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Te
     coloured = _energies(source - source.mean(0))[0]
     sharp = difference.square().sum(0)
     fine = blur(sharp, 1)
-    faint = torch.stack([blur(one, 3) for one in difference]).square().sum(0)
+    faint = blur(difference, 3).square().sum(0)
     usual = known & (fine < PLAUSIBLE[0] * variance + 3 * PLAUSIBLE[1] ** 2)
     usual = usual if usual.any() else known
     step = max(1, int((source[0].numel() / SAMPLES) ** 0.5))
     thin = (slice(None, None, step),) * 2
     levels = []
-    for energy in (fine, faint):
+    for energy, quiet, lost in ((fine, QUIET, 1.0), (faint, FAINT, AVERAGED)):
         even, steep = _usual(energy[thin][usual[thin]], texture[thin][usual[thin]])
-        levels.append(even + max(steep, LEAST) * texture + COLOUR * coloured)
+        even = max(even, 3 * quiet**2)
+        levels.append(even + max(steep, LEAST * lost) * texture + COLOUR * lost * coloured)
     return (sharp / levels[0]).sqrt(), torch.maximum(fine / levels[0], faint / levels[1]).sqrt()
 
 
@@ -77,16 +80,16 @@ def _energies(source: Tensor) -> tuple[Tensor, Tensor]:
     """(H, W) twice: the energy of the colours' change from pixel to pixel; and their variance in a neighbourhood."""
     across = F.pad((source[:, :, 1:] - source[:, :, :-1]).square().sum(0), (0, 1))
     down = F.pad((source[:, 1:] - source[:, :-1]).square().sum(0), (0, 0, 0, 1))
-    means = torch.stack([blur(one, 3) for one in source])
-    return blur(across + down, 2), (blur(source.square().sum(0), 3) - means.square().sum(0)).clamp_min(0)
+    variance = blur(source.square().sum(0), 3) - blur(source, 3).square().sum(0)
+    return blur(across + down, 2), variance.clamp_min(0)
 
 
 def _usual(energy: Tensor, texture: Tensor) -> tuple[float, float]:
     """energy, texture (N,) -> what is usual is `even + steep * texture`."""
     if not energy.numel():
-        return 3 * QUIET**2, 0.0
+        return 0.0, 0.0
     flat = texture <= texture.median()
-    even = max(float(energy[flat].quantile(USUAL)), 3 * QUIET**2)
+    even = float(energy[flat].quantile(USUAL))
     rough = texture > texture.quantile(0.6)
     steep = ((energy - even)[rough] / texture[rough].clamp_min(1e-9)).quantile(USUAL) if rough.any() else 0.0
     return even, max(float(steep), 0.0)

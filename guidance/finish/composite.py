@@ -100,7 +100,7 @@ def compose(
 def with_detail(new: Tensor, old: Tensor, amount: float) -> Tensor:
     """new, old (3, h, w) -> new with the old one's fine structure where both have the same structure."""
     radius = 3
-    smooth = [torch.stack([blur(one, radius) for one in picture]) for picture in (new, old)]
+    smooth = [blur(picture, radius) for picture in (new, old)]
     fine_new, fine_old = new - smooth[0], old - smooth[1]
     alike = correlation(fine_new.mean(0), fine_old.mean(0), 2 * radius)
     weight = amount * ((alike - ALIKE[0]) / (ALIKE[1] - ALIKE[0])).clamp(0, 1)
@@ -124,12 +124,12 @@ def grain_of(source: Tensor, alpha: Tensor) -> Tensor:
                 plainest, least = tile, busy
     if least == float("inf"):
         return torch.zeros_like(plainest)
-    return plainest - torch.stack([blur(one, 2) for one in plainest])
+    return plainest - blur(plainest, 2)
 
 
 def _lacking(noise: Tensor, new: Tensor, part: Box) -> Tensor:
     """As much of the noise as `new` (3, h, w) lacks, laid out over it in pieces that are turned over at random."""
-    own = (new - torch.stack([blur(one, 2) for one in new])).abs().flatten(1)
+    own = (new - blur(new, 2)).abs().flatten(1)
     # The median: edges are no noise. A normal distribution's is 0.674 of its standard deviation.
     has, wished = own.median(1).values / 0.674, noise.flatten(1).std(1)
     amount = ((wished**2 - has**2).clamp_min(0).sqrt() / wished.clamp_min(1e-6))[:, None, None]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..morphology import dilate
 from .alignment import Alignment, resized, size_of, warp, within
 from .changes import find
 from .colour import Cast, Colour, fit
@@ -16,6 +17,8 @@ from .registration import FULL, Registered, register
 
 Registration = Literal["automatic", "on", "off"]
 
+ROUGH, LEFT = 2**15, 0.2
+"""The size of the copies on which edits are looked for at first, and the fraction that has to remain for a cast."""
 STILL = 0.15
 """Moves of less than this many pixels of the edited picture are none: to undo them would only soften the picture."""
 SAME_PICTURE = 0.2
@@ -90,7 +93,7 @@ def finish(
     found = _aligned(before, after, recipe, warnings, must=mask is None)
     step()
     view, known = warp(after, found, "bicubic"), found.overlap().to(before.device)
-    cast = fit(before, view, known, recipe.colour)
+    cast = _cast(before, view, known, recipe.colour)
     step()
     wanted = find(cast.laid_on(before), view, known).float() if mask is None else mask
     alpha = scaled(opacity(wanted, recipe.grow, recipe.feather), size)
@@ -111,6 +114,16 @@ def finish(
         fraction=float((alpha > 0).float().mean()),
         warnings=tuple(warnings),
     )
+
+
+def _cast(before: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
+    """The cast, fitted twice: the second time without what seems to be edited after the first, on small copies."""
+    size = within(size_of(before), ROUGH)
+    cast = fit(before, view, known, colour)
+    source, small = resized(before, size), resized(view, size)
+    seen = resized(known[None].float(), size)[0] > 0.99
+    kept = seen & ~dilate(find(cast.laid_on(source), small, seen)[None], 2)[0]
+    return fit(source, small, kept, colour) if kept.sum() > LEFT * seen.sum() else cast
 
 
 def _aligned(before: Tensor, after: Tensor, recipe: FinishRecipe, warnings: list[str], must: bool) -> Alignment:

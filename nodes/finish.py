@@ -71,7 +71,7 @@ class PixelTrueFinish(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "feather",
-                    default=2,
+                    default=1,
                     min=0,
                     max=256,
                     tooltip="Pixels over which the edit passes into the source, outside the region. Sane: 1 to 8; more "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from ..morphology import close_gaps, dilate, erode, fill_holes, label, otsu, touching
@@ -22,12 +23,15 @@ QUIET, FAINT = 1.5 / 255, 0.75 / 255
 LEAST, COLOUR = 0.02, 0.2
 """Fractions of the energy of a change from pixel to pixel that are lost in any case, in brightness and in colour: a
 JPEG keeps half of the pixels of colour in each direction."""
+SPREAD = 0.2
 AVERAGED = 0.1
 """What is left of that in the mean of a neighbourhood."""
 PLAUSIBLE = 0.3, 6 / 255
 """What differs by more than this fraction of the local variance, and by more than this, is no mere loss of quality."""
-WEAK, STRONG, SURE = 3.0, 5.0, 9.0
+WEAK, STRONG, SURE = 2.75, 5.0, 9.0
 """Times what is usual: from where on a place may belong to an edit; and the bounds of the threshold for its core."""
+REACH = 0.25
+"""Where a difference is less than this fraction of the largest one near by, it is what an outline throws around it."""
 RIM = 2
 """Pixels at the edge of what is known, which are not to be trusted."""
 GAP, SMALLEST = 3, 16
@@ -46,9 +50,10 @@ def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
     threshold = (otsu(logs[None], bins=128)[0] * 5 - 1).exp().clamp(STRONG, SURE)
     mask = touching(((unusual > WEAK) & sure)[None], ((unusual > threshold) & sure)[None])
     mask = fill_holes(close_gaps(mask, GAP))
-    # Means of a neighbourhood reach beyond an outline: there single pixels decide.
-    inner = erode(mask, RIM + 1)
-    mask = fill_holes(close_gaps(mask & (inner | (sharp > WEAK)[None]), 1))
+    # Means of a neighbourhood, and what a JPEG makes of an outline, reach beyond it: there single pixels decide.
+    inner = erode(mask, RIM + 1, "octagon")
+    outline = sharp > (REACH * _largest(sharp)).clamp_min(WEAK)
+    mask = fill_holes(close_gaps(mask & (inner | outline[None]), 1))
     mask = without_specks(mask[0], SMALLEST)
     return mask | (dilate(mask[None], RIM)[0] & known & ~sure)
 
@@ -61,6 +66,9 @@ def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Te
     difference = view - source
     texture, variance = _energies(source)
     coloured = _energies(source - source.mean(0))[0]
+    # Blocks of 8 pixels of brightness and 16 of colour share what an outline in them loses.
+    coloured = coloured + SPREAD * blur(coloured, 8)
+    rough = texture + SPREAD * blur(texture, 4)
     sharp = difference.square().sum(0)
     fine = blur(sharp, 1)
     faint = blur(difference, 3).square().sum(0)
@@ -72,8 +80,13 @@ def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Te
     for energy, quiet, lost in ((fine, QUIET, 1.0), (faint, FAINT, AVERAGED)):
         even, steep = _usual(energy[thin][usual[thin]], texture[thin][usual[thin]])
         even = max(even, 3 * quiet**2)
-        levels.append(even + max(steep, LEAST * lost) * texture + COLOUR * lost * coloured)
+        levels.append(even + max(steep, LEAST * lost) * rough + COLOUR * lost * coloured)
     return (sharp / levels[0]).sqrt(), torch.maximum(fine / levels[0], faint / levels[1]).sqrt()
+
+
+def _largest(values: Tensor) -> Tensor:
+    """(H, W), the largest within 2 * RIM pixels."""
+    return torch.from_numpy(ndimage.maximum_filter(values.cpu().numpy(), 4 * RIM + 1)).to(values)
 
 
 def _energies(source: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ SAMPLES = 2**15
 ROUNDS = 8
 DARKEST, LIGHTEST = 2 / 255, 253 / 255
 """Beyond these a channel is cut off, and says nothing of its gain."""
-LEAST = 2 / 255
-"""Differences of this size are expected in any picture that was compressed."""
+LEAST, MOST = 2 / 255, 0.05
+"""Differences of this size are expected in any picture that was compressed, and from most casts."""
 CELLS = 24
 """The field is kept on so many cells a side."""
 
@@ -98,10 +98,11 @@ def _field(factors: Tensor, degree: int) -> Tensor:
 def _regression(before: Tensor, after: Tensor, terms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """before, after (3, N), terms (T, N) -> gain (3,), factors of the terms (3, T), and each pixel's weight (N,)."""
     whole = (after > DARKEST) & (after < LIGHTEST) & (before > DARKEST) & (before < LIGHTEST)
-    error = (after - before - (after - before).median(1, keepdim=True).values).square().sum(0)
+    error = (after - before).square().sum(0)
     wished = terms.new_tensor([1.0, *[0.0] * len(terms)]).double()
     for _ in range(ROUNDS):
-        scale = error.median() + LEAST**2
+        # The median, though more than half of what is seen may be edited: no cast is as large as MOST.
+        scale = error.median().clamp(max=3 * MOST**2) + LEAST**2
         weight = (1 + error / (4 * scale)).pow(-2)
         found = []
         for channel in range(3):

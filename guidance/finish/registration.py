@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .alignment import Alignment, Size, resized, size_of, warp, within
 
-SEARCHED, CHECKED, SETTLED, FULL = 2**14, 2**16, 2**18, 2**20
+SEARCHED, CHECKED, SETTLED, FULL = 2**13, 2**16, 2**18, 2**20
 """Pixels of the copies on which the move is searched for, checked, settled to a fraction of a pixel, and refined."""
 LUMINANCE = (0.299, 0.587, 0.114)
 CONTRAST = 0.02

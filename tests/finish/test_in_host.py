@@ -10,7 +10,7 @@ from PIL import Image
 from .pictures import truth
 
 PLAIN = dict(
-    registration="automatic", colour="gain and offset", grow=0, feather=2, keep_grain=False, transfer_detail=0.0
+    registration="automatic", colour="gain and offset", grow=0, feather=1, keep_grain=False, transfer_detail=0.0
 )
 
 

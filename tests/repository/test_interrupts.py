@@ -1,0 +1,56 @@
+"""Nodes that work on pictures, masks and flows without a network can be interrupted at any of their operations."""
+
+from functools import cache
+
+import comfy.model_management as management
+import pytest
+import torch
+from palimpsest.host import folders
+from palimpsest.nodes import collect_nodes
+
+from .test_junk_inputs import EVERY, executed, good, socket_of, values
+
+folders.register()
+NODES = {node.GET_SCHEMA().node_id.removeprefix("Palimpsest"): node for node in collect_nodes()}
+NAMES = (
+    "FlowFromTransform",
+    "FlowFromPoints",
+    "FlowCompose",
+    "FlowPreview",
+    "FlowWarp",
+    "EditReport",
+)
+# Flow Compose has the fewest operations; on 24 megapixels each takes a fraction of a second.
+LEAST = 15
+
+
+@cache
+def inputs(name):
+    one = next(one for node, one in EVERY if node == name)
+    found = values(name, one, good()[socket_of(one)])
+    if name == "FlowFromPoints":
+        found["points"] = '[{"x": 30, "y": 30}, {"x": 34, "y": 31}]'
+    if name == "SketchPrepare":
+        found["image"] = torch.ones(1, 64, 64, 3)
+        found["image"][:, 30:33, 8:56] = 0.1
+    return found
+
+
+@pytest.mark.xfail(strict=True, reason="Work on large pictures cannot be interrupted")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_node_asks_often(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", lambda: asked.append(1))
+    executed(NODES[name], **inputs(name))
+    assert len(asked) >= LEAST
+
+
+@pytest.mark.xfail(strict=True, reason="Work on large pictures cannot be interrupted")
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interruption_takes_hold(name):
+    management.interrupt_current_processing(True)
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            executed(NODES[name], **inputs(name))
+    finally:
+        management.interrupt_current_processing(False)

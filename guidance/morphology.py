@@ -9,16 +9,19 @@ Threshold: Otsu, "A threshold selection method from gray-level histograms", IEEE
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Literal
 
-import kornia
 import torch
 import torch.nn.functional as F
+from kornia.filters import get_gaussian_kernel1d
 from scipy import ndimage
 from torch import Tensor
 
 Shape = Literal["disc", "square", "diamond", "octagon"]
 
+STRIP = 2**20
+"""Large pictures are worked on in strips of about so many pixels, between which an interruption can take hold."""
 CORNERS = 2**0.5 - 1
 """A regular octagon is a square of this fraction of its radius, dilated by a diamond of the rest."""
 EIGHT = [[1, 1, 1]] * 3
@@ -73,7 +76,7 @@ def dilate(mask: Tensor, radius: float, shape: Shape = "disc") -> Tensor:
     if shape == "octagon":
         corners = int(radius * CORNERS)
         return dilate(dilate(mask, radius - corners, "diamond"), corners, "square")
-    return _by_picture(mask, lambda picture: _near(picture, radius, shape))
+    return _by_strips(mask, ceil(radius), lambda strip: _by_picture(strip, lambda one: _near(one, radius, shape)))
 
 
 def _near(picture, radius: float, shape: Shape):
@@ -184,15 +187,31 @@ def soften(mask: Tensor, pixels: int) -> Tensor:
     radius = (pixels + 1) // 2
     if radius == 0:
         return mask
-    wide = F.pad(grow(mask, radius)[:, None], (radius,) * 4, mode="replicate")
+    wide = F.pad(grow(mask, radius)[:, None], (radius,) * 4, mode="replicate")[:, 0]
     size, std = 2 * radius + 1, max(radius / 2, 0.5)
-    blurred = kornia.filters.gaussian_blur2d(wide, (size, size), (std, std), border_type="constant")
-    return torch.maximum(mask, blurred[:, 0, radius:-radius, radius:-radius].clamp(0, 1))
+    kernel = get_gaussian_kernel1d(size, std, device=mask.device, dtype=mask.dtype)
+    along = lambda strip: F.conv2d(strip[:, None], kernel[:, None, None])[:, 0]
+    for _ in range(2):  # along the rows, then along the columns
+        wide = _by_strips(wide, 0, along).transpose(1, 2).contiguous()
+    return torch.maximum(mask, wide.clamp(0, 1))
 
 
 def count(mask: Tensor) -> Tensor:
     """(B,) float, how many cells of each picture are marked."""
     return mask.sum((1, 2)).float()
+
+
+def _by_strips(values: Tensor, reach: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `change` makes of values (B, H, W), of which each place depends on those up to `reach` away: strips of rows
+    one after the other, so that a large picture is no single long operation. The same to the last bit, or to rounding
+    where `change` sums."""
+    height, rows = values.shape[1], max(STRIP // max(values.shape[2], 1), 2 * reach, 1)
+    made = []
+    for top in range(0, height, rows):
+        above = min(reach, top)
+        strip = change(values[:, top - above : top + rows + reach])
+        made.append(strip[:, above : above + rows])
+    return torch.cat(made, 1)
 
 
 def _by_picture(mask: Tensor, change: Callable) -> Tensor:

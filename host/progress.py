@@ -8,6 +8,7 @@ import latent_preview
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 PREVIEW_SIZE = 512
 
@@ -15,6 +16,15 @@ PREVIEW_SIZE = 512
 def check_interrupt() -> None:
     """Raises the host's interruption (a BaseException) where the user has asked for it."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class Interruptible(TorchFunctionMode):
+    """Inside, the host's interruption is raised between any two operations of torch: for work on pictures, masks and
+    flows, which has no loop of its own to ask in. A model's layers ask by themselves."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        check_interrupt()
+        return function(*args, **(kwargs or {}))
 
 
 def as_picture(image: Tensor) -> Image.Image:

@@ -26,6 +26,7 @@ __all__ = [
     "require_latent",
     "require_latent_of",
     "require_picture",
+    "require_prompt_of",
     "require_same_batch",
     "require_same_size",
     "require_sigmas",
@@ -73,6 +74,21 @@ def require_latent_of(model, samples: Tensor, name: str = "The latent") -> None:
             f"{name} has {samples.shape[1]} channels, but the model ({model_class(model)}) works on {wanted}: encode "
             "the picture with the VAE that belongs to this model."
         )
+
+
+def require_prompt_of(model, conditioning: list, name: str = "The prompt") -> None:
+    """Raises ValueError where a prompt was encoded for another family of UNets: its tokens have another length, or what
+    SDXL reads beside them is missing."""
+    if not is_unet(model):
+        return
+    wanted = (getattr(model.model.model_config, "unet_config", None) or {}).get("context_dim")
+    for embedding, options in conditioning:
+        bare = model_family(model) == "sdxl" and options.get("pooled_output") is None
+        if bare or (isinstance(wanted, int) and embedding.shape[-1] != wanted):
+            raise ValueError(
+                f"{name} was encoded for another family of models than this one ({model_class(model)}): encode it with "
+                "the CLIP of this model's checkpoint."
+            )
 
 
 def require_vae_of(model, vae, name: str = "The VAE") -> None:

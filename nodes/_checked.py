@@ -1,10 +1,17 @@
-"""Checks every input of a node before it runs, by the table of host/sockets.py; node files say nothing of it."""
+"""Checks every input of a node before it runs, by the table of host/sockets.py, and lets nodes without a network be
+interrupted between any two operations; node files say nothing of either."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from comfy_api.latest import io
 
+from ..host.progress import Interruptible
 from ..host.sockets import check_input
+from ..host.validation import require_prompt_of
+
+NETWORKS = {"MODEL", "VAE", "OPTICAL_FLOW", "GUIDER"}
 
 
 def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -16,11 +23,30 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         for one in schema.inputs:
             if one.id in values or not one.optional:
                 values[one.id] = _value(one, values.get(one.id), schema.is_input_list)
-        return super(made, cls).execute(**values)
+        _require_prompts_of(schema, values)
+        networks = NETWORKS & {one.io_type for one in schema.inputs if values.get(one.id) is not None}
+        with nullcontext() if networks else Interruptible():
+            return super(made, cls).execute(**values)
 
     body = {"execute": classmethod(execute), "__module__": node.__module__, "__doc__": node.__doc__}
     made = type(node.__name__, (node,), body)
     return made
+
+
+def _require_prompts_of(schema: io.Schema, values: dict) -> None:
+    """All prompts of a node with a model are of its family."""
+    model = values.get("model")
+    model = model[0] if isinstance(model, list) else model
+    for one in schema.inputs:
+        if model is None or values.get(one.id) is None:
+            continue
+        if isinstance(one, io.Autogrow.Input) and one.template.input.io_type == "CONDITIONING":
+            prompts = values[one.id]
+        else:
+            prompts = {one.id: values[one.id]} if one.io_type == "CONDITIONING" else {}
+        for name, value in prompts.items():
+            for entries in value if schema.is_input_list else [value]:
+                require_prompt_of(model, entries, f"The prompt '{name}'")
 
 
 def _value(given: io.Input, value, listed: bool):

@@ -8,7 +8,7 @@ from ..host.batching import by_rows
 from ..host.family import latent_format
 from ..host.guidance_patches import without_idle_guidance
 from ..host.session import Session
-from ..host.validation import require_picture, require_same_batch
+from ..host.validation import require_picture
 from ..inversion.ddim import replay
 from ..inversion.gaussianity import gaussianity, unit_noise
 from ..inversion.quality import psnr, ssim
@@ -41,7 +41,11 @@ def source_picture(image, trajectory: Trajectory, vae) -> torch.Tensor | None:
             f"The image is {image.shape[2]} x {image.shape[1]} and the trajectory's pictures are {size[1]} x "
             f"{size[0]}: connect the picture that was encoded."
         )
-    require_same_batch(image, trajectory.latents[0], "The image", "the trajectory")
+    if image.shape[0] not in (1, trajectory.rows):
+        raise ValueError(
+            f"There are {image.shape[0]} images and {trajectory.rows} pictures in the trajectory: connect the batch "
+            "that was encoded, or one image for all."
+        )
     cropped = image[:, top : top + size[0], left : left + size[1], :3].float().cpu()
     return cropped.expand(trajectory.rows, -1, -1, -1)
 

@@ -130,7 +130,7 @@ class BestSeed(io.ComfyNode):
         conds = conditionings(model, positive, negative, None, cfg, "Best Seed")
         seeds, score = [seed + i for i in range(candidates)], None
         if flow is None:
-            score = _score(model, positive, edge_predictor, sketch, vae, tuple(samples.shape[-2:]), unfinished)
+            score = _score(model, positive, edge_predictor, sketch, vae, samples, unfinished)
         else:
             _require_flow(samples, flow, source, vae)
         made, scores = drafts(
@@ -143,7 +143,7 @@ class BestSeed(io.ComfyNode):
         return io.NodeOutput(Noise_RandomNoise(best), best, sorted_drafts, report, ui=ui.PreviewText(report))
 
 
-def _score(model, positive, predictor, sketch, vae, size: tuple[int, int], unfinished: float):
+def _score(model, positive, predictor, sketch, vae, samples: torch.Tensor, unfinished: float):
     if predictor is None or sketch is None:
         raise ValueError(
             "Best Seed has nothing to compare with: connect edge_predictor and sketch, or flow, source and vae."
@@ -151,7 +151,12 @@ def _score(model, positive, predictor, sketch, vae, size: tuple[int, int], unfin
     network = require_predictor_of(model, predictor.spec, "Best Seed")
     if predictor.spec.target == "latent":
         require_vae(model, vae)
-    drawn = Sketch(strokes_of(sketch), None, encoder(vae))
+    if sketch.shape[0] not in (1, samples.shape[0]):
+        raise ValueError(
+            f"There are {sketch.shape[0]} sketches and {samples.shape[0]} pictures to come: connect one sketch, or one "
+            "for each picture."
+        )
+    drawn, size = Sketch(strokes_of(sketch), None, encoder(vae)), tuple(samples.shape[-2:])
     return sketch_score(model, network, predictor, drawn, positive, size=size, one_sided=unfinished)
 
 

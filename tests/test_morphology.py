@@ -164,3 +164,13 @@ def test_the_monotone_curve_is_the_cubic_with_harmonic_derivatives(count):
         for t in (0.0, 0.25, 0.6, 1.0):
             expected = ys[i] + t * t * (3 - 2 * t) * rise + t * (1 - t) * ((1 - t) * start - t * end)
             assert _interpolate(xs[i] + t * width, xs, ys) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("strip", [1, 40, 10**9])
+def test_strips_of_a_large_picture_give_what_the_whole_gives(strip, monkeypatch):
+    mask = pictures((33, 20))
+    whole = [morphology.dilate(mask, 4.5), morphology.grow(mask.float(), -6), morphology.soften(mask.float(), 9)]
+    monkeypatch.setattr(morphology, "STRIP", strip)
+    parts = [morphology.dilate(mask, 4.5), morphology.grow(mask.float(), -6), morphology.soften(mask.float(), 9)]
+    assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+    assert torch.allclose(parts[2], whole[2], atol=1e-6)

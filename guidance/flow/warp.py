@@ -84,10 +84,8 @@ def _splat(flow: Tensor, region: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, 
     height, width = region.shape
     jacobian = _jacobian(flow, region)[region]
     start, end, length = grid[region], (grid + flow)[region], flow[region].norm(dim=-1)
-    area = torch.linalg.det(jacobian).abs()
-    # Near-singular motions (a region squeezed to a line) vote for their own pixel, without extrapolation.
-    inverse = torch.linalg.pinv(jacobian) * (area > 0.05)[:, None, None]
-    count = min(max(ceil(float(torch.linalg.matrix_norm(jacobian, 2).max()) - 1e-3), 1), 6)
+    area, stretch, inverse = _of_pairs(jacobian)
+    count = min(max(ceil(float(stretch.max()) - 1e-3), 1), 6)
     nearest = torch.full((height * width,), -1.0, dtype=flow.dtype, device=flow.device)
     for step in (_corners(start, end, jacobian, s, (height, width)) for s in _offsets(count, flow)):
         for _, at, fraction, _ in step:
@@ -96,13 +94,25 @@ def _splat(flow: Tensor, region: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, 
     for offset in _offsets(count, flow):
         for corner, at, fraction, (begin, goal) in _corners(start, end, jacobian, offset, (height, width)):
             weight = fraction * torch.exp(-4 * F.relu(nearest[at] - length - FOLD))
-            vote = begin + torch.einsum("n i j, n j -> n i", inverse, corner - goal)
+            vote = begin + (inverse * (corner - goal)[:, None]).sum(-1)
             cover.index_add_(0, at, (fraction * area)[:, None] / count**2)
             weights.index_add_(0, at, weight[:, None])
             votes.index_add_(0, at, weight[:, None] * vote)
     seen = rearrange(cover >= 0.5 - 1e-4, "(h w) 1 -> h w", h=height)
     points = rearrange(votes / weights.clamp_min(1e-9), "(h w) c -> h w c", h=height)
-    return seen, points, 1.5 + FOLD + torch.linalg.matrix_norm(inverse)
+    return seen, points, 1.5 + FOLD + inverse.square().sum((1, 2)).sqrt()
+
+
+def _of_pairs(jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 2, 2) -> the area of a unit square (N,), the largest stretch (N,) and the inverse (N, 2, 2), in closed form:
+    a large picture has millions. Near-singular motions (a region squeezed to a line) vote for their own pixel, without
+    extrapolation: their inverse is 0."""
+    (a, b), (c, d) = (row.unbind(-1) for row in jacobian.unbind(-2))
+    det, squares = a * d - b * c, jacobian.square().sum((1, 2))
+    stretch = ((squares + (squares**2 - 4 * det**2).clamp_min(0).sqrt()) / 2).sqrt()
+    adjugate = torch.stack((d, -b, -c, a), -1).unflatten(-1, (2, 2))
+    regular = (det.abs() > 0.05)[:, None, None]
+    return det.abs(), stretch, torch.where(regular, adjugate / det[:, None, None], 0.0)
 
 
 def _offsets(count: int, like: Tensor) -> list[Tensor]:

@@ -4,7 +4,8 @@ The core tests run with each set of vector instructions that this CPU has, with 
 of matrix products perturbed by three seeds; and once more for the list of tests by margin. The whole suite runs with
 the plainest instructions. The variables are read by PyTorch and oneDNN when they start, so each run is a process.
 
-All that the runs say goes to `.host/portable.log` too, which ends with the summary and the tests near a tolerance.
+All that the runs say goes to `.host/portable.log` too, which ends with the summary and the tests
+nearest to their tolerances.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .places import HOST, ROOT
 CAPABILITIES = ("default", "avx2", "avx512")
 SEEDS = (1, 2, 3)
 BEST = "import torch; print(torch.backends.cpu.get_cpu_capability().lower())"
-MARGINS = " margins ="  # of the heading in pytest's closing words, see tests/portability.py
+MARGINS, COUNTS = " margins =", "compare with a tolerance"  # first and last line of the list, see tests/portability.py
+LISTED = ["--margins", "-vv"]  # every test with a comparison, the nearest first
+SHOWN = 20  # of them in the summary
 PARTS = ("core", "whole")
 
 
@@ -64,9 +67,9 @@ class Run:
         )
         for line in process.stdout:
             say(line.rstrip(), log)
-            near = MARGINS in line or (near and not line.startswith("=="))
-            if near and MARGINS not in line:
+            if near:
                 self.margins.append(line.rstrip())
+            near = MARGINS in line or (near and COUNTS not in line)
             self.last = line.strip() or self.last
         self.code, self.seconds = process.wait(), time.time() - start
         return self
@@ -78,9 +81,9 @@ def runs(parts: list[str]) -> list[Run]:
     if "core" in parts:
         found += [Run(one, ["-m", "core"]) for one in settings()]
         found += [Run({}, ["-m", "core", "--perturb", str(seed)]) for seed in SEEDS]
-        found += [Run({}, ["-m", "core", "--margins"])]
+        found += [Run({}, ["-m", "core", *LISTED])]
     if "whole" in parts:
-        found += [Run({"ATEN_CPU_CAPABILITY": "default"}, ["--margins"])]
+        found += [Run({"ATEN_CPU_CAPABILITY": "default"}, LISTED)]
     return found
 
 
@@ -100,7 +103,7 @@ def main(arguments: list[str]) -> int:
         for run in done:
             say(f"{'passed' if run.code == 0 else 'FAILED'} {run.seconds:6.0f} s  {run.label}: {run.last}", log)
         for run in done:
-            for line in run.margins:
+            for line in [*run.margins[:-1][:SHOWN], *run.margins[-1:]]:
                 say(line, log)
     return 1 if any(run.code for run in done) else 0
 

@@ -63,7 +63,8 @@ def test_the_margins_of_all_processes_are_listed(monkeypatch):
 def test_a_portable_run_keeps_the_closing_line_the_code_and_the_near_tests(monkeypatch, tmp_path):
     fake = tmp_path / "pytest.py"
     fake.write_text(
-        "import os, sys\nprint('.. [100%]\\n===== margins =====\\n  1.5  near (a.py:1)\\n2 tests compare')\n"
+        "import os, sys\nprint('.. [100%]\\n===== margins =====\\n  1.5  near (a.py:1)')\n"
+        "print('2 tests compare with a tolerance')\n"
         "print('== warnings ==\\nnot near\\n1 failed', os.environ['ATEN_CPU_CAPABILITY'])\nsys.exit(1)\n"
     )
     monkeypatch.setattr(portable, "ROOT", tmp_path)
@@ -72,5 +73,5 @@ def test_a_portable_run_keeps_the_closing_line_the_code_and_the_near_tests(monke
     log = io.StringIO()
     run = portable.Run({"ATEN_CPU_CAPABILITY": "default"}, ["--margins"]).go([], log)
     assert (run.code, run.last) == (1, "1 failed default")
-    assert run.margins == ["  1.5  near (a.py:1)", "2 tests compare"]
+    assert run.margins == ["  1.5  near (a.py:1)", "2 tests compare with a tolerance"]
     assert log.getvalue() == sys.stdout.getvalue() and "== ATEN_CPU_CAPABILITY=default --margins\n" in log.getvalue()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -29,11 +29,19 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 # Called after each step with its number (from 1), the number of steps, the latent and the prediction of the picture.
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
+# A step's lower and upper level, and the derivative along it.
+Derivative = tuple[tuple[float, float], Tensor]
+
 Pairing = Literal["extrapolated", "held", "papers", "same level"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
 
 
-def invert(
+def invert(denoise: Denoise, latent: Tensor, levels: Tensor, **how) -> Tensor:
+    """The path of `invert_and_record` alone."""
+    return invert_and_record(denoise, latent, levels, **how)[0]
+
+
+def invert_and_record(
     denoise: Denoise,
     latent: Tensor,
     levels: Tensor,
@@ -43,7 +51,7 @@ def invert(
     refinement: int = 0,
     tolerance: float = 1e-3,
     on_step: OnStep | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """The path of a picture to noise.
 
     latent: (B, C, h, w) float32, scaled, lying at levels[0]; levels: (N+1,) rising, from `rising_sigmas`.
@@ -54,26 +62,31 @@ def invert(
         same level: at s, as it is (the first step, whose s is 0, as `papers`).
     refinement: more evaluations at t, each from the result of the one before; a row stops by itself once it changes
         by less than tolerance (RMS, as a fraction of its picture's), or once it changes more than it did before.
-    Returns (N+1, B, C, h, w) float32 on the CPU. Raises ValueError where the model's answer is not finite.
+    Returns the path (N+1, B, C, h, w) float32 on the CPU; and the latents (N, B, C, h, w) at which the network gave
+    each step, None without refinement, where `exact_replay.evaluated_at` finds them from the path.
+    Raises ValueError where the model's answer is not finite.
     """
     if pairing not in PAIRINGS:
         raise ValueError(f"The pairing '{pairing}' is unknown: choose one of {', '.join(PAIRINGS)}.")
     steps = levels.tolist()
     path = _new_path(latent, len(steps))
+    points = _new_path(latent, len(steps) - 1) if refinement else None
     x = latent.float()
-    derivatives: list[tuple[tuple[float, float], Tensor]] = []
+    derivatives: list[Derivative] = []
     enough = tolerance * _size(x)
     for i, (s, t) in enumerate(itertools.pairwise(steps)):
-        y, level = _where_to_ask(pairing, x, s, t, derivatives, flow)
+        y, level = evaluation_point(pairing, x, s, t, derivatives, flow=flow)
         e, x0 = _derivative(denoise, y, level)
         end = x + (t - s) * e
-        end = _refine(denoise, x, (s, t), y if level == t else None, end, refinement, enough)
+        end, y = _refine(denoise, x, (s, t), (y, level), end, refinement, enough)
         _require_finite(end, t)
+        if points is not None:
+            points[i] = y
         derivatives = [*derivatives[-1:], ((s, t), (end - x) / (t - s))]
         x = path[i + 1] = end
         if on_step is not None:
             on_step(i + 1, len(steps) - 1, x, x0)
-    return path
+    return path, points
 
 
 def replay(denoise: Denoise, noisy: Tensor, levels: Tensor, *, on_step: OnStep | None = None) -> Tensor:
@@ -95,10 +108,13 @@ def replay(denoise: Denoise, noisy: Tensor, levels: Tensor, *, on_step: OnStep |
     return path
 
 
-def _where_to_ask(
-    pairing: Pairing, x: Tensor, s: float, t: float, derivatives: list[tuple[tuple[float, float], Tensor]], flow: bool
+def evaluation_point(
+    pairing: Pairing, x: Tensor, s: float, t: float, derivatives: Sequence[Derivative], *, flow: bool
 ) -> tuple[Tensor, float]:
-    """The latent and the noise level at which the derivative from s to t is taken; derivatives: the last one or two."""
+    """The latent and the noise level at which the derivative of the step from s to t is taken.
+
+    x: (B, C, h, w) at s; derivatives: those of the last one or two steps.
+    """
     if pairing == "same level" and s > 0:
         return x, s
     if pairing in ("papers", "same level") or not derivatives:
@@ -116,18 +132,19 @@ def _refine(
     denoise: Denoise,
     x: Tensor,
     step: tuple[float, float],
-    asked: Tensor | None,
+    first: tuple[Tensor, float],
     end: Tensor,
     iterations: int,
     enough: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Solve end = x + (t - s) e(end, t): then the sampler's step from `end` arrives at x exactly.
 
-    asked: the first guess at t, None if it was made at another level; end: its answer. From one to the other the
-    change is the error that the sampler's step would make. enough: (B,) RMS change that ends a row.
+    first: the latent and the level of the first evaluation; end: its answer. From one to the other the change is the
+    error that the sampler's step would make. enough: (B,) RMS change that ends a row.
+    Returns the end, and the latent whose evaluation gave it.
     """
-    s, t = step
-    last = torch.full_like(enough, math.inf) if asked is None else _size(end - asked)
+    (s, t), (point, level) = step, first
+    last = _size(end - point) if level == t else torch.full_like(enough, math.inf)
     active = torch.ones_like(last, dtype=torch.bool)
     for _ in range(iterations):
         if not bool(active.any()):
@@ -135,10 +152,11 @@ def _refine(
         answer = x + (t - s) * _derivative(denoise, end, t)[0]
         change = _size(answer - end)
         active = active & (change < last)  # a growing change runs away: strong guidance, or too wide a step
-        end = torch.where(append_dims(active, end.ndim), answer, end)
+        taken = append_dims(active, end.ndim)
+        point, end = torch.where(taken, end, point), torch.where(taken, answer, end)
         active = active & (change > enough)
         last = change
-    return end
+    return end, point
 
 
 def _derivative(denoise: Denoise, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .ddim import PAIRINGS, Pairing
+
 Prediction = Literal["eps", "v", "flow"]
 
 
@@ -28,6 +30,9 @@ class Trajectory:
         an area or an encoder with further inputs.
     noise_mask: (1 or B, h, w) or (1 or B, 1, h, w) float32 CPU, any size, 1 = repaint: what an inpainting model was
         shown; None without one.
+    pairing: where the inversion asked the network; see `ddim.invert`. None where it is not known.
+    evaluated: (N, B, C, h, w) float32 CPU, the latents at which the network gave each step, [i] for the one up to
+        sigmas[i + 1], where the path does not tell (a refined inversion); None where it does.
 
     The tensors are shared, not copied: read them, never write to them. Raises ValueError where they do not agree.
     """
@@ -41,6 +46,8 @@ class Trajectory:
     latent_format: str
     prompt_is_all: bool = False
     noise_mask: Tensor | None = None
+    pairing: Pairing | None = None
+    evaluated: Tensor | None = None
 
     def __post_init__(self) -> None:
         _require_tensors(self.sigmas, self.latents)
@@ -50,6 +57,10 @@ class Trajectory:
             raise ValueError("The trajectory's CFG is not a number: invert again.")
         if self.noise_mask is not None:
             _require_mask(self.noise_mask, self.rows)
+        if self.pairing not in (None, *PAIRINGS):
+            raise ValueError(f"A trajectory of the pairing '{self.pairing}' is unknown to this version.")
+        if self.evaluated is not None:
+            _require_evaluated(self.evaluated, self.latents)
 
     def __len__(self) -> int:
         """Number of levels, N+1."""
@@ -76,6 +87,14 @@ class Trajectory:
         # At the clean end a relative tolerance says nothing: there a fraction of the first step counts.
         scale = float(self.sigmas[index]) or float(self.sigmas[1])
         return index if float(distance[index]) <= tolerance * scale else None
+
+    def covers(self, sigmas: Tensor) -> bool:
+        """Whether a sampler's SIGMAS (n+1,), falling, visit neighbouring levels of the trajectory and no others."""
+        rising = sigmas.detach().to("cpu", torch.float32).flip(0)
+        first, last = (self.index_of(float(rising[i])) for i in (0, -1))
+        if first is None or last is None or last - first + 1 != len(rising):
+            return False
+        return torch.allclose(self.sigmas[first : last + 1], rising, rtol=1e-3, atol=1e-4)
 
     def at(self, sigma: float, *, tolerance: float = 1e-3) -> Tensor:
         """(B, C, h, w), the latent at a noise level.
@@ -111,6 +130,13 @@ def _require_tensors(sigmas: Tensor, latents: Tensor) -> None:
             raise ValueError(f"A trajectory keeps its {name} in float32 on the CPU.")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"The trajectory's {name} hold values that are not numbers: invert again.")
+
+
+def _require_evaluated(points: Tensor, latents: Tensor) -> None:
+    if points.shape != latents[1:].shape or points.dtype != torch.float32 or points.device.type != "cpu":
+        raise ValueError("A trajectory keeps one evaluated latent for each step, in float32 on the CPU.")
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError("The trajectory's evaluated latents hold values that are not numbers: invert again.")
 
 
 def _require_mask(mask: Tensor, rows: int) -> None:

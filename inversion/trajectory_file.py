@@ -14,11 +14,15 @@ from torch import Tensor
 from .trajectory import Trajectory
 
 FORMAT = "palimpsest.trajectory"
-VERSION = 2
-FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format", "prompt_is_all")
+VERSION = 3
+FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format", "prompt_is_all", "pairing")
+# Version 2 did not know where the inversion had asked the network.
+FIELDS_OF_2 = FIELDS[:6]
 # Version 1 knew neither noise masks nor whether the prompt was all, and wrote an unknown prompt as an empty one.
 FIELDS_OF_1 = FIELDS[:5]
-TENSORS = ("sigmas", "latents", "noise_mask")
+FIELDS_OF = {1: FIELDS_OF_1, 2: FIELDS_OF_2, 3: FIELDS}
+TENSORS = ("sigmas", "latents", "noise_mask", "evaluated")
+OPTIONAL = ("noise_mask", "evaluated")
 
 
 class NotATrajectory(ValueError):
@@ -43,11 +47,11 @@ def read_trajectory(path: Path) -> Trajectory:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             header = _header(file.metadata(), name)
-            tensors = {key: file.get_tensor(key) for key in TENSORS if key != "noise_mask" or key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in TENSORS if key not in OPTIONAL or key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise NotATrajectory(f"'{name}' is damaged or no safetensors file ({error}): save it again.") from error
     first = header["version"] == 1
-    facts = {field: header[field] for field in (FIELDS_OF_1 if first else FIELDS)}
+    facts = {field: header[field] for field in FIELDS_OF[header["version"]]}
     if _checksum(facts, tensors) != header["checksum"]:
         raise NotATrajectory(f"'{name}' is damaged, its contents are not what was saved: save the trajectory again.")
     if first:
@@ -76,11 +80,13 @@ def _header(metadata: dict[str, str] | None, name: str) -> dict:
 
 def _is_complete(header: dict, version: int) -> bool:
     """Whether every field of the version is there and of its type."""
-    text, first = (str,), version == 1
+    text, maybe = (str,), (str, type(None))
     kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("fingerprint", "prediction", "latent_format", "checksum"), text)
-    kinds |= {"cfg": (int, float), "prompt": text if first else (str, type(None))}
-    if not first:
+    kinds |= {"cfg": (int, float), "prompt": text if version == 1 else maybe}
+    if version >= 2:
         kinds["prompt_is_all"] = (bool,)
+    if version >= 3:
+        kinds["pairing"] = maybe
     return version > 0 and all(isinstance(header.get(field, ...), kind) for field, kind in kinds.items())
 
 

@@ -15,7 +15,7 @@ from ..host.inversion.inverted_noise import InvertedNoise
 from ..host.prompts import Text, conditionings, text_of_input
 from ..host.session import Session
 from ..host.validation import require_latent, require_vae_of
-from ..inversion.ddim import PAIRINGS, invert
+from ..inversion.ddim import PAIRINGS, invert_and_record
 from ..inversion.trajectory import Trajectory
 from ..inversion.verdict import lines
 from ._panel import error_map, panel
@@ -39,17 +39,18 @@ def latent_with(latent: dict, samples: torch.Tensor) -> dict:
 
 
 def inverted(levels: torch.Tensor, **how):
-    """What a session runs for some rows: their path (N + 1, B, C, h, w) and its end as the host's raw latent."""
+    """What a session runs for some rows: their path (N + 1, B, C, h, w), its end as the host's raw latent, and the
+    evaluated latents (N, B, C, h, w) of a refined one."""
 
     def body(session: Session, _):
-        path = invert(
+        path, points = invert_and_record(
             session.guided,
             session.latent,
             levels,
             on_step=lambda i, n, x, x0: session.report(i - 1, n, x0, x),
             **how,
         )
-        return path, session.to_raw(path[-1])
+        return path, session.to_raw(path[-1]), points
 
     return body
 
@@ -147,7 +148,8 @@ class DDIMInvert(io.ComfyNode):
         text = Text("", whole=True) if positive is None else text_of_input(cls.hidden, "positive")
         facts = (text and text.text, cfg, fingerprint(model), prediction, latent_format_name(model))
         whole = text is not None and text.whole
-        made = Trajectory(levels, path, *facts, prompt_is_all=whole, noise_mask=mask)
+        points = torch.cat([one[2] for one in parts], dim=1) if refinement else None
+        made = Trajectory(levels, path, *facts, prompt_is_all=whole, noise_mask=mask, pairing=pairing, evaluated=points)
         return io.NodeOutput(made, latent_with(latent, raw), InvertedNoise(made, model))
 
 

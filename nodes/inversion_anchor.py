@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.anchor import Anchor, parse_rows
 from ..host.inversion.anchor import anchored, require_fit
+from ..host.inversion.exact_replay import replayed_exactly
 from ..host.morphing.anchor import key_corrected
 from ..morphing.schedule import as_alphas
 from .sockets import Alphas, Trajectory, advanced
@@ -69,22 +70,38 @@ class TrajectoryAnchor(io.ComfyNode):
                     "pictures are kept, wherever they are, and those between are corrected with them, so that no jump "
                     "is left. `rows` stays empty.",
                 ),
+                advanced(
+                    io.Boolean,
+                    "exact_replay",
+                    "On: the model is asked exactly where the inversion asked it, for the "
+                    "source and its edits alike, at no cost. For 'euler' and 'ddim' at the inversion's own SIGMAS.",
+                    default=False,
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, anchored; for any stock sampler or guider.")],
         )
 
     @classmethod
     def execute(
-        cls, model, trajectory, mask=None, rows="", strength=1.0, start_from_source=False, alphas=None
+        cls,
+        model,
+        trajectory,
+        mask=None,
+        rows="",
+        strength=1.0,
+        start_from_source=False,
+        alphas=None,
+        exact_replay=False,
     ) -> io.NodeOutput:
         require_fit(trajectory, model)
         anchor = Anchor(trajectory, mask, parse_rows(rows), strength)
         if alphas is None:
-            return io.NodeOutput(anchored(model, anchor, start_from_source=start_from_source))
-        if anchor.rows is not None or start_from_source:
+            made = anchored(model, anchor, start_from_source=start_from_source)
+            return io.NodeOutput(replayed_exactly(made, trajectory) if exact_replay else made)
+        if anchor.rows is not None or start_from_source or exact_replay:
             raise ValueError(
                 "With `alphas`, Trajectory Anchor finds the key pictures among the frames by itself, and they start "
-                "where Morph Latents puts them: leave `rows` empty and `start_from_source` off."
+                "where Morph Latents puts them: leave `rows` empty, `start_from_source` and `exact_replay` off."
             )
         return io.NodeOutput(key_corrected(model, anchor, as_alphas(alphas)))
 

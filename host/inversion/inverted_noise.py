@@ -119,8 +119,5 @@ def _name_differences(trajectory: Trajectory, run: SamplingCall) -> None:
     """Warns on the running node of what keeps the replay from being exact."""
     if replay_kind(run.sampler) == "close":
         notify(f"The sampler '{sampler_name(run.sampler)}' replays the inversion nearly; 'euler' does it exactly.")
-    rising = run.sigmas.detach().to("cpu", torch.float32).flip(0)
-    first, last = (trajectory.index_of(float(rising[i])) for i in (0, -1))
-    matched = first is not None and last is not None and last - first + 1 == len(rising)
-    if not matched or not torch.allclose(trajectory.sigmas[first : last + 1], rising, rtol=1e-3, atol=1e-4):
+    if not trajectory.covers(run.sigmas):
         notify("The schedule visits other noise levels than the inversion did: the picture will come back nearly.")

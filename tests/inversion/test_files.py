@@ -1,5 +1,6 @@
 """Trajectories on disk: exact, verified, and never outside their folders."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,8 +9,10 @@ import folder_paths
 import pytest
 import torch
 from palimpsest.host import folders
+from palimpsest.inversion.ddim import PAIRINGS
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.inversion.trajectory_file import (
+    FIELDS_OF_2,
     FORMAT,
     NotATrajectory,
     _checksum,
@@ -77,6 +80,24 @@ def test_a_file_of_the_first_version_is_read(trajectory, tmp_path, prompt):
     assert (read.prompt, read.prompt_is_all) == ((prompt, True) if prompt else (None, False))
 
 
+def test_a_file_of_the_second_version_is_read(trajectory, tmp_path):
+    """It did not know where the inversion had asked the network."""
+    facts = {field: getattr(trajectory, field) for field in FIELDS_OF_2}
+    tensors = {"sigmas": trajectory.sigmas, "latents": trajectory.latents}
+    header = {"format": FORMAT, "version": 2, "checksum": _checksum(facts, tensors), **facts}
+    save_file(tensors, str(tmp_path / "old.safetensors"), metadata={FORMAT: json.dumps(header)})
+    read = read_trajectory(tmp_path / "old.safetensors")
+    assert torch.equal(read.latents, trajectory.latents) and (read.pairing, read.evaluated) == (None, None)
+
+
+@pytest.mark.parametrize("pairing", [*PAIRINGS, None])
+def test_where_the_inversion_asked_is_saved(trajectory, tmp_path, pairing):
+    path = tmp_path / "one.safetensors"
+    write_trajectory(dataclasses.replace(trajectory, pairing=pairing, evaluated=trajectory.latents[1:] + 1), path)
+    read = read_trajectory(path)
+    assert read.pairing == pairing and torch.equal(read.evaluated, trajectory.latents[1:] + 1)
+
+
 def test_every_damaged_byte_is_noticed(saved):
     data = saved.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -111,7 +132,7 @@ def test_a_lora_is_no_trajectory(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 3}, "newer"),
+        ({"version": 4}, "newer"),
         ({"version": "x"}, "damaged"),
         ({"prompt": "another"}, "damaged"),
         ({"cfg": None}, "damaged"),

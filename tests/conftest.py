@@ -25,7 +25,7 @@ if not (PACKAGES / "palimpsest").exists():
 sys.path[:] = [str(PACKAGES), *(entry for entry in sys.path if entry not in ("", str(ROOT), str(ROOT / "tests")))]
 
 import pytest  # noqa: E402
-from palimpsest.tests import portability, workers  # noqa: E402
+from palimpsest.tests import workers  # noqa: E402
 from palimpsest.tests.needs import HOST_MODULES, is_core, needs_host, packages_of  # noqa: E402
 from palimpsest.tests.workers import (  # noqa: E402, F401
     pytest_xdist_auto_num_workers,
@@ -52,7 +52,9 @@ class PlainFolder:
 
 
 def pytest_addoption(parser: pytest.Parser):
-    portability.add_options(parser)
+    group = parser.getgroup("portability")
+    group.addoption("--margins", action="store_true", help="list tests whose comparisons come near their tolerances")
+    group.addoption("--perturb", type=int, metavar="SEED", help="round matrix products, convolutions, attention anew")
 
 
 def pytest_configure(config: pytest.Config):
@@ -62,7 +64,10 @@ def pytest_configure(config: pytest.Config):
     if config.core_only:
         sys.meta_path.insert(0, NoHost)
     config.pluginmanager.register(PlainFolder)
-    portability.configure(config)
+    if config.option.margins or config.option.perturb is not None:
+        from palimpsest.tests import portability  # not before: it takes torch, which not every process needs
+
+        portability.configure(config)
 
 
 @cache

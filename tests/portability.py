@@ -26,12 +26,6 @@ PERTURBED = "PALIMPSEST_PERTURB"  # the seed, for hosts that the tests start
 MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's, of his 64-bit linear congruential generator
 
 
-def add_options(parser: pytest.Parser):
-    group = parser.getgroup("portability")
-    group.addoption("--margins", action="store_true", help="list tests whose comparisons come near their tolerances")
-    group.addoption("--perturb", type=int, metavar="SEED", help="round matrix products, convolutions, attention anew")
-
-
 def configure(config: pytest.Config):
     if config.option.margins:
         config.pluginmanager.register(Margins(config.option.verbose > 0), "palimpsest-margins")

@@ -26,7 +26,6 @@ def test_core_tests_run_in_a_folder_of_any_name(tmp_path, name):
         "pyproject.toml",
         "tests/conftest.py",
         "tests/needs.py",
-        "tests/portability.py",
         "tests/workers.py",
     ):
         shutil.copy(ROOT / file, checkout / file)

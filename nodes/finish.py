@@ -63,7 +63,7 @@ class PixelTrueFinish(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "grow",
-                    default=0,
+                    default=1,
                     min=-64,
                     max=256,
                     tooltip="Widens the edited region by so many pixels, or narrows it (below 0). Pictures above a "

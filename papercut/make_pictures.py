@@ -3,11 +3,15 @@
 python -m papercut.make_pictures
 """
 
+import math
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import save_image
 
+from ..guidance.finish.alignment import Alignment, Box, resample
 from ..guidance.morphology import dilate
 from .scenes import SIZE, CutOut, Ground, Scene
 
@@ -42,6 +46,17 @@ def sketch(scene: Scene) -> Tensor:
     return 1 - 0.9 * strokes.float()
 
 
+def edited() -> Tensor:
+    """(3, 248, 264): the scene "two" as an instruction editor gives it back, asked for a blue star in the place of the
+    square: larger by 3 %, turned, moved, warmer, and of other proportions."""
+    scene = SCENES["two"].with_object(1, shape="star", colour="blue", pattern="plain", size=52)
+    turned = math.radians(0.8)
+    matrix = torch.tensor([[math.cos(turned), -math.sin(turned)], [math.sin(turned), math.cos(turned)]]).double() / 1.03
+    back = Alignment(matrix=matrix, shift=torch.tensor([-1.0, 5.0]).double(), source=(SIZE, SIZE), edited=(SIZE, SIZE))
+    view = resample(scene.render(), back.at((248, 264), (SIZE, SIZE)), Box(0, 248, 0, 264))
+    return (view * torch.tensor([1.05, 1.0, 0.93])[:, None, None] + 0.01).clamp(0, 1)
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     lines = ["# The demo's pictures", "", "Drawn by `papercut/make_pictures.py`; 256 pixels a side.", ""]
@@ -53,6 +68,8 @@ def main() -> None:
         save_image(mask.expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_mask.png")
     for name in SKETCHED:
         save_image(sketch(SCENES[name]).expand(3, SIZE, SIZE), FOLDER / f"papercut_{name}_sketch.png")
+    to_pil_image(edited()).save(FOLDER / "papercut_two_edited.jpg", quality=85)
+    lines.append("- `papercut_two_edited.jpg`: the same with a blue star, as an instruction editor gives it back")
     lines += ["", "`papercut_<name>_mask.png` is white on the cut-outs; `papercut_<name>_sketch.png`"]
     lines += ["their outlines.", ""]
     (FOLDER / "README.md").write_text("\n".join(lines), encoding="ascii")

@@ -27,7 +27,7 @@ from .truth import Truth, registration_error
 TECHNIQUE = "Pixel-True Finish"
 TECHNIQUES = (TECHNIQUE,)
 OURS, FIELD, UNREGISTERED, THRESHOLD = "automatic", "smooth field", "no registration", "difference threshold"
-PHOTOS, SCENES = 54, 18
+PHOTOS, SCENES = 36, 12
 LARGE = 0.02
 """Edits from this fraction of the picture on have a target for their IoU."""
 RING = 2

@@ -52,7 +52,7 @@ class FinishRecipe:
 
     registration: Registration = "automatic"
     colour: Colour = "gain and offset"
-    grow: float = 0.0
+    grow: float = 1.0
     feather: float = 1.0
     grain: bool = False
     detail: float = 0.0

@@ -77,7 +77,10 @@ def test_masks_of_zeros_and_ones():
 def test_a_soft_mask_mixes():
     known = truth(0.1, seed=1)
     half = finish(
-        known.source, known.edited, torch.full(SIZE, 0.25), FinishRecipe(colour="off", registration="off", feather=0)
+        known.source,
+        known.edited,
+        torch.full(SIZE, 0.25),
+        FinishRecipe(colour="off", registration="off", feather=0, grow=0),
     )
     assert torch.allclose(half.picture, torch.lerp(known.source, known.edited, 0.25), atol=1e-5)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from .pictures import truth
 
 PLAIN = dict(
-    registration="automatic", colour="gain and offset", grow=0, feather=1, keep_grain=False, transfer_detail=0.0
+    registration="automatic", colour="gain and offset", grow=1, feather=1, keep_grain=False, transfer_detail=0.0
 )
 
 
@@ -46,7 +46,7 @@ def test_batches_that_do_not_pair_up_are_refused(known):
 def test_a_mask_is_scaled_to_the_source_or_refused(known):
     mask = torch.zeros(1, 120, 160)
     mask[:, 30:60, 40:90] = 1
-    picture, alpha, _ = executed(image(known.source), image(known.edited), mask=mask, feather=0)
+    picture, alpha, _ = executed(image(known.source), image(known.edited), mask=mask, grow=0, feather=0)
     outside = alpha[0] == 0
     assert torch.equal(picture[0][outside], image(known.source)[0][outside]) and not outside.all()
     with pytest.raises(ValueError, match="The mask is 100 x 120, but the source 320 x 240"):

@@ -3,9 +3,11 @@
 # Settings: COMFYUI=path (use that ComfyUI), PORT=8188, SUITE=name (one benchmark), DEVICE=gpu, ARGS="-k word" (tests).
 PYTHON ?= python3
 SUITE ?=
+CHECKPOINT ?=
+MEGAPIXELS ?=
 PORT ?= 8188
 ARGS ?=
-export PORT DEVICE COMFYUI COMFYUI_PYTHON
+export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS
 
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from .client import Client, HostError, Result
 from .examples import EXAMPLES, examples, facts_of, for_demo, slug
 from .gallery import Exhibit, Item, write_gallery
+from .own_model import lend, with_checkpoint
 from .places import ROOT
 from .server import Host
 from .setup import read_record
@@ -49,13 +52,16 @@ def progress_text(title: str, value: float, total: float) -> str:
     return f"{title}, step {value:.0f} of {total:.0f} ({100 * value / total:.0f} %)"
 
 
-def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
-    """Runs one workflow and keeps what it made under `folder`; a failure becomes part of the exhibit."""
+def show(client: Client, path: Path, label: str, folder: Path, prepare: Callable = for_demo) -> Exhibit:
+    """Runs one workflow and keeps what it made under `folder`; a failure becomes part of the exhibit.
+
+    prepare: (workflow, info) -> the workflow that runs; by default with Papercut's model, pictures and texts.
+    """
     facts: dict = {}
     start = time.monotonic()
     try:
         info = client.object_info()
-        workflow = for_demo(read(path), info)
+        workflow = prepare(read(path), info)
         facts = facts_of(workflow)
         prompt = to_prompt(workflow, info)
         line = ProgressLine(label, prompt)
@@ -76,12 +82,19 @@ def show(client: Client, path: Path, label: str, folder: Path) -> Exhibit:
         story=facts.get("story", ""),
         workflow=f"{folder.name}/{folder.name}.json",
         source=str(path),
+        model=model_of(prompt),
         seconds=time.monotonic() - start,
         error=error,
         before=picture_of(client, facts.get("before"), prompt, items, folder),
         after=picture_of(client, facts.get("after"), prompt, items, folder),
         items=items,
     )
+
+
+def model_of(prompt: dict) -> str:
+    """The checkpoint that a prompt loads, without its ending."""
+    names = (entry["inputs"].get("ckpt_name") for entry in prompt.values())
+    return next((str(name).rpartition(".")[0] for name in names if name), "")
 
 
 def failure(result: Result, prompt: dict) -> str:
@@ -131,16 +144,24 @@ def read_rows(path: Path = ROOT / "benchmarks" / "results.json") -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def main() -> int:
+def run_all(paths: list[Path], checkpoint: str, megapixels: float | None) -> list[Exhibit]:
+    """Every workflow in one host, on Papercut or, where a checkpoint is named, as it ships on that."""
+    prepare, starting, installation = for_demo, Status("Starting ComfyUI"), read_record()
+    if checkpoint:
+        prepare = partial(with_checkpoint, name=checkpoint, megapixels=megapixels)
+    with Host.start(installation, extra=lend(installation) if checkpoint else ()) as host:
+        starting.done()
+        labels = (f"[{number}/{len(paths)}] {path.stem}" for number, path in enumerate(paths, 1))
+        return [show(host.client, path, label, DEMO / slug(path.stem), prepare) for path, label in zip(paths, labels)]
+
+
+def main(settings: Mapping[str, str] = os.environ) -> int:
     paths = examples(WORKFLOWS)
     if DEMO.exists():
         shutil.rmtree(DEMO)
     try:
-        starting = Status("Starting ComfyUI")
-        with Host.start(read_record()) as host:
-            starting.done()
-            labels = (f"[{number}/{len(paths)}] {path.stem}" for number, path in enumerate(paths, 1))
-            exhibits = [show(host.client, path, label, DEMO / slug(path.stem)) for path, label in zip(paths, labels)]
+        megapixels = float(settings.get("MEGAPIXELS") or 0) or None
+        exhibits = run_all(paths, settings.get("CHECKPOINT") or "", megapixels)
     except (HostError, Problem) as problem:
         sys.stderr.write(f"{problem}\n")
         return 1

@@ -35,7 +35,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One workflow of the demo; paths are seen from the page. source: the workflow's own file."""
+    """One workflow of the demo; paths are seen from the page. source: the workflow's own
+    file; model: the checkpoint that it ran on."""
 
     name: str
     title: str
@@ -47,6 +48,7 @@ class Exhibit:
     after: str = ""
     items: tuple[Item, ...] = ()
     source: str = ""
+    model: str = ""
 
 
 def write_gallery(
@@ -67,9 +69,9 @@ def write_gallery(
 
 
 def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict], figures: Sequence[str] = ()) -> str:
-    links = "".join(f'<li><a href="#{escape(one.name)}">{escape(one.title)}</a></li>' for one in exhibits)
+    cards = "".join(map(card_html, exhibits))
     body = "".join(map(exhibit_html, exhibits)) or "<p>There are no example workflows yet.</p>"
-    numbers = '<li><a href="#numbers">Measured</a></li>' if rows else ""
+    numbers = '<p><a href="#numbers">What was measured</a></p>' if rows else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -83,7 +85,7 @@ def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict], figures: Sequen
 <header>
 <h1>Palimpsest</h1>
 <p>Edits of existing pictures, each made a moment ago by a real ComfyUI from the workflow that is linked beside it.</p>
-<nav><ul>{links}{numbers}</ul></nav>
+{numbers}<nav class="cards">{cards}</nav>
 </header>
 <main>
 {body}{rows_html(rows, figures)}</main>
@@ -91,6 +93,14 @@ def page_html(exhibits: Sequence[Exhibit], rows: Sequence[dict], figures: Sequen
 </body>
 </html>
 """
+
+
+def card_html(one: Exhibit) -> str:
+    """What came of a workflow, small, with its title: the way to its section."""
+    still = [file for item in one.items for file in item.files if not file.lower().endswith(VIDEOS)]
+    picture = one.after or one.before or next(iter(still), "")
+    image = f'<img src="{escape(picture)}" alt="" loading="lazy">' if picture else '<span class="blank"></span>'
+    return f'<a class="card" href="#{escape(one.name)}">{image}<span>{escape(one.title)}</span></a>'
 
 
 def exhibit_html(one: Exhibit) -> str:
@@ -160,7 +170,8 @@ def rows_html(rows: Sequence[dict], figures: Sequence[str] = ()) -> str:
             for row in group
         )
         head = "<tr><th>measure</th><th>mode</th><th>value</th><th>target</th><th></th></tr>"
-        tables += f"<h3>{escape(technique)}</h3><table>{head}{lines}</table>"
+        table = f'<div class="table"><table>{head}{lines}</table></div>'
+        tables += f"<details><summary>{escape(technique)}</summary>{table}</details>"
     plots = "".join(media_html(file, Path(file).stem.replace("_", " ")) for file in figures)
     plots = f'<div class="plots">{plots}</div>' if plots else ""
     where = "; ".join(sorted({f"{row['machine']}, {row['date']}" for row in rows}))

@@ -1,6 +1,7 @@
 """`make thumbnails`: a picture beside every example workflow, cut from what the demo has just made.
 
 The Templates dialog shows `<workflow>.jpg`: the picture before on the left of a slanted cut, that after on the right.
+Pictures that were made on Papercut say so, since the examples themselves load models that people have.
 All of those together are the README's picture.
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from .places import ROOT
 
@@ -53,6 +54,18 @@ def cut(before: Image.Image, after: Image.Image) -> Image.Image:
     return both
 
 
+def labelled(picture: Image.Image, model: str) -> Image.Image:
+    """The picture, with a word on the model where that is the demo's own."""
+    if model != "papercut":
+        return picture
+    font = ImageFont.load_default(size=17)
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = draw.textbbox((10, SIZE - 32), "made on Papercut", font=font)
+    draw.rectangle((left - 6, top - 4, right + 6, bottom + 4), fill="#202020")
+    draw.text((10, SIZE - 32), "made on Papercut", font=font, fill="white")
+    return picture
+
+
 def thumbnail(exhibit: dict, folder: Path) -> Image.Image | None:
     """The thumbnail of one exhibit of the demo; None where it shows no picture. folder: the gallery's."""
     before, after = exhibit["before"], exhibit["after"]
@@ -86,7 +99,7 @@ def main(exhibits: Path = EXHIBITS, together: Path = SHEET) -> int:
             sys.stderr.write(f"{exhibit['name']} shows no picture; its thumbnail stays as it was.\n")
             continue
         target = Path(exhibit["source"]).with_suffix(".jpg")
-        picture.save(target, quality=85, optimize=True)
+        labelled(picture.copy(), exhibit.get("model", "")).save(target, quality=85, optimize=True)
         print(target.name)
         if exhibit["before"] and exhibit["after"]:
             changes.append(picture)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from palimpsest.tools import demo, thumbnails
 from palimpsest.tools.demo import ProgressLine, progress_text, show
+from palimpsest.tools.examples import examples
 from palimpsest.tools.gallery import Exhibit, Item, page_html, rows_html, write_gallery
 from palimpsest.tools.steps import Status
+from palimpsest.tools.workflow import node_types, read
+
+from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
 
 ROW = {
     "technique": "inversion",
@@ -144,7 +149,7 @@ def test_the_command_fails_when_a_workflow_does(monkeypatch, host, tmp_path, cap
 
     monkeypatch.setattr(demo, "WORKFLOWS", tmp_path / "w")
     monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
-    monkeypatch.setattr(demo.Host, "start", lambda *_: Running())
+    monkeypatch.setattr(demo.Host, "start", lambda *_, **__: Running())
     assert demo.main() == 1
     printed = capsys.readouterr()
     assert f"The gallery of 2 workflows (1 failed) is in {tmp_path / 'demo' / 'index.html'}." in printed.out
@@ -227,3 +232,28 @@ def test_the_committed_results_can_be_shown():
     rows = demo.read_rows()
     assert rows_html(rows).count("<tr>") >= len(rows)
     assert demo.read_rows(Path("/nowhere")) == []
+
+
+@needs_browser
+def test_the_page_begins_with_cards_and_never_scrolls_sideways(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (900, 300), (90, 120, 160)).save(tmp_path / "wide.png")
+    items = (Item("1", "A title", "K", ("wide.png",) * 9, ("x" * 300,)),)
+    exhibits = [
+        Exhibit(f"e{n}", "A rather long title of an edit", "A story.", "a.json", 1.0, after="wide.png", items=items)
+        for n in range(5)
+    ]
+    page = write_gallery(tmp_path, exhibits, [{**ROW, "measure": "a long measure, " * 12, "mode": "m" * 60}])
+    given = {"playwright": str(PLAYWRIGHT), "chromium": CHROMIUM, "page": str(page), "widths": [390, 1400]}
+    script = Path(__file__).with_name("gallery_browser.mjs")
+    run = subprocess.run(["node", str(script)], input=json.dumps(given), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert {one["overflow"] for one in found.values()} == {0}
+    assert (found["390"]["cards"], found["1400"]["cards"]) == (2, 5)
+    assert all(one["first"] and one["open"] == 0 for one in found.values())
+
+
+def test_no_failed_reconstruction_is_the_first_picture():
+    assert "PalimpsestInversionCheck" not in node_types(read(examples()[0]))

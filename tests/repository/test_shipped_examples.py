@@ -5,12 +5,17 @@ See tests/narrow_models.py for the networks. Sizes and steps are cut, since what
 
 from __future__ import annotations
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from palimpsest.tools.examples import examples
-from palimpsest.tools.places import HOST
+from palimpsest.tools import own_model
+from palimpsest.tools.demo import show
+from palimpsest.tools.examples import example, examples
+from palimpsest.tools.own_model import with_checkpoint
+from palimpsest.tools.places import HOST, Installation
 from palimpsest.tools.workflow import read, to_prompt
 
 from ..browser import browse, needs_browser
@@ -57,9 +62,13 @@ def opened(host, missing: bool) -> dict[str, dict]:
 
 @needs_browser
 def test_what_is_missing_is_offered_with_its_link(host):
-    """Before the fixture below has put the files in their places."""
-    assert not any((host.base / "models" / name).exists() for name in FILES)
-    found = opened(host, missing=True)
+    places = [host.base / "models" / name for name in (*FILES, FLOW)]
+    away = {place: place.rename(place.with_suffix(".away")) for place in places if place.exists()}
+    try:
+        found = opened(host, missing=True)
+    finally:
+        for place, aside in away.items():
+            aside.rename(place)
     for path in examples():
         models = models_of(read(path))
         assert sorted(found[path.stem]["files"]) == sorted(name for _, name, *_ in models), path.stem
@@ -71,6 +80,28 @@ def test_what_is_missing_is_offered_with_its_link(host):
 @needs_browser
 def test_nothing_is_red_where_the_files_are_there(stocked):
     assert {name: seen["red"] for name, seen in opened(stocked, missing=False).items() if seen["red"]} == {}
+
+
+def test_the_gallery_can_be_made_with_a_model_of_ones_own(stocked, tmp_path):
+    """The demo's own way, on the narrow Stable Diffusion."""
+    name = Path(next(iter(FILES))).name
+    prepare = partial(with_checkpoint, name=name, megapixels=1 / 64)
+    exhibit = show(stocked.client, example("Instant move"), "own", tmp_path / "own", prepare)
+    assert exhibit.error == "" and (tmp_path / exhibit.after).is_file()
+    kept = read(tmp_path / "own" / "own.json")
+    assert [node["widgets_values"] for node in kept["nodes"] if node["type"] == "CheckpointLoaderSimple"] == [[name]]
+    nobody = show(stocked.client, example("Instant move"), "own", tmp_path / "no", partial(prepare, name="nobody"))
+    assert "CHECKPOINT=nobody is not there: choose from" in nobody.error and name in nobody.error
+
+
+def test_the_demos_host_sees_the_models_of_the_comfyui_that_runs(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_model, "HOST", tmp_path)
+    (tmp_path / "input").mkdir()
+    installation = Installation("python", str(HOST / "ComfyUI"), str(tmp_path))
+    flag, path = own_model.lend(installation)
+    assert flag == "--extra-model-paths-config" and (tmp_path / "input" / "example.png").is_file()
+    config = json.loads(Path(path).read_text())["own"]
+    assert config["base_path"] == str(HOST / "ComfyUI" / "models") and config["checkpoints"] == "checkpoints"
 
 
 @each_example

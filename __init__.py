@@ -8,9 +8,10 @@ async def comfy_entrypoint():
     import logging
 
     try:
-        from .host.version import require_host
+        from .host.version import require_host, require_packages
 
         require_host()
+        require_packages()
         from .nodes import PalimpsestExtension
     except Exception:
         # The host logs only the message of an entrypoint's error; whoever has to mend it needs the place too.

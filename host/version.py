@@ -1,8 +1,10 @@
-"""Says at load whether the host is one that the pack can live in."""
+"""Says at load whether the host is one that the pack can live in, and brings the packages that it needs."""
 
 from __future__ import annotations
 
 import re
+import sys
+from importlib.util import find_spec
 
 OLDEST = (0, 30, 0)
 
@@ -16,6 +18,9 @@ NEEDED = (
     ("comfy.model_management", "load_models_gpu"),
     ("latent_preview", "get_previewer"),
 )
+
+# What the host's requirements call not essential, so that an installation may lack it.
+PACKAGES = ("kornia",)
 
 
 def parse(version: str) -> tuple[int, int, int]:
@@ -66,4 +71,14 @@ def require_host() -> None:
         raise RuntimeError(
             f"Palimpsest builds on parts that this ComfyUI {running_version()} lacks ({', '.join(missing)}): "
             "update ComfyUI and Palimpsest and start it again."
+        )
+
+
+def require_packages(packages: tuple[str, ...] = PACKAGES) -> None:
+    """Raises RuntimeError with one sentence that names the command where a package is not installed."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"Palimpsest needs {' and '.join(missing)}, which ComfyUI's requirements list: run "
+            f"'{sys.executable} -m pip install {' '.join(missing)}' and start ComfyUI again."
         )

@@ -5,10 +5,10 @@ Nothing here can run code from a file: arrays are read from their plain bytes, t
 
 from __future__ import annotations
 
-import ast
 import io
 import struct
 import zipfile
+from ast import literal_eval as read_literal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -173,7 +173,7 @@ def _read_npy(data: bytes) -> Tensor:
     if data[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin like a NumPy array")
     size, start = struct.unpack_from("<H" if data[6] == 1 else "<I", data, 8)[0], 10 if data[6] == 1 else 12
-    head = ast.literal_eval(data[start : start + size].decode("latin1"))
+    head = read_literal(data[start : start + size].decode("latin1"))
     kind = KINDS.get(head["descr"].lstrip("<|="))
     if kind is None:
         raise ValueError(f"arrays of kind {head['descr']} hold no flow")

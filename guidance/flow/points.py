@@ -6,8 +6,8 @@ Kernels sit on the points' sources, so the bending energy is minimal; equal poin
 
 from __future__ import annotations
 
-import ast
 import json
+from ast import literal_eval as read_literal
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ def _read(points: object) -> object:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(points.strip())
+        return read_literal(points.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(
             "The input 'points' is neither JSON nor a list of points: connect the coordinates output of a spline "

@@ -164,7 +164,7 @@ def new_network(spec: PredictorSpec, seed: int = 0) -> EdgeNetwork:
 
 def frozen(network: EdgeNetwork) -> EdgeNetwork:
     """The network, ready to be shared: no gradients, evaluation."""
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)
 
 
 def cells(out: Tensor, detail: int) -> Tensor:

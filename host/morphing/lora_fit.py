@@ -30,8 +30,8 @@ from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
 # the same projections under their own names, some of them fused.
-UNET_LAYERS = re.compile(r"attn[12]\.to_(q|k|v|out\.0)$")
-OTHER_LAYERS = re.compile(r"(attn\w*|attention)\.(to_)?(q|k|v|o|qkv|out|proj|out\.0|add_[qkv]_proj|to_add_out)$")
+UNET_LAYERS = r"attn[12]\.to_(q|k|v|out\.0)$"
+OTHER_LAYERS = r"(attn\w*|attention)\.(to_)?(q|k|v|o|qkv|out|proj|out\.0|add_[qkv]_proj|to_add_out)$"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ def target_layers(model) -> list[str]:
     pattern = UNET_LAYERS if is_unet(model) else OTHER_LAYERS
     network = diffusion_model(model)
     linear = (name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear))
-    names = [name for name in linear if pattern.search(name)]
+    names = [name for name in linear if re.search(pattern, name)]
     if not names:
         raise ValueError(
             f"LoRA Fit finds no attention layers that it knows in this model ({model_class(model)}): fit with the "

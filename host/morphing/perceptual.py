@@ -103,7 +103,7 @@ def _lpips_network():
 
 def _lpips() -> Between:
     device = comfy.model_management.get_torch_device()
-    network = _lpips_network().to(device).eval().requires_grad_(False)
+    network = _lpips_network().to(device).train(False).requires_grad_(False)
 
     def between(before: Tensor, after: Tensor) -> Tensor:
         before = before.expand_as(after)

@@ -39,6 +39,12 @@ def test_missing_parts_are_named():
     assert version.missing_parts(needed) == ["comfy.samplers.NotYet", "comfy.not_yet.Anything"]
 
 
+def test_a_missing_package_is_named_with_its_command():
+    version.require_packages()
+    with pytest.raises(RuntimeError, match=r"needs not_yet, which.*-m pip install not_yet' and start"):
+        version.require_packages(("torch", "not_yet"))
+
+
 def test_an_old_host_says_so_in_its_log(tmp_path):
     base = make_base(tmp_path)
     link(Path(__file__).parent / "old_host", base / "custom_nodes" / "an_older_host")

@@ -56,6 +56,8 @@ def report(sampler: FlowGuidanceSampler) -> str:
         f"{record.flow_calls} calls of the flow network, {record.flow_gradients} of them differentiated.",
         f"{sampler.seconds:.1f} seconds.",
     ]
+    if len(sampler.parts) > 1:
+        lines.append(f"The batch went in {len(sampler.parts)} parts, as many pictures at once as fit into memory.")
     seen = [step.colour for step in record.steps if step.colour is not None]
     if seen:
         first = f"{seen[0]:.4f} when it was first looked at, " if len(seen) > 1 else ""

@@ -39,12 +39,19 @@ class CroppedLoss:
         return arrival_error(seen, self.warped, self.counted) * self.fraction
 
 
-def cropped_loss(goal: Objective, factor: int, margin: int = MARGIN) -> CroppedLoss | None:
-    """The windows of a goal whose latent cells are `factor` pixels wide; None where they would save little."""
+def cropped_loss(
+    goal: Objective, factor: int, margin: int = MARGIN, *, beside: Tensor | None = None
+) -> CroppedLoss | None:
+    """The windows of a goal whose latent cells are `factor` pixels wide; None where they would save little.
+
+    beside: (N, H, W) bool, the counted pixels of other motions: their windows and these are of one size, so that a part
+    of a batch is seen as in the whole.
+    """
     counted = goal.counted
     cells = [s // factor for s in counted.shape[1:]]
     boxes = [_box(row, factor, margin) for row in counted]
-    size = tuple(min(max(high - low for low, high in axis), most) for axis, most in zip(zip(*boxes), cells))
+    every = boxes + [_box(row, factor, margin) for row in (() if beside is None else beside)]
+    size = tuple(min(max(high - low for low, high in axis), most) for axis, most in zip(zip(*every), cells))
     fraction = size[0] * size[1] / (cells[0] * cells[1])
     if fraction > WORTHWHILE or 0 in size:
         return None

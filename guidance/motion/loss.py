@@ -100,8 +100,13 @@ def arrival_error(picture: Tensor, warped: Tensor, counted: Tensor) -> Tensor:
 def objective(source: Tensor, flow: Tensor, landing: Landing, *, colour: float, motion: float, grow: int) -> Objective:
     """The objective of a motion; `grow` pixels round what has left are filled anew in its warped picture, and as many
     round what arrives are compared with the source."""
-    counted = landing.arrived | (dilate(landing.arrived, grow) & ~landing.to_fill(grow))
-    return Objective(source, flow, landing, forward_warp(source, landing, grow=grow), counted, colour, motion)
+    warped = forward_warp(source, landing, grow=grow)
+    return Objective(source, flow, landing, warped, counted_pixels(landing, grow), colour, motion)
+
+
+def counted_pixels(landing: Landing, grow: int) -> Tensor:
+    """(B, H, W) bool: where a moved picture is certain, what arrives and `grow` pixels of what stays round it."""
+    return landing.arrived | (dilate(landing.arrived, grow) & ~landing.to_fill(grow))
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from .step_size import Window
 
@@ -40,8 +41,8 @@ class StepRecord:
 
 @dataclass
 class Record:
-    """What happened in one run: for the plot and the report. Counts are calls, one for the whole batch; `decodes` and
-    `flow_calls` are all calls, with or without gradients."""
+    """What happened in one run: for the plot and the report. Counts are calls, one for all rows that go at once;
+    `decodes` and `flow_calls` are all calls, with or without gradients."""
 
     steps: list[StepRecord] = field(default_factory=list)
     model_calls: int = 0
@@ -52,6 +53,28 @@ class Record:
     flow_gradients: int = 0
     damped: int = 0
     not_finite: int = 0  # pulls that were left out, as their gradient was not finite
+
+
+def combined(parts: Sequence[tuple[int, Record]]) -> Record:
+    """The record of a batch from those of its parts, each with its number of rows: counts added up, losses averaged.
+
+    The steps are those that all parts have come to.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    counts = [one.name for one in fields(Record) if one.name != "steps"]
+    sums = {name: sum(getattr(record, name) for _, record in parts) for name in counts}
+    rows = [count for count, _ in parts]
+    return Record([_combined_step(rows, steps) for steps in zip(*(record.steps for _, record in parts))], **sums)
+
+
+def _combined_step(rows: Sequence[int], steps: Sequence[StepRecord]) -> StepRecord:
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [(count, value) for count, value in zip(rows, values) if value is not None]
+        return sum(count * value for count, value in known) / sum(count for count, _ in known) if known else None
+
+    pull = mean(step.pull**2 for step in steps) or 0.0
+    return StepRecord(steps[0].sigma, mean(step.colour for step in steps), mean(step.flow for step in steps), pull**0.5)
 
 
 DRAFT = MotionRecipe(inner=0, flow_every=0)

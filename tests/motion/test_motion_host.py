@@ -124,13 +124,13 @@ def taesd():
 
 @torch.inference_mode()
 def test_a_decoder_of_the_taesd_kind_sees_only_what_arrives_and_pulls_alike(models, monkeypatch):
-    from palimpsest.host.motion import sampler as motion_sampler
+    from palimpsest.host.motion import rows as motion_rows
 
     model, small, latent = models[0], taesd(), tiny_latent("sd1", size=(16, 16))
     goal, seen, results = motion((24, 16), size=128, image=small.decode(latent)), [], []
-    closer = motion_sampler.cropped_loss
-    for make in (lambda *given: seen.append(closer(*given)) or seen[-1], lambda *given: None):
-        monkeypatch.setattr(motion_sampler, "cropped_loss", make)
+    closer = motion_rows.cropped_loss
+    for make in (lambda *given, **more: seen.append(closer(*given, **more)) or seen[-1], lambda *_, **__: None):
+        monkeypatch.setattr(motion_rows, "cropped_loss", make)
         results.append(sample(model, FlowGuidanceSampler(goal, Tools(small), FAST), latent))
     assert len(seen) == 1 and seen[0].fraction < 0.5
     unguided = sample(model, FlowGuidanceSampler(goal, Tools(small), replace(FAST, inner=0)), latent)

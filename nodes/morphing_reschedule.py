@@ -17,6 +17,7 @@ from ..morphing.frame_selection import choose
 from ..morphing.measured_frames import MeasuredFrames, measured_for, remembering, together
 from ..morphing.reschedule import predicted, reschedule, variation
 from ..morphing.schedule import Alphas, as_alphas
+from ..morphing.torn_frames import shortened, torn
 from ._panel import BACKGROUND, QUIET, TEXT
 from .morphing import ALPHAS_TIP, CATEGORY
 from .sockets import Alphas as AlphasSocket, advanced, optional
@@ -35,6 +36,9 @@ def _advanced_inputs() -> list[io.Input]:
         advanced(io.Boolean, "remember", "On: if these frames were themselves made by a Reschedule, the frames that "
                  "it measured count as well, which finds the leaps of the morph sooner. Off: these frames alone, "
                  "for frames that were made otherwise (other noise levels, another model).", default=True),
+        advanced(io.Boolean, "avoid_torn", "On: frames that show a thing at two places, where it should be on its way "
+                 "from the one to the other, are passed over as far as evenness allows. Off: they count as any other.",
+                 default=True),
     ]  # fmt: skip
 
 
@@ -116,6 +120,7 @@ class Reschedule(io.ComfyNode):
         start=0,
         count=0,
         remember=True,
+        avoid_torn=True,
     ) -> io.NodeOutput:
         before = as_alphas(alphas)
         latents = None if latent is None else require_latent(latent, "The latent of the frames")
@@ -126,22 +131,31 @@ class Reschedule(io.ComfyNode):
         steps = frame_distances(measure, cyclic=before.cyclic, **to_measure(measured[-1]))
         same = seen.alphas.values == before.values
         known = steps if same else frame_distances(measure, cyclic=before.cyclic, **to_measure(seen))
-        after = reschedule(seen.alphas, known, frames=wanted, hold_keys=hold_keys)
+        tears = torn(_frames_of(seen), seen.alphas) if avoid_torn else None
+        passed = known if tears is None else shortened(known, tears)
+        after = reschedule(seen.alphas, passed, frames=wanted, hold_keys=hold_keys)
         picture = _plot(before, steps, after, predicted(seen.alphas, known, after))
         part = remembering(after, measured).part(start, count)
-        evenest = _evenest(seen, wanted, hold_keys, lambda: distance_table(measure, **to_measure(seen)))
+        distances = lambda: distance_table(measure, **to_measure(seen))
+        evenest = _evenest(seen, wanted, hold_keys, tears, distances)
         return io.NodeOutput(part, picture, variation(steps), evenest, ui=ui.PreviewImage(picture, cls=cls))
 
 
+def _frames_of(seen: MeasuredFrames) -> Tensor:
+    """(N, C, h, w): latents, or pictures where there are no latents."""
+    return seen.images.movedim(-1, 1) if seen.latents is None else seen.latents
+
+
 def _evenest(
-    seen: MeasuredFrames, wanted: int, hold_keys: bool, distances: Callable[[], Tensor]
+    seen: MeasuredFrames, wanted: int, hold_keys: bool, tears: Tensor | None, distances: Callable[[], Tensor]
 ) -> dict | ExecutionBlocker:
-    """LATENT of the evenest frames out of all seen. distances: of any two of them, asked for if there is a choice."""
+    """LATENT of the evenest frames out of all seen. tears: how torn each is. distances: of any two of them, asked for
+    if there is a choice."""
     if seen.latents is None:
         return ExecutionBlocker("The output `evenest` of Reschedule needs the frames' latents: connect `latent`.")
     if len(seen.alphas) <= wanted:
         return {"samples": seen.latents}
-    return {"samples": seen.latents[choose(seen.alphas, distances(), wanted, hold_keys=hold_keys)]}
+    return {"samples": seen.latents[choose(seen.alphas, distances(), wanted, hold_keys=hold_keys, torn=tears)]}
 
 
 def _require_frames(alphas: Alphas, *given: Tensor | None) -> None:

@@ -13,6 +13,7 @@ from ...morphing.frame_selection import choose
 from ...morphing.measured_frames import MeasuredFrames, together
 from ...morphing.reschedule import reschedule
 from ...morphing.schedule import Alphas
+from ...morphing.torn_frames import shortened, torn
 
 
 def plain_steps(latents: Tensor, cyclic: bool = False) -> Tensor:
@@ -27,7 +28,8 @@ def _frames_of(made: SimpleNamespace) -> MeasuredFrames:
 def evened(measured: Sequence[MeasuredFrames], frames: int | None = None) -> Alphas:
     """Alphas rescheduled from all measured frames; None keeps the number of frames of the last run."""
     seen = together(measured)
-    return reschedule(seen.alphas, plain_steps(seen.latents), frames=frames or len(measured[-1].alphas))
+    steps = shortened(plain_steps(seen.latents), torn(seen.latents, seen.alphas))
+    return reschedule(seen.alphas, steps, frames=frames or len(measured[-1].alphas))
 
 
 def evenest(
@@ -39,6 +41,6 @@ def evenest(
     """
     seen = together(measured)
     between = distances(seen.latents) if distances else table(seen.latents, plain_between)
-    rows = choose(seen.alphas, between, frames)
+    rows = choose(seen.alphas, between, frames, torn=torn(seen.latents, seen.alphas))
     alphas = replace(seen.alphas, values=tuple(seen.alphas.values[row] for row in rows))
     return SimpleNamespace(pictures=None, latents=seen.latents[rows], alphas=alphas)

@@ -112,11 +112,9 @@ def test_machines_that_split_a_morph_make_the_whole(host_client):
 
 
 def test_a_probe_feeds_one_final_run_with_its_key_pictures_fixed(host_client):
-    scene = Morph()
+    scene, even = Morph(), {"hold_keys": True, "avoid_torn": False}
     made, alphas = scene.whole(frames=5, blend=False)
-    rescheduled = scene.add(
-        "PalimpsestReschedule", alphas=alphas, measure="latents", frames=7, hold_keys=True, latent=made
-    )
+    rescheduled = scene.add("PalimpsestReschedule", alphas=alphas, measure="latents", frames=7, latent=made, **even)
     scene.add("SaveImage", images=[rescheduled, 1], filename_prefix="reschedule")
     expected = scene.add("PreviewAny", source=[rescheduled, 2])
     texts = scene.texts([rescheduled, 0])
@@ -129,7 +127,7 @@ def test_a_probe_feeds_one_final_run_with_its_key_pictures_fixed(host_client):
     made = scene.sampled([scene.add("PalimpsestTrajectoryAnchor", **anchor), 0], texts, starts)
     saved, keys = scene.save(made), scene.save(scene.latent)
     remembered = scene.add(
-        "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=5, hold_keys=True, latent=made
+        "PalimpsestReschedule", alphas=[rescheduled, 0], measure="latents", frames=5, latent=made, **even
     )
     evener, chosen = scene.add("PreviewAny", source=[remembered, 2]), scene.save([remembered, 3])
     result = run(host_client, scene)

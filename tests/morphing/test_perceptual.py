@@ -13,7 +13,6 @@ from palimpsest.morphing.schedule import Alphas, schedule
 from palimpsest.nodes.morphing_reschedule import Reschedule
 
 from ..tiny_models import fill
-from .tearing import tearing
 
 PLACES = (0.0, 0.1, 0.2, 0.8, 1.0)
 
@@ -74,18 +73,6 @@ def test_the_evenest_frames_are_chosen_by_the_measure_out_of_all_that_were_looke
     assert torch.equal(made, seen.latents[rows]) and len(seen.alphas) == 7
     alone = Reschedule.execute(remembering(second, [looked]), images=images, remember=False, **options).args[3]
     assert torch.equal(alone["samples"], latents(second))
-
-
-@pytest.mark.xfail(strict=True, reason="frames that show two of a thing are as even as any, and are gathered")
-def test_frames_that_show_a_thing_at_both_places_are_no_more_than_at_even_alphas():
-    """A thing jumps to the right by being at both places between alpha 0.42 and 0.64; it moves down all the while."""
-    frames, alphas = tearing()
-    in_the_tear = lambda values: sum(0.42 < value < 0.64 for value in values)
-    found, _, _, evenest = Reschedule.execute(alphas, frames=9, latent={"samples": frames}).args
-    chosen = [row for row, frame in enumerate(frames) if any(torch.equal(frame, one) for one in evenest["samples"])]
-    even = in_the_tear(schedule(9).values)
-    assert len(chosen) == 9 and in_the_tear(alphas.values[row] for row in chosen) <= even
-    assert in_the_tear(found.values) <= even
 
 
 def test_the_table_s_neighbours_are_the_steps(images, clip):

@@ -31,7 +31,7 @@ demo: setup
 serve: setup
 	@$(RUN) -m palimpsest.tools.serve
 
-# In as many processes as there are cores, up to four; a single file in one. ARGS="-n 0" keeps all in one.
+# In as many processes as there are cores, up to four of 4 GB each; a single file in one. ARGS="-n 0" keeps all in one.
 test: venv
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(ARGS); code=$$?; echo $$code > .host/test-exit-code; exit $$code
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 DEALT_OUT = "tests/repository/test_examples.py"
-MOST = 4  # each process and its host take about 4 GB
+MOST, ROOM = 4, 4  # processes; GB that each and its hosts may take
 
 
 def cores() -> int:
@@ -21,11 +21,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> float:
+    """GB of this machine; plenty where it does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else float("inf")
+
+
 def number(arguments: list[str]) -> int:
     """Processes for these arguments of pytest; 0: no others than pytest's own, where a second one would only wait."""
     places = {argument.split("::")[0] for argument in arguments}
     single = len(places) == 1 and Path(*places).is_file()
-    count = min(cores(), MOST)
+    count = int(min(cores(), MOST, memory() / ROOM))
     return 0 if single or count < 2 else count
 
 

@@ -16,19 +16,24 @@ from palimpsest.tools.places import ROOT
 FILE = "tests/repository/test_workers.py"
 
 
-@pytest.mark.parametrize("cores, arguments, expected", [
-    (1, ["tests"], 0),
-    (2, ["tests"], 2),
-    (4, ["tests"], 4),
-    (64, ["tests"], 4),
-    (2, ["tests/motion"], 2),
-    (2, ["tests/motion", FILE], 2),
-    (2, [FILE], 0),
-    (2, [f"{FILE}::test_a", f"{FILE}::test_b"], 0),
+@pytest.mark.parametrize("cores, memory, arguments, expected", [
+    (1, 32, ["tests"], 0),
+    (2, 32, ["tests"], 2),
+    (4, 32, ["tests"], 4),
+    (64, 32, ["tests"], 4),
+    (4, 8.2, ["tests"], 2),
+    (4, 3.9, ["tests"], 0),
+    (2, 32, ["tests/motion"], 2),
+    (2, 32, ["tests/motion", FILE], 2),
+    (2, 32, [FILE], 0),
+    (2, 32, [f"{FILE}::test_a", f"{FILE}::test_b"], 0),
 ])  # fmt: skip
-def test_there_are_as_many_processes_as_cores_and_none_more_for_a_single_file(monkeypatch, cores, arguments, expected):
+def test_processes_are_as_many_as_cores_and_memory_serve_and_none_more_for_a_single_file(
+    monkeypatch, cores, memory, arguments, expected
+):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(workers, "cores", lambda: cores)
+    monkeypatch.setattr(workers, "memory", lambda: memory)
     assert workers.number(arguments) == expected
 
 

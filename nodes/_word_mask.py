@@ -9,6 +9,7 @@ from torch import Tensor
 from ..guidance.prompt_to_prompt.local_blend import heat, outline
 from ..guidance.prompt_to_prompt.plan import chosen_columns
 from ..host.compatibility import require_same_kind
+from ..host.progress import Interruptible
 from ..host.prompt_to_prompt.attention_record import Record
 from ..host.prompt_to_prompt.tokens import encode_tokens, read_prompt
 from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
@@ -36,8 +37,9 @@ def shown(maps, columns, size: tuple[int, int], threshold: float, scale: int) ->
     """MASK (B, H, W) and heat map (B, H, W, 3) of each row's columns; size: of the latent, cells of `scale` pixels."""
     heats = [heat(rows, places) for rows, places in zip(maps, columns)]
     picture = tuple(side * scale for side in size)
-    mask = torch.stack([outline(one, picture, threshold) for one in heats])
-    return mask, coloured(torch.stack(heats), picture)
+    with Interruptible():
+        mask = torch.stack([outline(one, picture, threshold) for one in heats])
+        return mask, coloured(torch.stack(heats), picture)
 
 
 def of_run(record: Record, chosen: list, threshold: float, scale: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from ..guidance.diffedit.masks import MaskRecipe, find, finish, roomy, to_size
 from ..host.diffedit.heat_map import MapRecipe, Prompts, compare, same_content
 from ..host.images import batch_items, picture_frame
 from ..host.notify import notify
+from ..host.progress import Interruptible
 from ..host.validation import require_conditioning, require_finite, require_latent
 from ._diffedit_inputs import edge_inputs, noise_inputs, part_inputs, prompt_inputs, rare_inputs, threshold_inputs
 from ._presets import DIFFEDIT_MASK, preset_input, with_presets
@@ -143,7 +144,8 @@ class DiffEditMask(io.ComfyNode):
         mask, rescaled = find(raw, recipe)
         mask[silent] = False
         moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
-        hard, soft = finish(roomy(mask, new_shape(moved), recipe), frame, recipe)
+        with Interruptible():
+            hard, soft = finish(roomy(mask, new_shape(moved), recipe), frame, recipe)
         note = _note(hard, silent, cost, _doubts(maps, raw, silent))
         return io.NodeOutput(hard, _grey(to_size(rescaled, frame)), soft, note, {"samples": moved})
 

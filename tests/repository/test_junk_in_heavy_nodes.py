@@ -45,8 +45,7 @@ def strangers(socket: str) -> dict:
         samples = one["samples"]
         return {
             "16 channels": {"samples": torch.zeros(1, 16, 8, 8)}, "three": {"samples": samples.repeat(3, 1, 1, 1)},
-            "other size": {"samples": torch.randn(1, 4, 12, 8)}, "cell": {"samples": samples[..., :1, :1]},
-            "masks": {**one, "noise_mask": torch.ones(3, 64, 64)},
+            "other size": {"samples": torch.randn(1, 4, 12, 8)}, "masks": {**one, "noise_mask": torch.ones(3, 64, 64)},
         }  # fmt: skip
     if socket == "CONDITIONING":
         row, options = one[0]

@@ -111,7 +111,7 @@ def map_of_edit(model):
 
 def word_maps(model):
     prompt, _ = read_prompt(tiny_clip(), TEXTS[0])
-    return [maps_of_picture(model, prompt, POSITIVE, tiny_latent("sd1"), 3, 0)]
+    return [maps_of_picture(model, prompt, POSITIVE, {"samples": tiny_latent("sd1")}, 3, 0)]
 
 
 def best_seed(model):

@@ -16,6 +16,7 @@ from palimpsest.tools.demo import show
 from palimpsest.tools.examples import example, examples
 from palimpsest.tools.own_model import with_checkpoint
 from palimpsest.tools.places import HOST, Installation
+from palimpsest.tools.serve import keep_demo
 from palimpsest.tools.workflow import read, to_prompt
 
 from ..browser import browse, needs_browser
@@ -111,3 +112,12 @@ def test_an_example_runs_as_it_ships(path, stocked):
     assert result.status == "success", f"{prompt.get(result.error_node, {}).get('class_type')}: {result.error}"
     assert result.files()
     stocked.check_alive()
+
+
+def test_the_served_host_has_the_demos_among_its_workflows(host):
+    folder = keep_demo(host)
+    kept = {path.stem: read(path) for path in folder.glob("*.json")}
+    assert kept.keys() == {path.stem for path in examples()}
+    for name, workflow in kept.items():
+        loaded = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "CheckpointLoaderSimple"]
+        assert loaded == ["papercut.safetensors"], name

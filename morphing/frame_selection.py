@@ -25,7 +25,7 @@ from .schedule import Alphas
 # How many means are tried.
 _MEANS = 24
 # What a wholly torn frame costs, beside the 1 of a step of no length or of twice the mean's.
-TORN = 4.0
+TORN = 6.0
 
 
 def choose(

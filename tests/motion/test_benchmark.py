@@ -12,6 +12,7 @@ from palimpsest.benchmarks.motion.cases import COUNTS, Case, attempt, cases
 from palimpsest.benchmarks.motion.judge import NOTHING, Asked, reliable_judge
 from palimpsest.guidance.flow.warp import land
 from palimpsest.host.motion import optical_flow
+from palimpsest.papercut.shapes import COLOURS, SHAPES
 from palimpsest.tools.examples import example
 
 
@@ -76,6 +77,28 @@ def test_the_instant_baseline_is_the_workflow_that_ships():
     *_, sampler, scheduler, denoise = values["KSampler"]
     assert (demo["steps"], demo["cfg"], denoise) == (fixtures.INSTANT_STEPS, fixtures.CFG, fixtures.FILL)
     assert (sampler, scheduler) == ("euler", "normal")
+
+
+def test_the_instant_workflow_names_only_what_stays_and_pastes_the_moved_pixels():
+    """With the moved thing in its prompt the model paints that thing a second time, into the empty place."""
+    workflow = json.loads(example("Instant move").read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: (nodes[link[1]]["type"], link[2]) for link in workflow["links"]}
+    given = lambda kind: {
+        one["name"]: links[one["link"]]
+        for node in nodes.values()
+        for one in node["inputs"]
+        if node["type"] == kind and one["link"] is not None
+    }
+    pasted, warp = given("ImageCompositeMasked"), "PalimpsestFlowWarp"
+    outputs = [one["name"] for node in nodes.values() if node["type"] == warp for one in node["outputs"]]
+    assert pasted["destination"] == (warp, outputs.index("image")) and pasted["source"][0] == "VAEDecode"
+    assert pasted["mask"] == (warp, outputs.index("fill_mask")) == given("SetLatentNoiseMask")["mask"]
+    assert given("SaveImage")["images"][0] == "ImageCompositeMasked"
+    texts = [node["widgets_values"][0] for node in nodes.values() if node["type"] == "CLIPTextEncode"]
+    texts += [one["text"] for one in workflow["extra"]["palimpsest"]["demo"].values() if "text" in one]
+    words = {word for text in texts for word in text.split()}
+    assert "ground" in words and not words & {*SHAPES, *(set(COLOURS) - {"green", "blue"})}
 
 
 def test_the_flow_error_loads_the_network_again_and_goes_where_it_is(judge, monkeypatch):

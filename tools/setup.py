@@ -22,6 +22,7 @@ from .steps import Problem
 
 WEIGHTS = {
     "papercut.safetensors": "checkpoints",
+    "papercut-dit-vae.safetensors": "vae",
     "papercut-flow.safetensors": "optical_flow",
     "papercut-edges.safetensors": "edge_predictors",
 }

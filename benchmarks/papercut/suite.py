@@ -8,7 +8,7 @@ from ...papercut import evaluate
 from ...papercut.networks import WEIGHTS
 from ..results import Row
 
-TECHNIQUES = ("Papercut",)
+TECHNIQUES = ("Papercut", "Papercut-DiT")
 
 
 def _if_there(path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -28,5 +28,10 @@ def rows(context) -> Iterable[Row]:
     flow = _if_there(evaluate.FLOW_FILE, lambda: evaluate.measure_flow(100))
     error = flow.get("end-point error, moving, px")
     yield context.row("Papercut", "flow end-point error over moving pixels", "", error, "px", "<= 1.5")
+    wide = _if_there(evaluate.AUTOENCODER, evaluate.measure_wide_vae)
+    for name, target in {"reconstruction PSNR": ">= 38", "worst picture": ">= 34"}.items():
+        yield context.row(
+            "Papercut-DiT", f"autoencoder, 64 pictures: {name}", "", wide.get(f"{name}, dB"), "dB", target
+        )
     size = sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) / 1e6
     yield context.row("Papercut", "size of all weights", "", size, "MB", "<= 48")

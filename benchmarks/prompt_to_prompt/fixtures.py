@@ -98,7 +98,9 @@ def group_of_cases(fixtures: Fixtures, edits: Sequence[WordEdit | WordWeight], *
     ).args[0]
     found = []
     for i, edit in enumerate(edits):
-        alone = replace(made, latents=made.latents[:, i : i + 1].contiguous(), prompt=edit.caption)
+        evaluated = None if made.evaluated is None else made.evaluated[:, i : i + 1].contiguous()
+        latents = made.latents[:, i : i + 1].contiguous()
+        alone = replace(made, latents=latents, prompt=edit.caption, evaluated=evaluated)
         found.append(Case(edit, pictures[i], alone, prompts[i]))
     return found
 
@@ -109,7 +111,8 @@ def fitted(fixtures: Fixtures, group: Sequence[Case], cfg: float) -> list[Case]:
     from ...host.prompt_to_prompt.tokens import as_rows
     from ...inversion.null_text_run import NullTextRecipe
 
-    together = replace(group[0].trajectory, latents=torch.cat([case.trajectory.latents for case in group], dim=1))
+    latents = torch.cat([case.trajectory.latents for case in group], dim=1)
+    together = replace(group[0].trajectory, latents=latents, evaluated=None)
     positive, empty = as_rows([case.positive for case in group]), encode(fixtures, "")
     found = fit_null_text(fixtures.model, together, positive, empty, NullTextRecipe(cfg=cfg, mode="faithful"))[0]
     rows = range(len(group))
@@ -175,15 +178,17 @@ def by_prompt_to_prompt(
     blend: bool = False,
     cfg: float = CFG,
     texts: Sequence[str] = (),
+    exact: bool = False,
 ) -> Tensor:
     """The LATENT samples of Prompt-to-Prompt: the source's row, and one for each of the masks, or of the texts where
     there are any.
 
     anchor: whether the source's row is anchored to its trajectory, and an edit's row outside of its mask (256, 256),
-    if it has one; blend: by the edit's words.
+    if it has one; blend: by the edit's words; exact: whether the anchor replays exactly.
     """
     from ...guidance.anchor import Anchor
     from ...host.inversion.anchor import anchored
+    from ...host.inversion.exact_replay import replayed_exactly
     from ...nodes.inversion_null_text import ProximalGuidance
     from ...nodes.prompt_to_prompt import PromptToPrompt
 
@@ -208,6 +213,8 @@ def by_prompt_to_prompt(
         everywhere = torch.ones_like(case.picture[..., 0])
         free = torch.stack([everywhere] + [everywhere if mask is None else mask for mask in masks])
         model = anchored(model, Anchor(case.trajectory, free, rows=(0,)))
+    if exact:
+        model = replayed_exactly(model, case.trajectory)
     against = of_source if negative.every_row else by_row
     return sampled(fixtures, model, case, positive, against, 1 + len(masks), cfg)
 

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from palimpsest.inversion.quality import psnr
 from palimpsest.papercut.configs import TRANSFORMER
 from palimpsest.papercut.flow_transformer import levels, new_transformer, positions, to_latents, to_tokens, velocity
 from palimpsest.papercut.flow_transformer_data import distances, per_token
 from palimpsest.papercut.flow_transformer_export import (
+    AUTOENCODER,
     FLUX_SCALE,
     FLUX_SHIFT,
     autoencoder_state,
@@ -186,6 +188,20 @@ def test_the_autoencoders_file_gives_the_same_pictures_in_the_hosts_load_vae(tmp
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
     unit = (theirs.encode(picture) - FLUX_SHIFT) * FLUX_SCALE
     torch.testing.assert_close(unit, ours.encode(picture).latents, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_shipped_autoencoder_brings_pictures_back_in_the_hosts_load_vae():
+    import comfy.sd
+    import comfy.utils
+
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(AUTOENCODER)))
+    pictures = torch.stack([sample_scene(seed).render().movedim(0, -1) for seed in SPLITS["validation"][:3]])
+    raw = vae.encode(pictures)
+    assert raw.shape == (3, 16, 32, 32)
+    assert (psnr(vae.decode(raw), pictures) > 34).all()
+    unit = (raw - FLUX_SHIFT) * FLUX_SCALE
+    assert unit.mean().abs() < 0.3 and 0.7 < unit.std() < 1.3
 
 
 def test_distances_are_negative_on_the_cut_out_and_one_far_from_it():

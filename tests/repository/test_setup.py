@@ -330,7 +330,7 @@ def test_the_base_holds_links_to_weights_and_copies_of_pictures(tmp_path):
         "models/vae/small.safetensors",
     }
     assert not (base / "input" / "README.md").exists()
-    assert setup.missing_weights(root) == ["papercut-edges.safetensors"]
+    assert setup.missing_weights(root) == ["papercut-dit-vae.safetensors", "papercut-edges.safetensors"]
 
 
 def test_a_link_that_points_elsewhere_is_renewed_and_a_file_is_left_alone(tmp_path):

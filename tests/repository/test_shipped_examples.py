@@ -120,4 +120,4 @@ def test_the_served_host_has_the_demos_among_its_workflows(host):
     assert kept.keys() == {path.stem for path in examples()}
     for name, workflow in kept.items():
         loaded = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "CheckpointLoaderSimple"]
-        assert loaded == ["papercut.safetensors"], name
+        assert set(loaded) <= {"papercut.safetensors"}, name

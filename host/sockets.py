@@ -98,6 +98,17 @@ def _sigmas(value: Any, name: str) -> Tensor:
     return require_sigmas(value, f"The schedule '{name}'").float()
 
 
+def _box(value: Any, name: str) -> dict:
+    """BOUNDING_BOX {"x", "y", "width", "height"} in whole pixels; of a list of boxes the first."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    numbers = [value.get(key) for key in ("x", "y", "width", "height")] if isinstance(value, Mapping) else [None]
+    if not all(isinstance(one, Real) and math.isfinite(one) and one >= 0 for one in numbers) or not all(numbers[2:]):
+        raise ValueError(f"The input '{name}' is not a box but {_described(value)}: connect Crop to Mask.")
+    x, y, width, height = (int(one) for one in numbers)
+    return {"x": x, "y": y, "width": max(1, width), "height": max(1, height)}
+
+
 def _flow(value: Any, name: str) -> Tensor:
     return check_flow(value, name)
 
@@ -185,6 +196,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "CURVE": _with("interp", what="a curve", remedy="Curve Editor"),
     "TRAJECTORY": _made_by(Trajectory, "a trajectory", "DDIM Invert or Load Trajectory"),
     "EDGE_PREDICTOR": _made_by(EdgePredictor, "an edge predictor", "Edge Predictor Train or Load Edge Predictor"),
+    "BOUNDING_BOX": _box,
     "FLOW": _flow,
     "ALPHAS": _alphas,
     "LORA_MODEL": _lora,

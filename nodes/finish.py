@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..guidance.finish.alignment import Box
 from ..guidance.finish.finish import FinishRecipe, finish
 from ..guidance.finish.report import report
 from ..host.notify import notify
@@ -104,6 +105,13 @@ class PixelTrueFinish(io.ComfyNode):
                     tooltip="The edited picture through an upscaler: its pixels are taken where the source is larger. "
                     "Left open, the edit is enlarged by Lanczos.",
                 ),
+                io.BoundingBox.Input(
+                    "place",
+                    optional=True,
+                    force_input=True,
+                    socketless=False,
+                    tooltip="If 'edited' shows only a part of the source: which, from Crop to Mask.",
+                ),
             ],
             outputs=[
                 io.Image.Output("picture", tooltip="The source with the edit, at the source's size."),
@@ -129,37 +137,36 @@ class PixelTrueFinish(io.ComfyNode):
         transfer_detail,
         mask=None,
         enlarged=None,
+        place=None,
     ) -> io.NodeOutput:
         rows = _rows({"source": source, "edited": edited, "mask": mask, "enlarged": enlarged})
         recipe = FinishRecipe(
             registration=registration, colour=colour, grow=grow, feather=feather, grain=keep_grain,
             detail=transfer_detail,
         )  # fmt: skip
-        mask = None if mask is None else _fitted(mask, source)
+        mask = None if mask is None else fitted_mask(mask, source)
+        box = None if place is None else _box(place, source)
         pictures, masks, lines = [], [], []
         progress = Progress(PARTS * rows)
         for i in range(rows):
-            done = _one(i, source, edited, mask, enlarged, recipe, progress)
+            done = _one(i, (source, edited, mask, enlarged), recipe, box, progress)
             pictures.append(done.picture.movedim(0, -1))
             masks.append(done.alpha)
             lines += [f"Picture {i}: {line}" if rows > 1 else line for line in (report(done), *done.warnings)]
         return io.NodeOutput(torch.stack(pictures), torch.stack(masks), "\n".join(lines))
 
 
-def _one(i, source, edited, mask, enlarged, recipe: FinishRecipe, progress: Progress):
-    """Picture i of the batch, finished; its warnings stand on the node."""
-
-    def row(batch):
-        return None if batch is None else batch[i % len(batch)]
-
+def _one(i, batches, recipe: FinishRecipe, box: Box | None, progress: Progress):
+    """Picture i of the batches (source, edited, mask, enlarged), finished; its warnings stand on the node."""
+    source, edited, mask, larger = (None if batch is None else batch[i % len(batch)] for batch in batches)
     steps = iter(range(PARTS * i, PARTS * (i + 1)))
-    larger = row(enlarged)
     done = finish(
-        row(source).movedim(-1, 0),
-        row(edited)[..., :3].movedim(-1, 0),
-        row(mask),
+        source.movedim(-1, 0),
+        edited[..., :3].movedim(-1, 0),
+        mask,
         recipe,
         larger=None if larger is None else larger[..., :3].movedim(-1, 0),
+        place=box,
         step=lambda: progress.step(next(steps, PARTS * (i + 1) - 1)),
     )
     if done.warnings:
@@ -177,7 +184,7 @@ def _rows(batches: dict) -> int:
     return rows
 
 
-def _fitted(mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def fitted_mask(mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """mask (B, h, w) at the source's size. Raises ValueError where its proportions are others."""
     height, width = source.shape[1:3]
     if tuple(mask.shape[1:]) == (height, width):
@@ -190,6 +197,18 @@ def _fitted(mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         )
     scaled = torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear", align_corners=False)
     return scaled[:, 0].clamp(0, 1)
+
+
+def _box(place: dict, source: torch.Tensor) -> Box:
+    """Raises ValueError where it is not within the source."""
+    height, width = source.shape[1:3]
+    box = Box(place["y"], place["y"] + place["height"], place["x"], place["x"] + place["width"])
+    if box.bottom > height or box.right > width:
+        raise ValueError(
+            f"The input 'place' reaches to {box.right} x {box.bottom}, but the source is {width} x {height}: connect "
+            "the picture that was cropped to 'source'."
+        )
+    return box
 
 
 NODES = (PixelTrueFinish,)

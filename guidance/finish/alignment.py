@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOBES = 3
+CELL = 16
+"""Pixels a side of a latent's cell, at most."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -53,6 +55,16 @@ class Alignment:
         factors = torch.tensor([edited[1] / source[1], edited[0] / source[0]], dtype=torch.float64)
         return cls(matrix=factors.diag(), shift=torch.zeros(2, dtype=torch.float64), source=source, edited=edited)
 
+    @classmethod
+    def lying(cls, source: Size, edited: Size) -> Alignment:
+        """As an edit lies that nobody has moved: the middle of the source where it is smaller by less than CELL pixels,
+        which is what VAE Encode keeps; else all of it, stretched."""
+        cut = [whole - part for whole, part in zip(source, edited)]
+        if source == edited or not all(0 <= one < CELL for one in cut):
+            return cls.stretched(source, edited)
+        shift = torch.tensor([-(cut[1] // 2), -(cut[0] // 2)], dtype=torch.float64)
+        return cls(matrix=torch.eye(2, dtype=torch.float64), shift=shift, source=source, edited=edited)
+
     def at(self, source: Size, edited: Size) -> Alignment:
         """The same between copies of these sizes."""
         before = torch.tensor([self.source[1] / source[1], self.source[0] / source[0]], dtype=torch.float64)
@@ -79,6 +91,12 @@ class Alignment:
         matrix, shift = self.drift()
         corners = _corners(self.source)
         return float((corners @ matrix.T + shift - corners).norm(dim=1).max())
+
+    def away(self, other: Alignment) -> float:
+        """Pixels of the source between where both put a corner of it, at most."""
+        corners = _corners(self.source)
+        apart = (self.of(corners) - other.of(corners)) @ torch.linalg.inv(other.matrix).T
+        return float(apart.norm(dim=1).max())
 
     def move(self) -> Move:
         matrix, shift = self.drift()

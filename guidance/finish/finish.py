@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from ..morphology import dilate
-from .alignment import Alignment, resized, size_of, warp, within
+from .alignment import Alignment, Box, resized, size_of, warp, within
 from .changes import find
 from .colour import Cast, Colour, fit
 from .composite import compose, enlarged as scaled, opacity
@@ -78,19 +78,23 @@ def finish(
     recipe: FinishRecipe = FinishRecipe(),
     *,
     larger: Tensor | None = None,
+    place: Box | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> Finished:
     """source (3 or 4, H, W), edited (3, h, w), mask (H, W) of what may change, in 0..1, or None: it is found.
 
     larger: the edited picture enlarged by other means, (3, h', w'), of its proportions; its pixels are used where the
-    source is larger than the edited picture. step: called after each part of the work. Raises ValueError where the
-    edited picture is another one.
+    source is larger than the edited picture. place: the part of the source that the edited
+    picture shows. step: called after each part of the work. Raises ValueError where the edited picture is another one.
     """
+    if place is not None:
+        return _within(source, edited, mask, recipe, place, larger=larger, step=step)
     size, small = size_of(source), within(size_of(source), FULL)
     before = resized(source[:3], small)
     after = resized(edited, within(size_of(edited), small[0] * small[1]))
     warnings: list[str] = []
-    found = _aligned(before, after, recipe, warnings, must=mask is None)
+    lying = Alignment.lying(size, size_of(edited)).at(small, size_of(after))
+    found = _aligned(before, after, lying, recipe, warnings, must=mask is None)
     step()
     view, known = warp(after, found, "bicubic"), found.overlap().to(before.device)
     cast = _cast(before, view, known, recipe.colour)
@@ -116,6 +120,15 @@ def finish(
     )
 
 
+def _within(source: Tensor, edited: Tensor, mask: Tensor | None, recipe: FinishRecipe, place: Box, **rest) -> Finished:
+    """The same for a part of the source; around it nothing changes."""
+    rows, columns = slice(place.top, place.bottom), slice(place.left, place.right)
+    part = finish(source[:, rows, columns], edited, None if mask is None else mask[rows, columns], recipe, **rest)
+    picture, alpha = source.clone(), source.new_zeros(size_of(source))
+    picture[:, rows, columns], alpha[rows, columns] = part.picture, part.alpha
+    return replace(part, picture=picture, alpha=alpha, fraction=float((alpha > 0).float().mean()))
+
+
 def _cast(before: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
     """The cast, fitted twice: the second time without what seems to be edited after the first, on small copies."""
     size = within(size_of(before), ROUGH)
@@ -126,9 +139,11 @@ def _cast(before: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
     return fit(source, small, kept, colour) if kept.sum() > LEFT * seen.sum() else cast
 
 
-def _aligned(before: Tensor, after: Tensor, recipe: FinishRecipe, warnings: list[str], must: bool) -> Alignment:
-    """must: without a mask, nothing can be made of pictures that do not match. Raises ValueError then."""
-    still = Alignment.stretched(size_of(before), size_of(after))
+def _aligned(
+    before: Tensor, after: Tensor, still: Alignment, recipe: FinishRecipe, warnings: list[str], must: bool
+) -> Alignment:
+    """still: how both lie where nothing has moved. must: without a mask, nothing can be made of pictures that do not
+    match. Raises ValueError then."""
     if recipe.registration == "off" or min(*before.shape[1:], *after.shape[1:]) < 8:
         return still
     found: Registered = register(before, after)
@@ -142,7 +157,7 @@ def _aligned(before: Tensor, after: Tensor, recipe: FinishRecipe, warnings: list
         warnings.append(sentence)
         return still
     pixel = max(1.0, before.shape[2] / after.shape[2])
-    moved = found.alignment.farthest() > STILL * pixel
+    moved = found.alignment.away(still) > STILL * pixel
     return found.alignment if moved or recipe.registration == "on" else still
 
 

@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from palimpsest.nodes.finish import PixelTrueFinish
+from palimpsest.nodes.finish_crop import CropToMask
 from PIL import Image
 
 from .pictures import truth
@@ -90,3 +91,27 @@ def read(data: bytes) -> torch.Tensor:
         .movedim(-1, 0)
         .float()
     )
+
+
+def test_a_crop_goes_back_to_its_place(known):
+    mask = torch.zeros(1, 240, 320)
+    mask[:, 100:140, 150:200] = 1
+    with torch.inference_mode():
+        crop, crop_mask, place = CropToMask.execute(image(known.source), mask, 0.5, 0.0625, 8).args
+    assert place == {"x": 125, "y": 75, "width": 100, "height": 90} and crop.shape[1] % 8 == crop.shape[2] % 8 == 0
+    assert float(crop_mask.mean()) == pytest.approx(40 * 50 / (100 * 90), rel=0.05)
+    same, alpha, _ = executed(image(known.source), crop, mask=mask, place=place, registration="off", colour="off")
+    assert torch.equal(same[alpha == 0], image(known.source)[alpha == 0]) and bool(alpha[0, 120, 170] == 1)
+    # What was not edited comes back through both resamplings as it was.
+    assert (same - image(known.source)).abs().mean() < 0.002
+    with pytest.raises(ValueError, match="'place' reaches to 225 x 165, but the source is 320 x 150"):
+        executed(image(known.source)[:, :150], crop, place=place)
+    with pytest.raises(ValueError, match="'mask' marks nothing"):
+        CropToMask.execute(image(known.source), mask * 0, 0.5, 0.0625, 8)
+
+
+def test_what_vae_encode_crops_is_set_back_into_the_middle(known):
+    cropped = image(known.source)[:, 2:-2, 3:-4]
+    whole = torch.ones(1, 240, 320)
+    same, alpha, _ = executed(image(known.source), cropped, mask=whole, registration="off", colour="off", grow=0)
+    assert torch.allclose(same, image(known.source), atol=1e-5) and bool((alpha[:, 4:-4, 5:-5] == 1).all())

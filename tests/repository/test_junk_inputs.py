@@ -46,6 +46,7 @@ RUN = (
     "NegativePromptInversion",
     "DiffEditHeadStart",
     "PixelTrueFinish",
+    "CropToMask",
 )
 JUNK = {
     "nothing": None, "a string": "x", "an empty string": "", "a list": [1, "a"], "an empty list": [], "a dict": {},
@@ -134,6 +135,7 @@ def good() -> dict:
         "CLIP_VISION": SimpleNamespace(encode_image=None), "CURVE": SimpleNamespace(interp=lambda time: time),
         "TRAJECTORY": Trajectory(levels, path, "", 1.0, "", "eps", "SD15"), "ALPHAS": schedule(3),
         "EDGE_PREDICTOR": object.__new__(EdgePredictor), "LORA_MODEL": tiny_lora("sd1"),
+        "BOUNDING_BOX": {"x": 0, "y": 0, "width": SIDE, "height": SIDE},
         "OPTICAL_FLOW": SimpleNamespace(model=network), "TRACKS": {"track_path": tracks, "track_visibility": None},
     }  # fmt: skip
 

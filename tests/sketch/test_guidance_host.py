@@ -164,7 +164,7 @@ def test_the_gradient_agrees_with_finite_differences(models, family):
     predictor = tiny_predictor(model)
     conds = {"positive": tiny_cond(family, batch=2), "negative": tiny_cond(family, seed=1)}
     target, _ = latent_target(predictor, Sketch(drawing()), model.model, (8, 8), 0.0)
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 5
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4)) * 5
     made = {}
 
     def body(session):
@@ -180,7 +180,8 @@ def test_the_gradient_agrees_with_finite_differences(models, family):
             return probe.loss.double()
 
         difference = made["gradient"] / row_norm(made["gradient"])
-        made["difference"] = (loss_at(x + 0.05 * difference) - loss_at(x - 0.05 * difference)) / 0.1
+        # Short enough for the kinks of the predictor to lie outside, long enough for single precision.
+        made["difference"] = (loss_at(x + 0.025 * difference) - loss_at(x - 0.025 * difference)) / 0.05
         return None
 
     with torch.inference_mode():

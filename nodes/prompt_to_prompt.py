@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
+from ..guidance.prompt_to_prompt.changed_things import changed_things, columns_of
 from ..guidance.prompt_to_prompt.pairing import METHODS
-from ..guidance.prompt_to_prompt.plan import LocalBlend, chosen_columns, plan_edits, uncovered
+from ..guidance.prompt_to_prompt.plan import EditPlan, LocalBlend, chosen_columns, plan_edits, uncovered
 from ..host.notify import notify
 from ..host.prompt_to_prompt.negative_rows import negative_rows
 from ..host.prompt_to_prompt.own_prompt import marked
@@ -115,12 +118,20 @@ class PromptToPrompt(io.ComfyNode):
                     options=list(METHODS),
                     default=METHODS[0],
                 ),
+                advanced(
+                    io.Boolean,
+                    "auto_blend",
+                    "On: where blend_words is empty, the things that a text changes are its blend words, by their "
+                    "nouns. Off: the whole picture may change then.",
+                    default=False,
+                ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
                 io.Conditioning.Output("positive", tooltip="A row a text, the source first: the positive prompt."),
                 io.String.Output("report", tooltip="How the texts were matched, a line a picture."),
                 io.Conditioning.Output("negative", tooltip="A row a text: the negative prompt that goes with it."),
+                io.Int.Output("rows", tooltip="How many pictures to sample, the source among them."),
             ],
         )
 
@@ -141,6 +152,7 @@ class PromptToPrompt(io.ComfyNode):
         source_negative=None,
         negative=None,
         pairing=METHODS[0],
+        auto_blend=False,
     ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
@@ -155,6 +167,9 @@ class PromptToPrompt(io.ComfyNode):
             pairing=pairing,
         )
         _require_covered(plan, blend_words)
+        named = []
+        if auto_blend and not blend_words.strip():
+            plan, named = _by_itself(plan, pairing, blend_start, blend_threshold)
         patched = with_prompt_to_prompt(model, plan)
         # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
         tokens = [reweighted(t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
@@ -163,7 +178,8 @@ class PromptToPrompt(io.ComfyNode):
         rows = negative_rows(source_negative, negative, len(tokens))
         for warning in plan.warnings():
             notify(warning)
-        return io.NodeOutput(patched, positive, plan.report(), rows, ui=ui.PreviewText(plan.report()))
+        report = "\n".join([plan.report(), *named])
+        return io.NodeOutput(patched, positive, report, rows, plan.rows, ui=ui.PreviewText(report))
 
 
 def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> LocalBlend | None:
@@ -173,6 +189,17 @@ def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, thres
         return None
     columns, kept = chosen_columns(prompts, words), chosen_columns(prompts, kept, name="The words to keep")
     return LocalBlend(columns, start, threshold, kept)
+
+
+def _by_itself(plan: EditPlan, method: str, start: float, threshold: float) -> tuple[EditPlan, list[str]]:
+    """The plan with a blend at the things that its edits change, and a line a picture that names them."""
+    pairs = [changed_things(plan.source, edit, found, method) for edit, found in zip(plan.edits, plan.alignments)]
+    old, new = ([columns_of(words) for words in side] for side in zip(*pairs))
+    columns = (tuple(dict.fromkeys(column for one in old for column in one)), *new)
+    kept = plan.blend.kept if plan.blend else ()
+    blend = LocalBlend(columns, start, threshold, kept, sources=tuple(old))
+    things = [", ".join(dict.fromkeys(word.text for side in both for word in side)) for both in pairs]
+    return replace(plan, blend=blend), [f"row {i}, may change: {thing}" for i, thing in enumerate(things, 1)]
 
 
 def _require_covered(plan, blend_words: str) -> None:

@@ -22,12 +22,18 @@ HALF = 0.5
 @dataclass(frozen=True)
 class LocalBlend:
     """Local blend: columns of the chosen words for each row (the source first); from which fraction of the run on; and
-    which fraction of the strongest place still counts. kept: the same for words whose place stays as it is."""
+    which fraction of the strongest place still counts. kept: the same for words whose place stays as it is. sources:
+    columns of the source for each edit, where not all edits change the same; empty: columns[0] for all."""
 
     columns: tuple[tuple[int, ...], ...]
     start: float = 0.2
     threshold: float = 0.4
     kept: tuple[tuple[int, ...], ...] = ()
+    sources: tuple[tuple[int, ...], ...] = ()
+
+    def pair(self, edit: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The chosen columns of the source and of an edit, which is counted from 0."""
+        return self.sources[edit] if self.sources else self.columns[0], self.columns[edit + 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,27 +91,29 @@ class EditPlan:
         blend, found = self.blend, []
         assert blend is not None, "only a plan with a blend has masks"
         for row, source, which in zip(roles.rows, roles.sources, roles.which):
-            pair = ((maps[source], 0), (maps[row], which + 1))
-            mask = self._place(pair, blend.columns, size, blend.threshold)
+            both = (maps[source], maps[row])
+            mask = self._place(both, blend.pair(which), size, blend.threshold)
             mask = mask if bool(mask.any()) else torch.ones_like(mask)
-            kept = self._place(pair, blend.kept, size, max(blend.threshold, HALF), kept=True) if blend.kept else 0.0
-            found.append(mask * (1 - kept))
+            if blend.kept:
+                columns = (blend.kept[0], blend.kept[which + 1])
+                mask = mask * (1 - self._place(both, columns, size, max(blend.threshold, HALF), kept=True))
+            found.append(mask)
         return torch.stack(found)
 
     def _place(
         self,
-        pair: Sequence[tuple[Tensor, int]],
+        both: Sequence[Tensor],
         columns: Sequence[Sequence[int]],
         size: tuple[int, int],
         threshold: float,
         *,
         kept: bool = False,
     ) -> Tensor:
-        """(H, W) mask of where the source or the edit has its words; pair: maps (K, h, w), and which text's.
+        """(H, W) mask of where the source or the edit has its words; both: their maps (K, h, w).
 
         kept: the thing alone and nothing around it, or what is to change would keep a rim of the old.
         """
-        parts = [outline(heat(maps, columns[text]), size, threshold, grow=not kept) for maps, text in pair]
+        parts = [outline(heat(maps, words), size, threshold, grow=not kept) for maps, words in zip(both, columns)]
         return torch.maximum(*parts)
 
 
@@ -165,4 +173,4 @@ def uncovered(plan: EditPlan) -> list[int]:
     """Edits (from 1) for which local blend has no words in either text: they would be blended nowhere."""
     if plan.blend is None:
         return []
-    return [i + 1 for i in range(len(plan.edits)) if not (plan.blend.columns[0] or plan.blend.columns[i + 1])]
+    return [i + 1 for i in range(len(plan.edits)) if not any(plan.blend.pair(i))]

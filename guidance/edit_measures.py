@@ -35,8 +35,9 @@ class Region:
 @dataclass(frozen=True)
 class EditMeasures:
     """One picture's numbers. regions: with a mask also inside and outside of it, where there is anything; changed:
-    fraction of pixels; masked: whether there was a mask; structure: distance of the structures, 0 the same; clip: how
-    well source and edit fit the text (cosine times 100); None where nothing is connected to measure with.
+    fraction of pixels; masked: whether there was a mask; touched: pixels where it is 0 that differ at all; structure:
+    distance of the structures, 0 the same; clip: how well source and edit fit the text (cosine times 100); None where
+    nothing is connected to measure with.
     """
 
     regions: tuple[Region, ...]
@@ -44,6 +45,7 @@ class EditMeasures:
     masked: bool = False
     structure: float | None = None
     clip: tuple[float, float] | None = None
+    touched: int = 0
 
     def region(self, name: str) -> Region | None:
         """None where nothing of the picture lies there."""
@@ -53,6 +55,7 @@ class EditMeasures:
         known = {name: self.region(name) for name in ((WHOLE, OUTSIDE, INSIDE) if self.masked else (WHOLE,))}
         text = [f"{name}: nothing" if one is None else one.text for name, one in known.items()]
         text.append(f"changed: {100 * self.changed:.1f} % of the pixels")
+        text += [f"pixels changed outside the mask: {self.touched}"] if self.masked else []
         text += [] if self.structure is None else [f"structure distance: {self.structure:.4f}"]
         text += [] if self.clip is None else [f"CLIP score: source {self.clip[0]:.2f}, edit {self.clip[1]:.2f}"]
         return text
@@ -65,11 +68,13 @@ def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[Ed
         inside = (mask > 0.5).to(source)
         masks |= {OUTSIDE: 1 - inside, INSIDE: inside}
     columns = {name: _region(source, edit, one) for name, one in masks.items()}
+    outside = torch.zeros_like(source[..., 0]) if mask is None else (mask <= 0).to(source)
+    touched = ((source != edit).any(-1) * outside).flatten(1).sum(1).int().tolist()
     changed = ((source - edit).abs().amax(-1) > CHANGED).flatten(1).float().mean(1).tolist()
     rows = []
     for i in range(len(source)):
         regions = [Region(name, *values[i]) for name, values in columns.items() if values[i][0] > 0]
-        rows.append(EditMeasures(tuple(regions), changed[i], masked=mask is not None))
+        rows.append(EditMeasures(tuple(regions), changed[i], masked=mask is not None, touched=touched[i]))
     return rows
 
 

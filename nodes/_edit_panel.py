@@ -14,6 +14,9 @@ from ..host.validation import require_picture, require_same_batch, require_same_
 from ..inversion.quality import PSNR_EQUAL
 from ._panel import BACKGROUND, error_map, panel
 
+# A colour that photographs hardly have.
+MASKED = (1.0, 0.0, 0.8)
+
 
 def as_encoded(source: Tensor, mask: Tensor | None, edit: Tensor) -> tuple[Tensor, Tensor | None]:
     """Source and mask cropped as VAE Encode crops pictures whose sides are no multiples of its cells, like the edit."""
@@ -35,12 +38,21 @@ def prepared(source: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(image[..., :3].float().cpu().expand(rows, -1, -1, -1) for image in (source, edit))
 
 
-def tiles(source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures) -> Tensor:
+def tiles(
+    source: Tensor, edit: Tensor, mask: Tensor | None, row: int, found: EditMeasures, notes: Sequence[str] = ()
+) -> Tensor:
+    """The panel of one picture; notes: lines above the numbers."""
     difference = error_map(source[None], edit[None])[0]
     shown = [("source", source), ("edit", edit), ("difference (white: a quarter or more)", difference)]
     if mask is not None:
-        shown.append(("mask", mask[row].unsqueeze(-1).expand(-1, -1, 3)))
-    return panel(shown, found.lines())
+        shown.append(("mask (magenta), over the source", overlaid(source, mask[row])))
+    return panel(shown, [*notes, *found.lines()])
+
+
+def overlaid(picture: Tensor, mask: Tensor) -> Tensor:
+    """picture: (H, W, 3), mask: (H, W), in 0..1 -> the picture, grey and dark but for the mask, which is tinted."""
+    grey = 0.6 * picture.mean(-1, keepdim=True).expand_as(picture)
+    return torch.lerp(grey, torch.lerp(picture, picture.new_tensor(MASKED), 0.5), mask.unsqueeze(-1).to(picture))
 
 
 def stacked(panels: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..guidance.flow.colour_wheel import colour_wheel
-from ..guidance.flow.fields import check_flow, compose_flows
+from ..guidance.flow.fields import check_flow, compose_flows, described
 from ..guidance.flow.warp import forward_warp, land
 from ..host.gradients import plain
 from ..host.images import as_image, as_pictures
@@ -88,18 +88,21 @@ class FlowPreview(io.ComfyNode):
             outputs=[
                 io.Image.Output("arrows", tooltip="The picture with arrows along the motion."),
                 io.Image.Output("colours", tooltip="The flow on the colour wheel: hue = direction."),
+                io.String.Output("note", tooltip="How much of the picture moves, and whither."),
             ],
         )
 
     @classmethod
     def execute(cls, flow, image=None, spacing=24, longest=0.0) -> io.NodeOutput:
         flow = check_flow(flow)
+        note = "\n".join(map(described, flow))
         if image is None:
             image = torch.ones(1, *flow.shape[1:3], 3)
         flow, _ = fitted_flow(flow, None, require_picture(image, "image", 1))
         flow, _, image = matched(flow, None, image[..., :3])
         drawn = arrows(image, flow, every=spacing)
-        return io.NodeOutput(drawn, colour_wheel(flow, largest=longest or None), ui=ui.PreviewImage(drawn, cls=cls))
+        wheel = colour_wheel(flow, largest=longest or None)
+        return io.NodeOutput(drawn, wheel, note, ui=ui.PreviewImage(drawn, cls=cls))
 
 
 class FlowWarp(io.ComfyNode):

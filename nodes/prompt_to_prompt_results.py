@@ -135,6 +135,14 @@ class EditReport(io.ComfyNode):
                     optional=True,
                     tooltip="What the edit was to show, for the CLIP score; one text, or a line for each picture.",
                 ),
+                io.String.Input(
+                    "notes",
+                    default="",
+                    dynamic_prompts=False,
+                    optional=True,
+                    force_input=True,
+                    tooltip="What is to stand above the numbers, such as the note of the node that found the mask.",
+                ),
             ],
             outputs=[
                 io.Image.Output("panel", tooltip="Source, edit and difference with the numbers beneath."),
@@ -146,7 +154,7 @@ class EditReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, source, edit, mask=None, clip_vision=None, clip=None, text="") -> io.NodeOutput:
+    def execute(cls, source, edit, mask=None, clip_vision=None, clip=None, text="", notes="") -> io.NodeOutput:
         source, mask = as_encoded(source, mask, edit)
         before, after = prepared(source, edit)
         rows = len(after)
@@ -154,9 +162,11 @@ class EditReport(io.ComfyNode):
         if where is not None and len(where) != rows:
             raise ValueError(f"The mask is a batch of {len(where)} and the edit of {rows}: connect one, or as many.")
         found = with_scores(measure(before, after, where), before, after, clip_vision, clip, text)
-        made = stacked([tiles(before[i], after[i], where, i, found[i]) for i in range(rows)])
+        said = [line for line in (notes or "").splitlines() if line.strip()]
+        made = stacked([tiles(before[i], after[i], where, i, found[i], said) for i in range(rows)])
         means = report_means(found)
         report = "\n\n".join("\n".join(one.lines()) for one in found)
+        report = "\n".join([*said, report])
         return io.NodeOutput(made, *means, report, ui=ui.PreviewImage(made, cls=cls))
 
 

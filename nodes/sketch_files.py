@@ -13,6 +13,11 @@ from .sketch import CATEGORY
 from .sketch_train import KIND, SUFFIX
 from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
+TRAIN = (
+    "Choose another file, or open the template 'Train an edge predictor', run it, and press R: it teaches one from "
+    "pictures, or from what your model paints, and saves it."
+)
+
 
 class SaveEdgePredictor(io.ComfyNode):
     @classmethod
@@ -77,6 +82,12 @@ class LoadEdgePredictor(io.ComfyNode):
                 io.String.Output("facts", tooltip="What it was trained on, and how well."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file="") -> bool | str:
+        if file is None or file in folders.file_names(KIND):  # None: it comes through a link, and is checked in the run
+            return True
+        return f"There is no edge predictor '{file}'. {TRAIN}"
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):

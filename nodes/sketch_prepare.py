@@ -109,6 +109,12 @@ class SketchPrepare(io.ComfyNode):
                     tooltip="The MASK of Load Image, for a drawing on a "
                     "transparent layer: what is painted is ink, as strongly as it covers.",
                 ),
+                advanced(
+                    io.Boolean,
+                    "blank",
+                    "On: a blank drawing gives no strokes. Off: it is an error.",
+                    default=False,
+                ),
             ],
             outputs=[
                 io.Image.Output("sketch", tooltip="White strokes on black, for Edge Predictor Guidance."),
@@ -129,6 +135,7 @@ class SketchPrepare(io.ComfyNode):
         even_light=True,
         grey_levels=True,
         transparency=None,
+        blank=False,
     ) -> io.NodeOutput:
         picture = with_alpha(image, transparency)
         found = find_strokes(
@@ -140,6 +147,10 @@ class SketchPrepare(io.ComfyNode):
             grey=grey_levels,
             check=check_interrupt,
         )
+        size = (height or picture.shape[1], width or picture.shape[2])
+        if found.blank and blank:
+            nothing = torch.zeros(len(picture), *size)
+            return io.NodeOutput(shown(nothing), nothing, ui=ui.PreviewImage(shown(nothing), cls=cls))
         if found.blank:
             raise ValueError(
                 "No strokes are left of the drawing: raise sensitivity, lower drop_specks, switch even_light off if it "
@@ -147,7 +158,6 @@ class SketchPrepare(io.ComfyNode):
             )
         for note in found.notes:
             notify(note)
-        size = (height or picture.shape[1], width or picture.shape[2])
         if thin:
             strokes = fit_lines(found.lines, found.weight, *size, fit, check_interrupt)[1]
         else:

@@ -6,7 +6,9 @@ from itertools import cycle, islice
 
 from comfy_api.latest import io
 
+from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens
 from .sketch import CATEGORY
+from .sockets import optional
 
 # 24 things and 5 manners have no common divisor, so stepping through both gives 120 prompts that all differ.
 THINGS = (
@@ -52,17 +54,25 @@ class PromptList(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="The first picture's seed; it grows by one from picture to picture.",
                 ),
+                optional(io.Clip, "clip", "Encodes the prompts for `rows`; not needed for the lists."),
             ],
             outputs=[
                 io.String.Output("prompts", is_output_list=True, tooltip="For CLIP Text Encode: a prompt a picture."),
                 io.Int.Output("seeds", is_output_list=True, tooltip="For KSampler's seed: one a picture."),
+                io.Conditioning.Output(
+                    "rows",
+                    tooltip="With CLIP: all prompts in one conditioning, a row a picture of one batch, for "
+                    "samplers, LoRA Fit and Morph Conditioning.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, prompts="", count=100, seed=0) -> io.NodeOutput:
+    def execute(cls, prompts="", count=100, seed=0, clip=None) -> io.NodeOutput:
         lines = [line.strip() for line in prompts.splitlines() if line.strip()] or BUILT_IN
-        return io.NodeOutput(list(islice(cycle(lines), count)), [(seed + i) % 2**64 for i in range(count)])
+        texts, seeds = list(islice(cycle(lines), count)), [(seed + i) % 2**64 for i in range(count)]
+        rows = None if clip is None else as_rows([encode_tokens(clip, clip.tokenize(one)) for one in texts])
+        return io.NodeOutput(texts, seeds, rows)
 
 
 NODES = (PromptList,)

@@ -62,6 +62,18 @@ def moving(flow: Tensor) -> Tensor:
     return (flow != 0).any(dim=-1)
 
 
+def described(flow: Tensor) -> str:
+    """What one flow (H, W, 2) does, for people: how much moves, and the mean of its vectors."""
+    moved = moving(flow)
+    if not bool(moved.any()):
+        return "Nothing moves."
+    x, y = (round(value) for value in flow[moved].mean(0).tolist())
+    parts = [f"{abs(x)} px to the {'right' if x > 0 else 'left'}"] if x else []
+    parts += [f"{abs(y)} px {'down' if y > 0 else 'up'}"] if y else []
+    percent = f"{100 * float(moved.float().mean()):.2g} % of the picture"
+    return f"{percent} moved {' and '.join(parts)}." if parts else f"{percent} moved about its middle."
+
+
 def region_of(mask: Tensor) -> Tensor:
     """A soft mask (B, H, W) in 0..1 -> bool: the pixels that belong to the region."""
     return mask >= 0.5

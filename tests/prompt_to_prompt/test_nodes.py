@@ -18,13 +18,25 @@ from .tiny_clip import tiny_clip
 def edited(parts, source, edits, **options):
     model, clip = parts
     with torch.inference_mode():
-        return PromptToPrompt.execute(model, clip, source, edits, **options).args
+        return PromptToPrompt.execute(model, clip, source, edits, **options).args[:4]
 
 
 def test_a_row_a_text(parts):
     _, positive, report, _ = edited(parts, "a red heart", "a blue heart\n\n  a (red:2) heart \n")
     assert positive[0][0].shape == (3, 77, 32) and positive[0][1]["pooled_output"].shape[0] == 3
     assert report.splitlines()[1:] == ["row 1, replace: 'red' becomes 'blue'", "row 2, re-weight: 'red' counts 2 times"]
+
+
+def test_the_node_says_how_many_rows_to_sample_and_names_blend_words_where_asked(parts):
+    model, clip = parts
+    texts = "a red heart on grey", "a blue heart on grey\na red heart on black"
+    with torch.inference_mode():
+        made = PromptToPrompt.execute(model, clip, *texts, auto_blend=True).args
+        plain = PromptToPrompt.execute(model, clip, *texts).args
+        named = PromptToPrompt.execute(model, clip, *texts, auto_blend=True, blend_words="heart, grey, black").args
+    assert made[4] == plain[4] == 3
+    assert made[2].splitlines()[-2:] == ["row 1, may change: heart", "row 2, may change: grey, black"]
+    assert "may change" not in plain[2] + named[2]
 
 
 def test_emphasis_of_an_edit_is_not_in_its_embedding(parts):
@@ -320,3 +332,17 @@ def test_scores_where_models_are_connected(parts):
             EditReport.execute(source, edit, clip_vision=Vision(), clip=clip, text="a\nb\nc")
         with pytest.raises(ValueError, match="connect a CLIP vision model"):
             EditReport.execute(source, edit, clip=clip)
+
+
+def test_a_report_counts_touched_pixels_and_shows_its_notes_and_its_mask_over_the_source():
+    source, mask = torch.full((1, 16, 16, 3), 0.5), torch.zeros(1, 16, 16)
+    mask[:, 4:8, 4:8] = 1
+    edit = source.clone()
+    edit[:, 4:8, 4:8] = 1.0
+    edit[:, 0, :3] += 1e-4
+    with torch.inference_mode():
+        panel, *_, report = EditReport.execute(source, edit, mask, notes="Mask found: the cat.\n\n").args
+    lines = report.splitlines()
+    assert lines[0] == "Mask found: the cat." and lines[-1] == "pixels changed outside the mask: 3"
+    red, green = panel[..., 0], panel[..., 1]
+    assert int(((red > 0.6) & (green < 0.4)).sum()) == 4 * 4 * (320 // 16) ** 2

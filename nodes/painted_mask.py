@@ -1,0 +1,68 @@
+"""Painted Mask: the mask that somebody has painted, or else one that was found, or else the whole picture."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from .prompt_to_prompt import CATEGORY
+from .sockets import optional
+
+NOTHING_FOUND = "nothing was found, so nothing changes"
+# A connected input that nobody has evaluated yet arrives as None, one that is not connected does not arrive.
+MISSING = object()
+
+
+class PaintedMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PalimpsestPaintedMask",
+            display_name="Painted Mask",
+            category=CATEGORY,
+            description="The mask that was painted by hand; where nothing is painted, one that was found; where there "
+            "is none, the whole picture.",
+            search_aliases=["mask or", "optional mask", "default mask", "empty mask"],
+            inputs=[
+                optional(io.Mask, "painted", "Painted by hand, such as Load Image's MASK. One without a single white "
+                         "pixel counts as none."),
+                optional(io.Mask, "found", "Taken where nothing is painted; what finds it does not run otherwise.",
+                         lazy=True),
+                optional(io.Image, "picture", "Only for its size: the whole picture is the mask where there is no "
+                         "other."),
+                optional(io.String, "words", "What was looked for, for the note.", default="", dynamic_prompts=False),
+            ],
+            outputs=[
+                io.Mask.Output("mask", tooltip="White (1) = edit, black (0) = keep."),
+                io.String.Output("note", tooltip="Which mask it is, and how much of the picture it covers."),
+                io.Boolean.Output("painted", tooltip="Whether it was painted by hand."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, painted=None, found=MISSING, picture=None, words="") -> list[str]:
+        return ["found"] if found is None and not is_painted(painted) else []
+
+    @classmethod
+    def execute(cls, painted=None, found=None, picture=None, words="") -> io.NodeOutput:
+        if is_painted(painted):
+            return io.NodeOutput(painted, f"Mask painted by hand: {covered(painted)}.", True)
+        if found is None:
+            size = (64, 64) if picture is None else tuple(picture.shape[1:3])
+            return io.NodeOutput(torch.ones(1, *size), "No mask: the whole picture may change.", False)
+        thing = f", {words.strip()}" if words.strip() else ""
+        text = covered(found) + thing if is_painted(found) else NOTHING_FOUND
+        return io.NodeOutput(found, f"Mask found: {text}.", False)
+
+
+def is_painted(mask) -> bool:
+    return mask is not None and bool(mask.any())
+
+
+def covered(mask: torch.Tensor) -> str:
+    """The mean fraction of a mask (B, H, W) in words."""
+    percent = 100 * float(mask.mean())
+    return f"{percent:.0f} % of the picture" if percent >= 1 else f"{percent:.1g} % of the picture"
+
+
+NODES = (PaintedMask,)

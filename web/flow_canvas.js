@@ -13,10 +13,28 @@ function viewUrl({ filename, subfolder = "", type = "input" }) {
   return api.apiURL(`/view?${query}`);
 }
 
+const feeding = (node, slot) => (slot < 0 ? null : node.getInputNode?.(slot) ?? null);
+
+// Nodes that hand on the picture of their first input that is one: resized, or as it is. A drawing fits
+// every size of its picture, but not one that is cut or turned.
+const HANDS_ON = /^(Reroute|ImageScale|ImageScaleBy|ImageScaleToTotalPixels|ImageScaleToMaxDimension|ResizeImageMaskNode)$/;
+
+// The node whose picture arrives at the canvas, past nodes that only resize it.
+function sourceNode(node) {
+  let origin = feeding(node, node.inputs?.findIndex((input) => input.name === "image") ?? -1);
+  for (let passed = 0; origin && passed < 32; passed++) {
+    if (!HANDS_ON.test(origin.type) || cuts(origin)) return origin;
+    origin = feeding(origin, origin.inputs?.findIndex((input) => input.link != null) ?? -1);
+  }
+  return origin;
+}
+
+// Whether a resize node crops to the new proportions.
+const cuts = (node) => node.widgets?.some((one) => /(^|\.)crop$/.test(one.name) && one.value === "center") ?? false;
+
 // The address of the picture that feeds the node, as far as it is known before a run.
 function sourceUrl(node) {
-  const slot = node.inputs?.findIndex((input) => input.name === "image") ?? -1;
-  const origin = slot < 0 ? null : node.getInputNode?.(slot);
+  const origin = sourceNode(node);
   if (!origin) return null;
   const name = origin.widgets?.find((widget) => widget.name === "image")?.value;
   if (typeof name === "string" && name) {

@@ -12,7 +12,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails stamp setup venv clean distclean
+.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails stamp blueprints setup venv clean distclean
 
 all: demo
 
@@ -60,6 +60,10 @@ thumbnails: venv
 # Of which pack and version the nodes in examples and blueprints are; needs no set-up.
 stamp:
 	@$(PYTHON) -m tools.stamp
+
+# The blueprints, their templates and the prompts for programs, all of which a test compares.
+blueprints: setup
+	@$(RUN) -m palimpsest.tools.blueprints
 
 lint: venv
 	@.venv/bin/python -m pip install --quiet --constraint tools/constraints.txt ruff mypy

@@ -1,4 +1,4 @@
-// Puts the blueprint "DiffEdit" on a canvas of the real front end, wires it, runs it, and opens saved workflows.
+// Puts the blueprint "Change Only That" on a canvas of the real front end, wires it, runs it, and opens saved workflows.
 //   node blueprint_browser.mjs '{..., "workflow", "values", "examples", "run"}'; see tests/browser.mjs
 // The result: what the node shows, the prompt that the front end sends, and what it serializes.
 import { browse } from "../browser.mjs";
@@ -7,11 +7,11 @@ await browse(async ({ given, page, show, open, prompt, saved, run }) => {
   const report = { examples: {} };
   // The library of blueprints, as the front end keeps it.
   const library = () => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s.get("subgraph");
-  await page.waitForFunction(`(${library})()?.subgraphBlueprints.some((one) => one.display_name === "DiffEdit")`);
+  await page.waitForFunction(`(${library})()?.subgraphBlueprints.some((one) => one.display_name === "Change Only That")`);
   await open(given.workflow);
   report.face = await page.evaluate(([find, values]) => {
     const store = new Function(`return (${find})()`)();
-    const blueprint = store.getBlueprint(store.subgraphBlueprints.find((one) => one.display_name === "DiffEdit").name);
+    const blueprint = store.getBlueprint(store.subgraphBlueprints.find((one) => one.display_name === "Change Only That").name);
     const items = { nodes: blueprint.nodes, subgraphs: blueprint.definitions.subgraphs };
     const { canvas, graph } = window.app;
     const [node] = canvas._deserializeItems(items, { position: [480, 80] }).nodes.values();

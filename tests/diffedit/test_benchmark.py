@@ -142,10 +142,11 @@ def test_batch_edits_are_the_single_ones_and_an_empty_mask_leaves_its_picture(fi
 
 
 def test_what_is_measured_is_the_blueprint():
-    (graph,) = json.loads((ROOT / "subgraphs" / "DiffEdit.json").read_text())["definitions"]["subgraphs"]
+    (graph,) = json.loads((ROOT / "subgraphs" / "Change Only That.json").read_text())["definitions"]["subgraphs"]
     values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
-    mask = values["PalimpsestDiffEditMask"]
-    assert values["BasicScheduler"] == ["normal", round(methods.STEPS * methods.DEPTH), methods.DEPTH]
+    mask = values["PalimpsestDiffEditMask"][:14]  # before the preset
+    assert values["BasicScheduler"][:2] == ["normal", round(methods.STEPS * methods.DEPTH)]
+    assert values["PrimitiveFloat"] == [methods.DEPTH]
     assert values["CFGGuider"] == [methods.CFG] and values["PalimpsestDiffEditHeadStart"] == [
         methods.HEAD_START,
         methods.DRAFTS,

@@ -1,4 +1,4 @@
-"""The subgraph blueprint "DiffEdit" and the example workflows in a real Chromium against the real front end.
+"""The subgraph blueprint "Change Only That" and the example workflows in a real Chromium against the real front end.
 
 Needs a browser; see tests/browser.py.
 """
@@ -14,7 +14,13 @@ from ..browser import both_renderers, browse, needs_browser
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [path for path in examples() if "PalimpsestDiffEditMask" in node_types(read(path))]
 BEFORE, AFTER = "a red striped heart on a cream checked ground", "a blue striped heart on a cream checked ground"
-VALUES = {"what the picture shows": BEFORE, "what it is to show": AFTER, "how deep to edit": 0.5, "steps": 2}
+VALUES = {
+    "what is there": BEFORE,
+    "what it becomes": AFTER,
+    "depth (0: the photo)": 0.5,
+    "megapixels": 0.0625,
+    "steps": 2,
+}
 
 
 def node(number, kind, x, inputs=(), outputs=(), values=()):
@@ -59,21 +65,23 @@ def test_the_blueprint_in_the_front_end(host, vue):
         examples={path.stem: read(path) for path in EXAMPLES},
     )
     assert [label for label, *_ in report["face"]["widgets"]] == [
-        "what the picture shows",
-        "what it is to show",
-        "how deep to edit",
+        "what is there",
+        "what it becomes",
+        "depth (0: the photo)",
+        "megapixels",
+        "seed",
         "steps",
         "cfg",
         "threshold",
         "edit what was not found",
         "grow",
     ]
-    assert report["face"]["outputs"] == ["picture", "mask", "heat_map", "note"]
+    assert report["face"]["outputs"] == ["picture", "mask", "comparison", "report"]
 
     by_class = {entry["class_type"]: entry["inputs"] for entry in report["prompt"].values()}
     texts = [e["inputs"]["text"] for e in report["prompt"].values() if e["class_type"] == "CLIPTextEncode"]
     assert sorted(texts) == sorted([BEFORE, AFTER, ""])
-    assert (by_class["BasicScheduler"]["denoise"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
+    assert (by_class["PrimitiveFloat"]["value"], by_class["BasicScheduler"]["steps"]) == (0.5, 2)
     assert by_class["PalimpsestDiffEditMask"]["threshold"] == "adaptive" and by_class["CFGGuider"]["cfg"] == 7.5
     assert plain(report["again"]) == plain(report["prompt"]), "a saved workflow opens as another one"
     info = host.client.object_info()

@@ -251,10 +251,10 @@ def test_outside_the_soft_mask_an_odd_picture_keeps_every_pixel(host_client, hos
 
 
 def test_the_subgraph_is_served_and_runs(host_client):
-    """The blueprint "DiffEdit", put on a canvas with a tiny model."""
+    """The blueprint "Change Only That", put on a canvas with a tiny model."""
     served = host_client.json("/global_subgraphs")
-    assert any(entry["name"] == "DiffEdit" for entry in served.values())
-    blueprint = read(ROOT / "subgraphs" / "DiffEdit.json")
+    assert any(entry["name"] == "Change Only That" for entry in served.values())
+    blueprint = read(ROOT / "subgraphs" / "Change Only That.json")
     prompt = to_prompt(blueprint, host_client.object_info())
     kinds = {node["class_type"] for node in prompt.values()}
     ours = {"DiffEditMask", "DDIMInvert", "TrajectoryAnchor", "DiffEditHeadStart"}

@@ -31,7 +31,7 @@ def canvas(info: dict, between) -> dict:
 
 @needs_browser
 @both_renderers
-def test_the_canvas_looks_past_nodes_that_only_resize(front_end, vue):
+def test_the_canvas_shows_its_picture_past_nodes_that_only_resize(front_end, vue):
     info = front_end.client.object_info()
     found = browse(
         Path(__file__).with_name("upstream_browser.mjs"),

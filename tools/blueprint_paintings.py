@@ -1,0 +1,128 @@
+"""The blueprints that paint what is drawn, dragged or lies between: Move It, Draw It, Morph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .blueprint_graph import Graph
+from .blueprint_parts import MODELS, PHOTO, Wish, either, finished, joined, sampled, scaled, text
+
+MOVE_IT = {
+    "caption": ("what the picture shows", ""),
+    "denoise": ("denoise (0: the photo)", 0.6),
+    "megapixels": ("megapixels", 0.25),
+    "seed": ("seed", 0),
+    "steps": ("steps", 20),
+    "cfg": ("cfg", 3.0),
+}
+DRAW_IT = {
+    "caption": ("what is drawn", ""),
+    "strength": ("strength (0: without the drawing)", 1.6),
+    "width": ("width", 512),
+    "height": ("height", 512),
+    "seed": ("seed", 0),
+    "steps": ("steps", 30),
+    "cfg": ("cfg", 7.5),
+}
+MORPH = {
+    "captions": ("captions (a line a picture)", ""),
+    "frames": ("frames", 16),
+    "seed": ("seed", 0),
+    "steps": ("steps", 16),
+    "lora_steps": ("how long each picture is learned", 200),
+}
+
+
+def move_it(info: Mapping[str, dict]) -> Wish:
+    g = Graph(info, {**PHOTO, "flow": "FLOW", "layers": "MASK"}, MOVE_IT)
+    denoise = g.add("PrimitiveFloat", "Denoise", value=g.denoise)[0]
+    small = scaled(g)[0]
+    everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
+    still = g.add("PalimpsestFlowFromTransform", "No motion", mask=everything)[0]
+    flow = g.add("PalimpsestFlowCompose", "The motion, if there is any", flows__flow0=still, flows__flow1=still,
+                 flows__flow2=g.flow)["flow"]  # fmt: skip
+    arrows = g.add("PalimpsestFlowPreview", flow=flow)
+    mask = g.add("PalimpsestFlowWarp", "What may change", flow=flow, image=small, grow=10, layers=g.layers)["edit_mask"]
+    caption = g.add("CLIPTextEncode", "What the picture shows", clip=g.clip, text=g.caption)[0]
+    empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]
+    latent = g.add("VAEEncode", pixels=small, vae=g.vae)[0]
+    sampler = g.add("PalimpsestFlowGuidanceSampler", vae=g.vae, flow=flow, image=small, layers=g.layers)[0]
+    sigmas = g.add("BasicScheduler", model=g.model, scheduler="normal", steps=g.steps, denoise=denoise)[0]
+    noise = g.add("RandomNoise", noise_seed=g.seed)[0]
+    made = sampled(g, g.model, caption, empty, noise, sigmas, latent, sampler)
+    to_do = g.add("ComfyMathExpression", "Is there anything to do?", expression="a > 0", values__a=denoise)["BOOL"]
+    hint = text(g, "Nothing moves? Outline a thing on Flow Canvas and drag it. A double is left, or a seam? Raise the "
+                   "denoise; it looks different? Lower it.")  # fmt: skip
+    idle = text(g, "Nothing was moved: the denoise is 0.", "Nothing to do")
+    notes = either(g, to_do, idle, joined(g, arrows["note"], hint), "What was done")
+    report = finished(g, made, mask, notes, to_do)
+    return Wish(
+        "Move It", g, report.number,
+        "What was dragged, turned or scaled on Flow Canvas is painted at its new place, and its old one is filled.",
+        ("drag object", "move object", "motion guidance", "rotate object"),
+    )  # fmt: skip
+
+
+def draw_it(info: Mapping[str, dict]) -> Wish:
+    g = Graph(info, {"drawing": "IMAGE", "edge_predictor": "EDGE_PREDICTOR", **MODELS}, DRAW_IT)
+    sketch = g.add("PalimpsestSketchPrepare", image=g.drawing, width=g.width, height=g.height, blank=True)
+    drawn = g.add("PalimpsestPaintedMask", "Is anything drawn?", painted=sketch["strokes"])["painted"]
+    guided = g.add("PalimpsestEdgePredictorGuidance", model=g.model, edge_predictor=g.edge_predictor,
+                   sketch=sketch["sketch"], strength=g.strength)["model"]  # fmt: skip
+    model = either(g, drawn, g.model, guided, "Guided, or not")
+    caption = g.add("CLIPTextEncode", "What is drawn", clip=g.clip, text=g.caption)[0]
+    empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]
+    latent = g.add("EmptyLatentImage", width=g.width, height=g.height, batch_size=1)[0]
+    sigmas = g.add("BasicScheduler", model=g.model, scheduler="normal", steps=g.steps, denoise=1.0)[0]
+    noise = g.add("RandomNoise", noise_seed=g.seed)[0]
+    made = sampled(g, model, caption, empty, noise, sigmas, latent)
+    follows = text(g, "The picture follows your strokes. Too loosely? Raise the strength; too stiff? Lower it, or take "
+                   "another seed.")  # fmt: skip
+    none = text(g, "Nothing is drawn, so the caption alone speaks: draw on the Painter, or connect a drawing.")
+    report = either(g, drawn, none, follows, "What was done")
+    pair = g.add("ImageStitch", "Strokes and picture", image1=sketch["sketch"], image2=made)[0]
+    shown = g.add("PreviewImage", images=pair)
+    g.give(picture=made, edges_found=sketch["sketch"], report=report)
+    return Wish(
+        "Draw It", g, shown.number,
+        "A drawing and a caption become a picture, without a ControlNet: a small predictor reads the coming edges.",
+        ("sketch to image", "scribble", "draw", "line art"),
+    )  # fmt: skip
+
+
+def morph(info: Mapping[str, dict]) -> Wish:
+    g = Graph(info, {"pictures": "IMAGE", **MODELS}, MORPH)
+    keys = g.add("PalimpsestKeyPictures", pictures__picture0=g.pictures)
+    latent = g.add("VAEEncode", pixels=keys["pictures"], vae=g.vae)[0]
+    typed = g.add("RegexMatch", "Is anything typed?", string=g.captions, regex_pattern=r"\S")[0]
+    rows = g.add("PalimpsestPromptList", "A caption a picture", prompts=g.captions, count=keys["count"], clip=g.clip)
+    empty = g.add("CLIPTextEncode", "No caption", clip=g.clip, text="")[0]
+    prompts = either(g, typed, empty, rows["rows"], "The captions, or none")
+    when = g.add("PalimpsestMorphSchedule", frames=g.frames, keyframes=keys["count"])
+    loras = g.add("PalimpsestLoRAFit", model=g.model, latent=latent, prompts__prompt0=prompts, steps=g.lora_steps,
+                  seed=g.seed)  # fmt: skip
+    mixed = lambda alphas: g.add("PalimpsestLoRAInterpolator", model=g.model, loras__lora0=loras["loras"],
+                                 alphas=alphas)[0]  # fmt: skip
+    worded = lambda alphas: g.add("PalimpsestMorphConditioning", prompts__prompt0=prompts, alphas=alphas)[0]
+    sigmas = g.add("BasicScheduler", model=g.model, scheduler="ddim_uniform", steps=g.steps, denoise=1.0)[0]
+    path = g.add("PalimpsestDDIMInvert", model=mixed(when["keys"]), latent=latent, sigmas=sigmas, refinement=1,
+                 positive=worded(when["keys"]))["trajectory"]  # fmt: skip
+    model = mixed(when["alphas"])
+    start = g.add("PalimpsestMorphLatents", model=model, trajectories__trajectory0=path, alphas=when["alphas"])
+    model = g.add("PalimpsestAttentionBlend", model=model, alphas=when["alphas"], keys=start["keys"])[0]
+    model = g.add("PalimpsestTrajectoryAnchor", "The pictures themselves stay", model=model, trajectory=start["keys"],
+                  alphas=when["alphas"])[0]  # fmt: skip
+    guider = g.add("BasicGuider", model=model, conditioning=worded(when["alphas"]))[0]
+    made = g.add("SamplerCustomAdvanced", noise=start["noise"], guider=guider, sigmas=sigmas,
+                 sampler=g.add("KSamplerSelect", sampler_name="euler")[0], latent_image=start["latent"])[0]  # fmt: skip
+    frames = g.add("VAEDecode", samples=made, vae=g.vae)[0]
+    report = g.add("StringFormat", f_string="{a} frames through {b} pictures. Things fade where they should turn into "
+                   "each other? Say in the captions what each picture shows, in words alike.", values__a=when["count"],
+                   values__b=keys["count"])[0]  # fmt: skip
+    shown = g.add("PreviewImage", images=frames)
+    g.give(frames=frames, report=report)
+    return Wish(
+        "Morph", g, shown.number,
+        "Pictures turn into each other, as the frames of an animation: as many pictures as you like.",
+        ("interpolate", "morph", "animation", "tween"),
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""What all blueprints are made of: the photo at the model's size, what there is to do, and how an edit ends.
+
+Nothing connected, painted or typed is an answer and no error: a switch of the host's then gives the photo itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .blueprint_graph import Graph, Node, Ref, as_subgraph, face_of, subgraph, uid, workflow
+from .stamp import pack
+
+MODELS = {"model": "MODEL", "clip": "CLIP", "vae": "VAE"}
+PHOTO = {"picture": "IMAGE", **MODELS}
+CATEGORY = "Palimpsest"
+# Of "old=>new": the new text is there and differs; so is the old one.
+NEW = r"^(?!.*=>\s*$)(?!\s*(.*?)\s*=>\s*\1\s*$)"
+BOTH = NEW + r"\s*(?!=>)\S"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A blueprint: its graph, the node inside whose picture it shows, and what the search finds it by."""
+
+    name: str
+    graph: Graph
+    shown: int
+    description: str
+    aliases: tuple[str, ...]
+    identity: str = ""
+
+    def definition(self) -> dict:
+        return subgraph(
+            self.name,
+            self.graph,
+            identity=self.identity or uid(self.name),
+            description=self.description,
+            category=CATEGORY,
+            own=pack(),
+        )
+
+    def file(self) -> dict:
+        """A workflow with nothing but the subgraph's node."""
+        definition, alone = self.definition(), Graph({})
+        alone.info = {definition["id"]: face_of(definition, self.graph)}
+        alone.add(definition["id"])
+        extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": list(self.aliases)}
+        return self.on(workflow(self.name, alone, [definition], extra))
+
+    def on(self, canvas: dict) -> dict:
+        """The canvas with this wish's nodes as the canvas knows them."""
+        (definition,) = canvas["definitions"]["subgraphs"]
+        ours = lambda node: as_subgraph(node, definition, self.graph, self.shown)
+        canvas["nodes"] = [ours(one) if one["type"] == definition["id"] else one for one in canvas["nodes"]]
+        return canvas
+
+
+def scaled(g: Graph) -> Node:
+    """The photo at the size that the model paints, in whole latent cells."""
+    return g.add("ImageScaleToTotalPixels", "To the model's size", image=g.picture, upscale_method="lanczos",
+                 megapixels=g.megapixels, resolution_steps=8)  # fmt: skip
+
+
+def to_be_done(g: Graph, strength: Ref, old: Ref, new: Ref, pattern: str = BOTH) -> Ref:
+    """Whether all is typed that the edit needs, and its strength is above 0."""
+    both = g.add("StringConcatenate", string_a=old, string_b=new, delimiter="=>")[0]
+    typed = g.add("RegexMatch", "Is all typed?", string=both, regex_pattern=pattern, dotall=True)[0]
+    return g.add("ComfyMathExpression", "Is there anything to do?", expression="a * b > 0", values__a=typed,
+                 values__b=strength)["BOOL"]  # fmt: skip
+
+
+def either(g: Graph, switch: Ref, otherwise: Ref, then: Ref, title: str = "") -> Ref:
+    return g.add("ComfySwitchNode", title, switch=switch, on_false=otherwise, on_true=then)[0]
+
+
+def text(g: Graph, words: str, title: str = "") -> Ref:
+    return g.add("PrimitiveStringMultiline", title, value=words)[0]
+
+
+def joined(g: Graph, *texts: Ref) -> Ref:
+    """Texts on lines of their own."""
+    whole = texts[0]
+    for one in texts[1:]:
+        whole = g.add("StringConcatenate", string_a=whole, string_b=one, delimiter="\n")[0]
+    return whole
+
+
+def sampled(g: Graph, model: Ref, positive: Ref, negative: Ref, noise: Ref, sigmas: Ref, latent: Ref,
+            sampler: Ref | None = None) -> Ref:  # fmt: skip
+    """What the host's sampler makes of it, decoded."""
+    guider = g.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=g.cfg)[0]
+    sampler = sampler or g.add("KSamplerSelect", sampler_name="euler")[0]
+    made = g.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas,
+                 latent_image=latent)[0]  # fmt: skip
+    return g.add("VAEDecode", samples=made, vae=g.vae)[0]
+
+
+def finished(g: Graph, edited: Ref, mask: Ref, notes: Ref, to_do: Ref, results: str = "picture") -> Node:
+    """The edit inside the mask, the photo's own pixels outside of it, and the report; all the photo's where there is
+    nothing to do. notes: what stands above the numbers."""
+    made = g.add("PalimpsestPixelTrueFinish", "The photo's own pixels outside", source=g.picture, edited=edited,
+                 registration="off", colour="off", mask=mask)  # fmt: skip
+    picture = either(g, to_do, g.picture, made["picture"], "The edit, or the photo")
+    nothing = g.add("SolidMask", "No mask", value=0.0, width=64, height=64)[0]
+    where = either(g, to_do, nothing, made["mask"], "The mask, or none")
+    report = g.add("PalimpsestEditReport", source=g.picture, edit=picture, mask=where, notes=notes)
+    g.give(**{results: picture}, mask=where, comparison=report["panel"], report=report["report"])
+    return report

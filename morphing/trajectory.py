@@ -22,7 +22,7 @@ class MorphedTrajectory:
     def __init__(self, keys: Trajectory, alphas: Alphas, *, adain: bool = True):
         self.keys, self.alphas, self.adain = keys, alphas, adain
         self.sigmas, self.prediction, self.latent_format = keys.sigmas, keys.prediction, keys.latent_format
-        self.flow, self.rows, self.index_of = keys.flow, len(alphas), keys.index_of
+        self.flow, self.rows, self.index_of, self.covers = keys.flow, len(alphas), keys.index_of, keys.covers
         # Shape without memory; the values are `at`'s.
         self.latents = torch.empty(len(keys), len(alphas), *keys.latents.shape[2:], device="meta")
 

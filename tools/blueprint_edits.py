@@ -71,9 +71,9 @@ def caption_edit(info: Mapping[str, dict]) -> Wish:
     idle = text(g, "Nothing was changed: say what the picture shows and what it is to show, with a word changed, and a "
                    "strength above 0.", "Nothing to do")  # fmt: skip
     notes = either(g, to_do, idle, notes, "What was done")
-    report = finished(g, edits, mask["mask"], notes, to_do, "pictures")
+    shown = finished(g, edits, mask["mask"], notes, to_do, "pictures")
     return Wish(
-        "Edit by Words", g, report.number,
+        "Edit by Words", g, shown.number,
         "Change the caption, and the picture follows: a line for each edit. Inverts the photo and edits it by "
         "Prompt-to-Prompt; what the words do not name stays, to the pixel.",
         ("edit image", "prompt to prompt", "swap a word", "instruct"),
@@ -115,9 +115,9 @@ def change_only_that(info: Mapping[str, dict]) -> Wish:
     )
     idle = text(g, "Nothing was changed: say what is there and what it becomes, with a depth above 0.", "Nothing to do")
     notes = either(g, to_do, idle, joined(g, hard["note"], found["note"], hint), "What was done")
-    report = finished(g, made, soft, notes, to_do)
+    shown = finished(g, made, soft, notes, to_do)
     return Wish(
-        "Change Only That", g, report.number,
+        "Change Only That", g, shown.number,
         "Say what is there and what it becomes: the place is found by itself, and only that changes. DiffEdit, with an "
         "exact background.",
         ("edit image", "diffedit", "replace object", "automatic mask"), "ec7c0e1e-3714-5139-9cbf-4dbb4fd33b6e",
@@ -149,9 +149,9 @@ def remove(info: Mapping[str, dict]) -> Wish:
     idle = text(g, "Nothing was removed: say what goes, or paint a mask on the photo; with a depth above 0.",
                 "Nothing to do")  # fmt: skip
     notes = either(g, to_do, idle, joined(g, mask["note"], hint), "What was done")
-    report = finished(g, made, grown, notes, to_do)
+    shown = finished(g, made, grown, notes, to_do)
     return Wish(
-        "Remove", g, report.number,
+        "Remove", g, shown.number,
         "Say what goes, or paint over it: its place is filled from around it. All else stays to the pixel.",
         ("remove object", "erase", "object removal", "inpaint"),
     )  # fmt: skip

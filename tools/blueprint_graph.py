@@ -16,6 +16,9 @@ from .widgets import MISSING, default_of, widget_inputs
 
 FACE, RESULT = -10, -20
 NAMESPACE = uuid.UUID("5b0b1c52-5f0e-5d0a-9a53-3f1d5a2c1b77")
+# Nodes of a subgraph are numbered from here on: the front end gives them new numbers where the canvas has the same, and
+# front end 1.47 then loses the picture on the subgraph's face.
+INSIDE = 100
 COLUMN, GAP, WIDTH = 380, 60, 320  # pixels
 # Of nodes that show pictures, or much text.
 HEIGHTS = {
@@ -80,7 +83,7 @@ class Graph:
     def add(self, kind: str, title: str = "", **given: Any) -> Node:
         """A node; given: its inputs by name ("__" for a dot), links as `Ref`, the rest widgets' values."""
         given = {name.replace("__", "."): value for name, value in given.items()}
-        node = Node(max(self.nodes, default=0) + 1, kind, self.info[kind], title)
+        node = Node(max(self.nodes, default=INSIDE if self.sockets else 0) + 1, kind, self.info[kind], title)
         self.nodes[node.number] = node
         drawn = {name: entry for name, _, entry in widget_inputs(node.spec, {}) if name}
         matched = "*"

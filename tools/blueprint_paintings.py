@@ -55,9 +55,9 @@ def move_it(info: Mapping[str, dict]) -> Wish:
                    "denoise; it looks different? Lower it.")  # fmt: skip
     idle = text(g, "Nothing was moved: the denoise is 0.", "Nothing to do")
     notes = either(g, to_do, idle, joined(g, arrows["note"], hint), "What was done")
-    report = finished(g, made, mask, notes, to_do)
+    shown = finished(g, made, mask, notes, to_do)
     return Wish(
-        "Move It", g, report.number,
+        "Move It", g, shown.number,
         "What was dragged, turned or scaled on Flow Canvas is painted at its new place, and its old one is filled.",
         ("drag object", "move object", "motion guidance", "rotate object"),
     )  # fmt: skip

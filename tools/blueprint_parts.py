@@ -105,4 +105,5 @@ def finished(g: Graph, edited: Ref, mask: Ref, notes: Ref, to_do: Ref, results: 
     where = either(g, to_do, nothing, made["mask"], "The mask, or none")
     report = g.add("PalimpsestEditReport", source=g.picture, edit=picture, mask=where, notes=notes)
     g.give(**{results: picture}, mask=where, comparison=report["panel"], report=report["report"])
-    return report
+    # The front end hands a subgraph's face the pictures of nodes that it knows.
+    return g.add("PreviewImage", images=report["panel"])

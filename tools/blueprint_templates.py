@@ -93,8 +93,9 @@ TEMPLATES = {
 NOTE = (
     "{number} of 12. Choose a checkpoint in **Load Checkpoint** and your picture in **Load Image**, {choose}\n\n"
     "## {name}\n\n"
-    "What was found and done stands on the node, with the mask over the picture and the one control to turn where it "
-    "is not what you meant. *megapixels* is the size that the model paints: 0.25 for Stable Diffusion 1, 1 for XL."
+    "What was found and done stands in *What was done*, with the mask over the picture and the one control to turn "
+    "where it is not what you meant. *megapixels* is the size that the model paints: 0.25 for Stable Diffusion 1, 1 "
+    "for XL."
 )
 FOLDER_NUMBER = 33
 FOLDER_NOTE = (
@@ -147,6 +148,9 @@ def _sources(name: str, g: Graph, loaded: Node, picture: Node) -> dict[str, Ref]
 
 
 def _saved(name: str, g: Graph, node: Node) -> Node:
+    """The node that saves, and one that shows the comparison: not every front end shows it on the blueprint's face."""
+    if "comparison" in [one["name"] for one in node.outputs]:
+        g.add("PreviewImage", "What was done", images=node["comparison"])
     prefix = f"palimpsest/{TEMPLATES[name].name.lower().replace(' ', '_')}"
     if name == "Morph":
         return g.add("SaveAnimatedWEBP", images=node[0], filename_prefix=prefix, fps=8.0)

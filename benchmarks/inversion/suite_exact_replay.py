@@ -53,12 +53,12 @@ def masked_decode(fixtures: Fixtures, case: Case, exact: bool) -> Tensor:
     return decoded(fixtures, sampled(fixtures, model, case, edited, empty, 1))[0]
 
 
-def by_words(fixtures: Fixtures, case: Case, exact: bool) -> Tensor:
+def prompt_to_prompt_edit(fixtures: Fixtures, case: Case, exact: bool) -> Tensor:
     """The picture (256, 256, 3) of Prompt-to-Prompt, its source anchored."""
     return edits_of(fixtures, by_prompt_to_prompt(fixtures, case, exact=exact))[0]
 
 
-EDITORS = {"Prompt-to-Prompt": by_words, "DiffEdit's decode": masked_decode}
+EDITORS = {"Prompt-to-Prompt": prompt_to_prompt_edit, "DiffEdit's decode": masked_decode}
 
 
 def judged(fixtures: Fixtures, case: Case, made: Tensor) -> tuple[float, float, float | None]:

@@ -12,7 +12,7 @@ BETWEEN = {
     "nothing": ((), True),
     "a resize": ((("ImageScaleToTotalPixels", "image", {"megapixels": 0.03}),), True),
     "a reroute and two": (
-        (("Reroute", "", {}), ("ResizeImageMaskNode", "input", {}), ("ImageScale", "image", {"crop": "disabled"})),
+        (("Reroute", "", {}), ("ImageScaleBy", "image", {}), ("ImageScale", "image", {"crop": "disabled"})),
         True,
     ),
     "a crop": ((("ImageScale", "image", {"crop": "center"}),), False),

@@ -22,6 +22,7 @@ INSIDE = 100
 COLUMN, GAP, WIDTH = 380, 60, 320  # pixels
 # Of nodes that show pictures, or much text.
 HEIGHTS = {
+    "PreviewImage": 380,
     "LoadImage": 340,
     "SaveImage": 340,
     "SaveAnimatedWEBP": 460,

@@ -137,10 +137,7 @@ class DiffEditMask(io.ComfyNode):
         noising = MapRecipe(noises=noises, strength=strength, seed=seed, cfg=cfg)
         maps, change, cost = compare(model, prompts, samples, noising, items, latent.get("noise_mask"))
         raw = heat_map(maps, trim=recipe.trims)
-        require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
-        silent = is_noise(raw)
-        if silent.all():
-            raise ValueError(SAME_TEXTS)
+        silent = _silent(raw)
         mask, rescaled = find(raw, recipe)
         mask[silent] = False
         moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
@@ -148,6 +145,15 @@ class DiffEditMask(io.ComfyNode):
             hard, soft = finish(roomy(mask, new_shape(moved), recipe), frame, recipe)
         note = _note(hard, silent, cost, _doubts(maps, raw, silent))
         return io.NodeOutput(hard, _grey(to_size(rescaled, frame)), soft, note, {"samples": moved})
+
+
+def _silent(raw: torch.Tensor) -> torch.Tensor:
+    """(B, h, w) -> (B,) bool: where the two texts change nothing. Raises ValueError where that is so everywhere."""
+    require_finite(raw, "The model's prediction", "load the model in fp32 or bf16, or use another one")
+    silent = is_noise(raw)
+    if silent.all():
+        raise ValueError(SAME_TEXTS)
+    return silent
 
 
 def _grey(maps: torch.Tensor) -> torch.Tensor:

@@ -206,7 +206,7 @@ def by_prompt_to_prompt(
         negative.self_steps,
         **blend_inputs,
         source_negative=of_source,
-    ).args
+    ).args[:4]
     if negative.proximal:
         (model,) = ProximalGuidance.execute(model, trajectory=case.trajectory).args
     if anchor:

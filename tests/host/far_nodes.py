@@ -117,7 +117,7 @@ class Work:
             blend_words="heart",
             keep_words="grey",
             source_negative=None if anchor else source.args[0],
-        ).args
+        ).args[:4]
         if anchor:
             model = TrajectoryAnchor.execute(model, self.trajectory, rows="0", start_from_source=True).args[0]
         latents = self.sampled(model, positive, negative, 3, sampler)

@@ -24,7 +24,7 @@ def conditioning(value: float, rows: int = 1, length: int = 77, **options) -> li
 def edited(parts, **options):
     model, clip = parts
     with torch.inference_mode():
-        return PromptToPrompt.execute(model, clip, SOURCE, EDITS, **options).args
+        return PromptToPrompt.execute(model, clip, SOURCE, EDITS, **options).args[:4]
 
 
 def encoded(parts, text: str) -> list:

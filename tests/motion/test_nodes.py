@@ -51,8 +51,9 @@ def test_transform_warp_and_preview(nodes, mask):
     assert torch.equal(moved[0, 10:30, 21:45], image[0, 10:30, 12:36])
     assert torch.equal(edit[0] > 0, (mask[0] > 0) | (mask[0] > 0).roll(9, 1))
     assert torch.equal(fill, uncovered) and float(occluded.sum()) == float(uncovered.sum()) == 20 * 9
-    pictures = run(nodes["FlowPreview"], flow=flow, image=image)
+    *pictures, report = run(nodes["FlowPreview"], flow=flow, image=image)
     assert all(picture.shape == (1, 48, 64, 3) for picture in pictures)
+    assert "9 px to the right" in report
 
 
 def test_a_flow_of_another_size_is_resized_and_said(nodes, mask, caplog):

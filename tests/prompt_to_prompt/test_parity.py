@@ -13,7 +13,7 @@ from palimpsest.papercut.export import export
 from palimpsest.papercut.reference import load_reference
 
 from ..papercut.conftest import random_networks
-from .reference import Controller, LocalBlend, prompt_to_prompt_reference
+from .reference import Controller, LocalBlend as OfficialLocalBlend, prompt_to_prompt_reference
 
 STEPS, SIDE, CFG, CROSS, OWN = 10, 12, 5.0, 0.8, 0.5
 # Of the local blend: a picture whose maps are read at a quarter of its size, as the published code does, and two steps
@@ -137,7 +137,7 @@ def test_the_hosts_local_blend_is_the_papers(parts, columns):
     model, clip, reference = parts
     sigmas, z = beginning(reference, BLEND_STEPS, LARGE)
     official = controller(SWAP["words"], 1)
-    official.blend = LocalBlend(columns, START, THRESHOLD)
+    official.blend = OfficialLocalBlend(columns, START, THRESHOLD)
     with torch.inference_mode():
         ours, text, empty, record = by_nodes(model, clip, SWAP, z, sigmas, LocalBlend(columns, START, THRESHOLD))
         theirs = prompt_to_prompt_reference(

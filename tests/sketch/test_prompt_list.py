@@ -10,10 +10,10 @@ CAPTIONS = "a red star on a mint plain ground\n\n  a blue heart on a cream plain
 
 
 def test_lines_are_repeated_with_other_seeds_until_there_are_enough():
-    prompts, seeds = PromptList.execute(CAPTIONS, 5, 7).args
+    prompts, seeds, rows = PromptList.execute(CAPTIONS, 5, 7).args
     one, other = CAPTIONS.split("\n")[0], CAPTIONS.split("\n")[2].strip()
     assert prompts == [one, other, one, other, one]
-    assert seeds == [7, 8, 9, 10, 11]
+    assert seeds == [7, 8, 9, 10, 11] and rows is None
 
 
 def test_the_built_in_prompts_all_differ_and_are_used_without_lines():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def stocked(host):
     for place in (picture, folder / "example.png"):
         shutil.copy(HOST / "ComfyUI" / "input" / "example.png", place)
     write_models(host.base / "models")
+    time.sleep(1)  # the host looks at its folders again half a second after it last did
     yield host
     for path in (picture, *(host.base / "models" / name for name in (*FILES, FLOW))):
         path.unlink()

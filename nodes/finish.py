@@ -51,8 +51,8 @@ class PixelTrueFinish(io.ComfyNode):
                     "registration",
                     options=["automatic", "on", "off"],
                     default="automatic",
-                    tooltip="Whether the edited picture has moved, zoomed, turned or been stretched. automatic: looks, "
-                    "and undoes what is more than 0.15 pixels. on: undoes any move. off: both lie on each other as "
+                    tooltip="Whether the edited picture has moved, zoomed, turned or been stretched. automatic: finds "
+                    "it, and undoes what is more than 0.15 pixels. on: undoes any move. off: both lie on each other as "
                     "they are.",
                 ),
                 io.Combo.Input(
@@ -139,7 +139,7 @@ class PixelTrueFinish(io.ComfyNode):
         enlarged=None,
         place=None,
     ) -> io.NodeOutput:
-        rows = _rows({"source": source, "edited": edited, "mask": mask, "enlarged": enlarged})
+        rows = count_of_rows({"source": source, "edited": edited, "mask": mask, "enlarged": enlarged})
         recipe = FinishRecipe(
             registration=registration, colour=colour, grow=grow, feather=feather, grain=keep_grain,
             detail=transfer_detail,
@@ -152,15 +152,18 @@ class PixelTrueFinish(io.ComfyNode):
             done = _one(i, (source, edited, mask, enlarged), recipe, box, progress)
             pictures.append(done.picture.movedim(0, -1))
             masks.append(done.alpha)
-            lines += [f"Picture {i}: {line}" if rows > 1 else line for line in (report(done), *done.warnings)]
+            name = f"Picture {i + 1}: " if rows > 1 else ""
+            lines += [name + line for line in (report(done), *done.warnings)]
+            if done.warnings:
+                notify(" ".join(name + line for line in done.warnings))
         return io.NodeOutput(torch.stack(pictures), torch.stack(masks), "\n".join(lines))
 
 
 def _one(i, batches, recipe: FinishRecipe, box: Box | None, progress: Progress):
-    """Picture i of the batches (source, edited, mask, enlarged), finished; its warnings stand on the node."""
+    """Picture i of the batches (source, edited, mask, enlarged), finished."""
     source, edited, mask, larger = (None if batch is None else batch[i % len(batch)] for batch in batches)
     steps = iter(range(PARTS * i, PARTS * (i + 1)))
-    done = finish(
+    return finish(
         source.movedim(-1, 0),
         edited[..., :3].movedim(-1, 0),
         mask,
@@ -169,12 +172,9 @@ def _one(i, batches, recipe: FinishRecipe, box: Box | None, progress: Progress):
         place=box,
         step=lambda: progress.step(next(steps, PARTS * (i + 1) - 1)),
     )
-    if done.warnings:
-        notify(" ".join(f"Picture {i}: {one}" for one in done.warnings))
-    return done
 
 
-def _rows(batches: dict) -> int:
+def count_of_rows(batches: dict) -> int:
     """How many pictures there will be. Raises ValueError where the batches do not pair up."""
     counts = {name: len(batch) for name, batch in batches.items() if batch is not None}
     rows = max(counts.values())

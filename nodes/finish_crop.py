@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.finish.crop import around, cut_out, fitting
-from .finish import fitted_mask
+from .finish import count_of_rows, fitted_mask
 
 
 class CropToMask(io.ComfyNode):
@@ -55,6 +55,7 @@ class CropToMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, picture, mask, context, megapixels, multiple) -> io.NodeOutput:
+        count_of_rows({"picture": picture, "mask": mask})
         mask = fitted_mask(mask, picture)
         box = around(mask, context)
         if box is None:

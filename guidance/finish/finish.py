@@ -23,22 +23,23 @@ STILL = 0.15
 """Moves of less than this many pixels of the edited picture are none: to undo them would only soften the picture."""
 SAME_PICTURE = 0.2
 """Where less of the source's texture is found again, the two are different pictures."""
-ALL = 0.95
-"""From this fraction on, everything has changed."""
+MOST = 0.6
+"""From this fraction on, the two may be different pictures whose texture agrees by chance."""
 SMALL = 32
-"""Edits narrower than this, in pixels of the source, may be accidents."""
+"""Edits narrower than this, in pixels of the source, may be accidents; in smaller pictures no move can be told."""
 DIFFERENT = (
     "Nothing of 'source' is found again in 'edited' ({0:.0f} % of its texture): connect the picture that was made from "
     "this very source; or, if the edit was to change everything, paint a 'mask' and set 'registration' to off."
 )
-EVERYTHING = (
-    "Everything has changed ({0:.0f} % of the picture), so that nearly nothing of the source is left: connect a 'mask' "
-    "of what may change."
+CHANGED = (
+    "Most of the picture has changed ({0:.0f} %): if 'edited' was not made from this very source, connect the picture "
+    "that was; else connect a 'mask' of what may change."
 )
 NOTHING = (
     "No change was found, and the source comes back as it was: connect a 'mask', if there is one too faint to find."
 )
-PLAIN = "The source is too plain to tell whether the edited picture has moved; it is taken as it lies."
+EMPTY = "The mask marks nothing, and the source comes back as it was: paint what may change, or disconnect 'mask'."
+PLAIN = "The source is too plain or too small to tell whether the edited picture has moved; it is taken as it lies."
 TINY = "The largest change is no more than {0:.0f} pixels wide, and may be an accident: look at the mask."
 UNSEEN = "{0:.0f} % of the mask lie where the edited picture shows nothing of the source; there the source stays."
 
@@ -61,13 +62,15 @@ class FinishRecipe:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finished:
     """picture (3 or 4, H, W); alpha (H, W), how much of the edit is seen: where it is 0 the picture is the source's to
-    the bit. fraction: of the picture that has changed. warnings: sentences."""
+    the bit. fraction: of the picture that has changed. outside: pixels that differ from the source where alpha is 0,
+    counted. warnings: sentences."""
 
     picture: Tensor
     alpha: Tensor
     alignment: Alignment
     cast: Cast
     fraction: float
+    outside: int
     warnings: tuple[str, ...]
 
 
@@ -115,9 +118,16 @@ def finish(
         alpha=alpha,
         alignment=alignment,
         cast=cast,
-        fraction=float((alpha > 0).float().mean()),
+        **_counted(picture, source, alpha),
         warnings=tuple(warnings),
     )
+
+
+def _counted(picture: Tensor, source: Tensor, alpha: Tensor) -> dict:
+    """What `Finished` counts."""
+    changed = alpha > 0
+    outside = (picture != source).any(0) & ~changed
+    return {"fraction": float(changed.float().mean()), "outside": int(outside.sum())}
 
 
 def _within(source: Tensor, edited: Tensor, mask: Tensor | None, recipe: FinishRecipe, place: Box, **rest) -> Finished:
@@ -126,7 +136,7 @@ def _within(source: Tensor, edited: Tensor, mask: Tensor | None, recipe: FinishR
     part = finish(source[:, rows, columns], edited, None if mask is None else mask[rows, columns], recipe, **rest)
     picture, alpha = source.clone(), source.new_zeros(size_of(source))
     picture[:, rows, columns], alpha[rows, columns] = part.picture, part.alpha
-    return replace(part, picture=picture, alpha=alpha, fraction=float((alpha > 0).float().mean()))
+    return replace(part, picture=picture, alpha=alpha, **_counted(picture, source, alpha))
 
 
 def _cast(before: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
@@ -144,10 +154,11 @@ def _aligned(
 ) -> Alignment:
     """still: how both lie where nothing has moved. must: without a mask, nothing can be made of pictures that do not
     match. Raises ValueError then."""
-    if recipe.registration == "off" or min(*before.shape[1:], *after.shape[1:]) < 8:
+    if recipe.registration == "off":
         return still
-    found: Registered = register(before, after)
-    if found.plain:
+    small = min(*before.shape[1:], *after.shape[1:]) < SMALL
+    found: Registered | None = None if small else register(before, after)
+    if found is None or found.plain:
         warnings.append(PLAIN)
         return still
     if found.matched < SAME_PICTURE:
@@ -166,13 +177,13 @@ def _doubts(alpha: Tensor, mask: Tensor | None, known: Tensor) -> list[str]:
     changed = alpha > 0
     fraction = float(changed.float().mean())
     if not changed.any():
-        return [NOTHING]
+        return [NOTHING if mask is None else EMPTY]
     doubts = []
     unseen = float((changed & (known < 1)).float().sum() / changed.float().sum())
     if mask is not None and unseen > 0.005:
         doubts.append(UNSEEN.format(100 * unseen))
-    if mask is None and fraction > ALL:
-        doubts.append(EVERYTHING.format(100 * fraction))
+    if mask is None and fraction > MOST:
+        doubts.append(CHANGED.format(100 * fraction))
     side = float(changed.any(0).sum().minimum(changed.any(1).sum()))
     if mask is None and side < SMALL:
         doubts.append(TINY.format(side))

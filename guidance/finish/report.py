@@ -14,8 +14,8 @@ def report(done: Finished) -> str:
     found = [*_moved(done), *_toned(done.cast)]
     undone = ", ".join(found) if found else "neither moved nor recoloured"
     return (
-        f"The edited picture was {undone}; {100 * done.fraction:.1f} % of the picture changed; outside the mask 0 "
-        "pixels changed."
+        f"The edited picture was {undone}; {100 * done.fraction:.1f} % of the picture changed; outside the mask "
+        f"{done.outside} pixels changed."
     )
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from palimpsest.benchmarks.finish.truth import Cast, Move, registration_error
-from palimpsest.guidance.finish.finish import FinishRecipe, finish
+from palimpsest.guidance.finish import finish as steps
+from palimpsest.guidance.finish.composite import compose
+from palimpsest.guidance.finish.finish import EMPTY, FinishRecipe, finish
 from palimpsest.guidance.finish.registration import register
 from palimpsest.guidance.finish.report import report
 
@@ -70,6 +73,7 @@ def test_masks_of_zeros_and_ones():
     known = truth(0.1, seed=1)
     none = finish(known.source, known.edited, torch.zeros(SIZE))
     assert torch.equal(none.picture, known.source) and none.fraction == 0
+    assert none.warnings == (EMPTY,)
     whole = finish(known.source, known.edited, torch.ones(SIZE), FinishRecipe(colour="off", registration="off"))
     assert torch.allclose(whole.picture, known.edited, atol=1e-5) and whole.fraction == 1
 
@@ -107,6 +111,32 @@ def test_strangers_are_refused_unless_a_mask_says_what_to_take():
     mask[50:150, 60:160] = 1
     done = finish(source, other, mask)
     assert "Nothing of 'source'" in done.warnings[0] and done.alignment.farthest() == 0
+
+
+@pytest.mark.parametrize("cells", [12, 25])
+def test_strangers_that_agree_by_chance_are_doubted(cells):
+    """Blurred pictures without fine texture: some of their places always agree."""
+    draw = torch.Generator().manual_seed(cells)
+    one, other = F.interpolate(torch.rand(2, 3, cells, cells, generator=draw), SIZE, mode="bicubic").clamp(0, 1)
+    try:
+        doubts = finish(one, other).warnings
+    except ValueError as error:
+        assert "Nothing of 'source' is found again" in str(error)
+    else:
+        assert doubts
+
+
+def test_what_differs_outside_the_mask_is_counted(monkeypatch):
+    known = truth(0.1, seed=1)
+    assert finish(known.source, known.edited).outside == 0
+
+    def spoiled(source, *given, **more):
+        return compose(source, *given, **more).index_fill(1, torch.tensor([0]), 0.0)
+
+    monkeypatch.setattr(steps, "compose", spoiled)
+    done = finish(known.source, known.edited)
+    assert done.outside == int((done.alpha[0] == 0).sum()) > 0
+    assert f"outside the mask {done.outside} pixels changed" in report(done)
 
 
 def test_a_flat_source_is_taken_as_it_lies():

@@ -42,6 +42,8 @@ def test_one_source_serves_many_edits_and_the_reverse(known):
 def test_batches_that_do_not_pair_up_are_refused(known):
     with pytest.raises(ValueError, match="2 of 'source', 3 of 'edited': connect one of each"):
         executed(image(known.source).expand(2, -1, -1, -1), image(known.edited).expand(3, -1, -1, -1))
+    with pytest.raises(ValueError, match="2 of 'picture', 3 of 'mask': connect one of each"):
+        CropToMask.execute(image(known.source).expand(2, -1, -1, -1), torch.ones(3, 240, 320), 0.5, 0.0625, 8)
 
 
 def test_a_mask_is_scaled_to_the_source_or_refused(known):

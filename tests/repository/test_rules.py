@@ -1,4 +1,4 @@
-"""The rules of the house: which way imports run, how long things may be, what every node explains, what ships."""
+"""The rules of the repository: which way imports run, how long things may be, what every node explains, what ships."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from palimpsest.benchmarks import headlines
+from palimpsest.benchmarks import headlines, results
 from palimpsest.tools import archive
 from palimpsest.tools.places import ROOT
 from palimpsest.tools.steps import Problem
@@ -307,6 +307,8 @@ def test_headings_are_linked_to_as_github_names_them():
 def test_fifteen_rows_stand_in_the_readme_each_once():
     keys = [(one.technique, one.measure, one.mode) for one in headlines.HEADLINES]
     assert len(keys) == len(set(keys)) == 15
+    rows = results.load()
+    assert all(headlines.spread(one, rows) for one in headlines.HEADLINES)
 
 
 def test_the_interval_of_a_rate_is_wilson_s():

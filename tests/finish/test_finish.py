@@ -103,6 +103,17 @@ def test_alpha_is_kept_and_the_size_is_the_source_s():
     assert done.picture.shape == (4, *SIZE) and torch.equal(done.picture[3:], alpha)
 
 
+@pytest.mark.xfail(strict=True, reason="a connected mask grows by pixels of the source")
+def test_a_connected_mask_too_grows_by_pixels_of_the_copy(monkeypatch):
+    from palimpsest.guidance.finish import finish as steps
+
+    monkeypatch.setattr(steps, "FULL", 120 * 160)
+    known, mask = truth(0.1, seed=1), torch.zeros(SIZE)
+    mask[100:140, 100:200] = 1
+    row = finish(known.source, known.edited, mask, FinishRecipe(registration="off", grow=4, feather=0)).alpha[120]
+    assert bool((row[92:208] == 1).all()) and not row[:92].any() and not row[208:].any()
+
+
 def test_strangers_are_refused_unless_a_mask_says_what_to_take():
     source, other = textured(SIZE, 0), textured(SIZE, 9)
     with pytest.raises(ValueError, match=r"Nothing of 'source' is found again in 'edited'.*paint a 'mask'"):

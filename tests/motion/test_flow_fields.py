@@ -8,6 +8,7 @@ from palimpsest.guidance.flow.fields import (
     Transform,
     check_flow,
     compose_flows,
+    described,
     moving,
     pixel_grid,
     resize_flow,
@@ -142,3 +143,11 @@ def test_tracked_points_that_are_hidden_at_an_end_drag_nothing():
     frames[2] = False
     with pytest.raises(ValueError, match="seen in both the first and the last frame"):
         track_pairs({"track_path": path, "track_visibility": frames})
+
+
+@pytest.mark.xfail(strict=True, reason="all of it is 1e+02 %")
+def test_how_much_moves_is_said_in_plain_numbers():
+    flow = torch.ones(1, 10, 10, 2)
+    assert described(flow[0]) == "100 % of the picture moved 1 px to the right and 1 px down."
+    flow[:, 2:] = 0
+    assert described(flow[0]) == "20 % of the picture moved 1 px to the right and 1 px down."

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from palimpsest.tools.examples import facts_of, for_demo
+from palimpsest.tools.own_model import with_checkpoint
 from palimpsest.tools.workflow import WorkflowError
 
 INFO = {
@@ -70,3 +71,20 @@ def test_without_settings_nothing_changes():
 def test_what_is_not_there_is_named(demo, words):
     with pytest.raises(WorkflowError, match=words):
         for_demo(workflow(**demo), INFO)
+
+
+@pytest.mark.xfail(strict=True, reason="a blueprint keeps the size that it ships with")
+def test_a_model_of_ones_own_paints_at_its_size_in_blueprints_too():
+    info = {
+        "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [["a", "b"]]}}},
+        "ImageScaleToTotalPixels": {"input": {"required": {"megapixels": ["FLOAT", {"default": 1.0}]}}},
+    }
+    face = node(3, "blueprint", ["old", 0.25])
+    face["inputs"] = [{"name": name, "widget": {"name": name}} for name in ("text", "megapixels")]
+    shipped = {"nodes": [
+        node(1, "CheckpointLoaderSimple", ["a"]), node(2, "ImageScaleToTotalPixels", [0.25]), face,
+        node(4, "MarkdownNote", ["megapixels"]),
+    ]}  # fmt: skip
+    values = lambda *size: [one["widgets_values"] for one in with_checkpoint(shipped, info, "b", *size)["nodes"]]
+    assert values(1.0) == [["b"], [1.0], ["old", 1.0], ["megapixels"]]
+    assert values() == [["b"], [0.25], ["old", 0.25], ["megapixels"]]

@@ -67,12 +67,16 @@ def for_demo(workflow: Mapping, info: Mapping[str, dict]) -> dict:
     return changed
 
 
+def widgets_of(node: Mapping, info: Mapping[str, dict]) -> list[str]:
+    """The name of each value that is saved for a node, or for a blueprint's face."""
+    if node["type"] in info:
+        return widget_names(info[node["type"]], node)
+    return [slot["name"] for slot in node.get("inputs") or () if slot.get("widget")]
+
+
 def set_widgets(node: dict, values: Mapping, info: Mapping[str, dict]) -> None:
     """Sets widgets of a node, or of a blueprint's face, by their names."""
-    if node["type"] in info:
-        names = widget_names(info[node["type"]], node)
-    else:
-        names = [slot["name"] for slot in node.get("inputs") or () if slot.get("widget")]
+    names = widgets_of(node, info)
     for name, value in values.items():
         if name not in names:
             raise WorkflowError(f"Node {node['id']} ({node['type']}) has no widget '{name}'.")

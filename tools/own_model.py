@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .client import HostError
-from .examples import set_widgets
+from .examples import set_widgets, widgets_of
 from .places import HOST, Installation
 
 FOLDERS = ("checkpoints", "optical_flow", "loras", "edge_predictors")
@@ -31,7 +31,7 @@ def with_checkpoint(workflow: Mapping, info: Mapping[str, dict], name: str, mega
     for node in changed["nodes"]:
         if node["type"] == "CheckpointLoaderSimple":
             set_widgets(node, {"ckpt_name": name}, info)
-        if node["type"] == "ImageScaleToTotalPixels" and megapixels:
+        if megapixels and "megapixels" in widgets_of(node, info):
             set_widgets(node, {"megapixels": megapixels}, info)
     return changed
 

@@ -73,7 +73,6 @@ def test_what_is_not_there_is_named(demo, words):
         for_demo(workflow(**demo), INFO)
 
 
-@pytest.mark.xfail(strict=True, reason="a blueprint keeps the size that it ships with")
 def test_a_model_of_ones_own_paints_at_its_size_in_blueprints_too():
     info = {
         "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [["a", "b"]]}}},

@@ -201,6 +201,12 @@ def count(mask: Tensor) -> Tensor:
     return mask.sum((1, 2)).float()
 
 
+def covered(mask: Tensor) -> str:
+    """The mean of a mask (..., H, W) in 0..1, or of a bool one, in words: "17 % of the picture"."""
+    percent = 100 * float(mask.float().mean())
+    return f"{percent:.0f} % of the picture" if percent >= 1 else f"{percent:.1g} % of the picture"
+
+
 def _by_strips(values: Tensor, reach: int, change: Callable[[Tensor], Tensor]) -> Tensor:
     """What `change` makes of values (B, H, W), of which each place depends on those up to `reach` away: strips of rows
     one after the other, so that a large picture is no single long operation. The same to the last bit, or to rounding

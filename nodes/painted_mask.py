@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..guidance.morphology import covered
 from .prompt_to_prompt import CATEGORY
 from .sockets import optional
 
@@ -57,12 +58,6 @@ class PaintedMask(io.ComfyNode):
 
 def is_painted(mask) -> bool:
     return mask is not None and bool(mask.any())
-
-
-def covered(mask: torch.Tensor) -> str:
-    """The mean fraction of a mask (B, H, W) in words."""
-    percent = 100 * float(mask.mean())
-    return f"{percent:.0f} % of the picture" if percent >= 1 else f"{percent:.1g} % of the picture"
 
 
 NODES = (PaintedMask,)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..morphology import covered
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -70,8 +72,7 @@ def described(flow: Tensor) -> str:
     x, y = (round(value) for value in flow[moved].mean(0).tolist())
     parts = [f"{abs(x)} px to the {'right' if x > 0 else 'left'}"] if x else []
     parts += [f"{abs(y)} px {'down' if y > 0 else 'up'}"] if y else []
-    percent = f"{100 * float(moved.float().mean()):.2g} % of the picture"
-    return f"{percent} moved {' and '.join(parts)}." if parts else f"{percent} moved about its middle."
+    return f"{covered(moved)} moved {' and '.join(parts) or 'about its middle'}."
 
 
 def region_of(mask: Tensor) -> Tensor:

@@ -145,7 +145,6 @@ def test_tracked_points_that_are_hidden_at_an_end_drag_nothing():
         track_pairs({"track_path": path, "track_visibility": frames})
 
 
-@pytest.mark.xfail(strict=True, reason="all of it is 1e+02 %")
 def test_how_much_moves_is_said_in_plain_numbers():
     flow = torch.ones(1, 10, 10, 2)
     assert described(flow[0]) == "100 % of the picture moved 1 px to the right and 1 px down."

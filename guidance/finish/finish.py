@@ -103,14 +103,16 @@ def finish(
     cast = _cast(before, view, known, recipe.colour)
     step()
     wanted = find(cast.laid_on(before), view, known).float() if mask is None else mask
-    alpha = scaled(opacity(wanted, recipe.grow, recipe.feather), size)
+    # A connected mask is of the source's size, a found one of the copy's.
+    pixels = wanted.shape[0] / small[0]
+    alpha = scaled(opacity(wanted, recipe.grow * pixels, recipe.feather * pixels), size)
     alignment = found.at(size, size_of(edited))
     warnings += _doubts(alpha, mask, scaled(known.float(), size))
     alpha = alpha * (scaled(known.float(), size) == 1)
     step()
-    pixels = edited if larger is None else larger
+    shown = edited if larger is None else larger
     picture = compose(
-        source, pixels, alpha, alignment=alignment.at(size, size_of(pixels)), cast=cast, grain=recipe.grain,
+        source, shown, alpha, alignment=alignment.at(size, size_of(shown)), cast=cast, grain=recipe.grain,
         detail=recipe.detail, step=step,
     )  # fmt: skip
     return Finished(

@@ -103,7 +103,6 @@ def test_alpha_is_kept_and_the_size_is_the_source_s():
     assert done.picture.shape == (4, *SIZE) and torch.equal(done.picture[3:], alpha)
 
 
-@pytest.mark.xfail(strict=True, reason="a connected mask grows by pixels of the source")
 def test_a_connected_mask_too_grows_by_pixels_of_the_copy(monkeypatch):
     from palimpsest.guidance.finish import finish as steps
 

@@ -154,6 +154,17 @@ def label(mask: Tensor) -> tuple[Tensor, int]:
     return _as_tensor(found, mask).long(), parts
 
 
+def without_specks(mask: Tensor, smallest: int) -> Tensor:
+    """The mask without connected parts of fewer than `smallest` pixels; corners connect."""
+    if smallest <= 1:
+        return mask
+    kept = []
+    for picture in mask:
+        numbers, _ = label(picture)
+        kept.append(picture & (torch.bincount(numbers.flatten())[numbers] >= smallest))
+    return torch.stack(kept)
+
+
 def keep_largest(mask: Tensor, parts: int) -> Tensor:
     """The `parts` largest connected parts of each picture; corners connect. Of equal ones those that end first."""
     kept = []

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..guidance.diffedit.masks import Frame
+from ..guidance.edit_measures import fit_mask
 from .family import latent_format
 from .validation import require_finite
 
@@ -67,6 +68,28 @@ def picture_frame(model, samples: Tensor, picture: Tensor | None) -> Frame:
             "connect the picture that was encoded."
         )
     return Frame(*inner, *outer)
+
+
+def count_of_rows(batches: dict) -> int:
+    """How many pictures there will be. Raises ValueError where the batches do not pair up."""
+    counts = {name: len(batch) for name, batch in batches.items() if batch is not None}
+    rows = max(counts.values())
+    if any(count not in (1, rows) for count in counts.values()):
+        said = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise ValueError(f"There are {said}: connect one of each, or as many of one as of the other.")
+    return rows
+
+
+def fitted_mask(mask: Tensor, source: Tensor) -> Tensor:
+    """mask (B, h, w) at the size of the IMAGE `source`. Raises ValueError where its proportions are others."""
+    height, width = source.shape[1:3]
+    high, wide = height / mask.shape[1], width / mask.shape[2]
+    if max(high, wide) > 1.05 * min(high, wide):
+        raise ValueError(
+            f"The mask is {mask.shape[2]} x {mask.shape[1]}, but the source {width} x {height}: paint the mask on the "
+            "source, or connect the mask that belongs to it."
+        )
+    return fit_mask(mask, (height, width), len(mask)).clamp(0, 1)
 
 
 def as_pictures(image: Tensor) -> Tensor:

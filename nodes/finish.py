@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..guidance.finish.alignment import Box
 from ..guidance.finish.finish import FinishRecipe, finish
 from ..guidance.finish.report import report
+from ..host.images import count_of_rows, fitted_mask
 from ..host.notify import notify
 from ..host.progress import Progress
 
@@ -51,9 +52,8 @@ class PixelTrueFinish(io.ComfyNode):
                     "registration",
                     options=["automatic", "on", "off"],
                     default="automatic",
-                    tooltip="Whether the edited picture has moved, zoomed, turned or been stretched. automatic: finds "
-                    "it, and undoes what is more than 0.15 pixels. on: undoes any move. off: both lie on each other as "
-                    "they are.",
+                    tooltip="Whether the edited picture has moved, zoomed, turned or been stretched. automatic: moves "
+                    "of more than 0.15 pixels are undone. on: any move is. off: both lie on each other as they are.",
                 ),
                 io.Combo.Input(
                     "colour",
@@ -102,8 +102,8 @@ class PixelTrueFinish(io.ComfyNode):
                 io.Image.Input(
                     "enlarged",
                     optional=True,
-                    tooltip="The edited picture through an upscaler: its pixels are taken where the source is larger. "
-                    "Left open, the edit is enlarged by Lanczos.",
+                    tooltip="The edited picture through an upscaler: its pixels are taken. Left open, the edit is "
+                    "enlarged by Lanczos.",
                 ),
                 io.BoundingBox.Input(
                     "place",
@@ -172,31 +172,6 @@ def _one(i, batches, recipe: FinishRecipe, box: Box | None, progress: Progress):
         place=box,
         step=lambda: progress.step(next(steps, PARTS * (i + 1) - 1)),
     )
-
-
-def count_of_rows(batches: dict) -> int:
-    """How many pictures there will be. Raises ValueError where the batches do not pair up."""
-    counts = {name: len(batch) for name, batch in batches.items() if batch is not None}
-    rows = max(counts.values())
-    if any(count not in (1, rows) for count in counts.values()):
-        said = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
-        raise ValueError(f"There are {said}: connect one of each, or as many of one as of the other.")
-    return rows
-
-
-def fitted_mask(mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """mask (B, h, w) at the source's size. Raises ValueError where its proportions are others."""
-    height, width = source.shape[1:3]
-    if tuple(mask.shape[1:]) == (height, width):
-        return mask.clamp(0, 1)
-    high, wide = height / mask.shape[1], width / mask.shape[2]
-    if max(high, wide) > 1.05 * min(high, wide):
-        raise ValueError(
-            f"The mask is {mask.shape[2]} x {mask.shape[1]}, but the source {width} x {height}: paint the mask on the "
-            "source, or connect the mask that belongs to it."
-        )
-    scaled = torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear", align_corners=False)
-    return scaled[:, 0].clamp(0, 1)
 
 
 def _box(place: dict, source: torch.Tensor) -> Box:

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.finish.crop import around, cut_out, fitting
-from .finish import count_of_rows, fitted_mask
+from ..host.images import count_of_rows, fitted_mask
 
 
 class CropToMask(io.ComfyNode):

@@ -40,7 +40,7 @@ def cover(picture: Tensor) -> Tensor:
 
 def _clean(mask: Tensor) -> Tensor:
     """Without islands and holes of fewer than SMALLEST pixels."""
-    from ..guidance.sketch.strokes import without_specks
+    from ..guidance.morphology import without_specks
 
     mask = without_specks(mask[None], SMALLEST)[0]
     return ~without_specks(~mask[None], SMALLEST)[0]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...guidance.finish.alignment import Alignment, Size, size_of
 
 VISIBLE = 6 / 255
-"""A pixel whose colour an edit moves by less than this, in every channel, cannot be told from one that it left."""
+"""A pixel whose colour an edit moves by less than this, in every channel, is as good as one that it left."""
 KINDS = ("replaced", "recoloured", "removed")
 
 

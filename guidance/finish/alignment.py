@@ -89,13 +89,13 @@ class Alignment:
     def farthest(self) -> float:
         """Pixels of the source by which a corner of it has moved at most; 0 where nothing has."""
         matrix, shift = self.drift()
-        corners = _corners(self.source)
-        return float((corners @ matrix.T + shift - corners).norm(dim=1).max())
+        ends = corners(self.source)
+        return float((ends @ matrix.T + shift - ends).norm(dim=1).max())
 
     def away(self, other: Alignment) -> float:
         """Pixels of the source between where both put a corner of it, at most."""
-        corners = _corners(self.source)
-        apart = (self.of(corners) - other.of(corners)) @ torch.linalg.inv(other.matrix).T
+        ends = corners(self.source)
+        apart = (self.of(ends) - other.of(ends)) @ torch.linalg.inv(other.matrix).T
         return float(apart.norm(dim=1).max())
 
     def move(self) -> Move:
@@ -134,7 +134,8 @@ class Move(NamedTuple):
     turned: float
 
 
-def _corners(size: Size) -> Tensor:
+def corners(size: Size) -> Tensor:
+    """(4, 2) float64, (x, y) of the picture's corners."""
     height, width = size
     return torch.tensor([[0, 0], [width, 0], [0, height], [width, height]], dtype=torch.float64)
 

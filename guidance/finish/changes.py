@@ -1,19 +1,18 @@
-"""Which pixels an edit really changed, told from what compression, resampling and an autoencoder leave.
+"""Which pixels an edit really changed, apart from what compression, resampling and an autoencoder leave.
 
 Those leave more where the source has more texture, so differences are measured in units of what is usual at places of
-the same texture. Two looks at each place: single pixels, which find outlines, and means of a neighbourhood, which find
-faint changes of colour. The threshold is Otsu's (guidance/morphology.py), between bounds; weak places count where they
-hang together with strong ones.
+the same texture. Each place is compared twice: by single pixels, which find outlines, and by means of a neighbourhood,
+which find faint changes of colour. The threshold is Otsu's (guidance/morphology.py), between bounds; weak places count
+where they hang together with strong ones.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
-from ..morphology import close_gaps, dilate, erode, fill_holes, label, otsu, touching
+from ..morphology import close_gaps, dilate, erode, fill_holes, grey_dilate, otsu, touching, without_specks
 from .registration import blur
 
 USUAL = 0.4
@@ -52,16 +51,16 @@ def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
     mask = fill_holes(close_gaps(mask, GAP))
     # Means of a neighbourhood, and what a JPEG makes of an outline, reach beyond it: there single pixels decide.
     inner = erode(mask, RIM + 1, "octagon")
-    outline = sharp > (REACH * _largest(sharp)).clamp_min(WEAK)
+    outline = sharp > (REACH * grey_dilate(sharp[None], 2 * RIM)[0]).clamp_min(WEAK)
     mask = fill_holes(close_gaps(mask & (inner | outline[None]), 1))
-    mask = without_specks(mask[0], SMALLEST)
+    mask = without_specks(mask, SMALLEST)[0]
     return mask | (dilate(mask[None], RIM)[0] & known & ~sure)
 
 
 def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """(H, W) twice: by how much each place differs, 1 for what is usual where there is as much texture.
 
-    The first looks at single pixels, the second at neighbourhoods as well.
+    The first is of single pixels, the second of neighbourhoods as well.
     """
     difference = view - source
     texture, variance = _energies(source)
@@ -84,11 +83,6 @@ def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Te
     return (sharp / levels[0]).sqrt(), torch.maximum(fine / levels[0], faint / levels[1]).sqrt()
 
 
-def _largest(values: Tensor) -> Tensor:
-    """(H, W), the largest within 2 * RIM pixels."""
-    return torch.from_numpy(ndimage.maximum_filter(values.cpu().numpy(), 4 * RIM + 1)).to(values)
-
-
 def _energies(source: Tensor) -> tuple[Tensor, Tensor]:
     """(H, W) twice: the energy of the colours' change from pixel to pixel; and their variance in a neighbourhood."""
     across = F.pad((source[:, :, 1:] - source[:, :, :-1]).square().sum(0), (0, 1))
@@ -106,11 +100,3 @@ def _usual(energy: Tensor, texture: Tensor) -> tuple[float, float]:
     rough = texture > texture.quantile(0.6)
     steep = ((energy - even)[rough] / texture[rough].clamp_min(1e-9)).quantile(USUAL) if rough.any() else 0.0
     return even, max(float(steep), 0.0)
-
-
-def without_specks(mask: Tensor, least: int) -> Tensor:
-    """mask (H, W) bool without connected parts of fewer than `least` pixels."""
-    numbers, count = label(mask)
-    sizes = torch.bincount(numbers.flatten(), minlength=count + 1)
-    sizes[0] = 0
-    return (sizes >= least)[numbers]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment import size_of
+from .registration import LUMINANCE
 
 Colour = Literal["off", "gain and offset", "smooth field"]
 
@@ -77,7 +78,7 @@ def fit(source: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
     terms = _terms(x.expand(len(rows), -1)[seen], y[:, None].expand(-1, len(columns))[seen], degree)
     gain, factors, weight = _regression(before, after, terms)
     moved = ((after - before) * weight).sum(1) / weight.sum().clamp_min(1e-6)
-    brighter = float(moved @ moved.new_tensor((0.299, 0.587, 0.114)))
+    brighter = float(moved @ moved.new_tensor(LUMINANCE))
     return Cast(gain=gain, offset=_field(factors, degree), brighter=brighter, warmer=float(moved[0] - moved[2]))
 
 
@@ -109,7 +110,7 @@ def _regression(before: Tensor, after: Tensor, terms: Tensor) -> tuple[Tensor, T
             basis = torch.cat([before[channel : channel + 1], terms])
             weighted = basis * (weight * (whole[channel] + 1e-6))
             normal, right = (weighted @ basis.T).double(), (weighted @ after[channel]).double()
-            # A picture of hardly any range does not tell a gain from an offset: then it is an offset, and even.
+            # A picture of hardly any range does not separate a gain from an offset: then it is an even offset.
             ridge = torch.diag(1e-3 * normal[1, 1] * terms.new_tensor([1.0, 1e-6, *[0.01] * (len(terms) - 1)]).double())
             found.append(torch.linalg.solve(normal + ridge, right + ridge @ wished).to(before))
         gain, factors = torch.stack(found)[:, 0].clamp(0.5, 2.0), torch.stack(found)[:, 1:]

@@ -39,8 +39,8 @@ NOTHING = (
     "No change was found, and the source comes back as it was: connect a 'mask', if there is one too faint to find."
 )
 EMPTY = "The mask marks nothing, and the source comes back as it was: paint what may change, or disconnect 'mask'."
-PLAIN = "The source is too plain or too small to tell whether the edited picture has moved; it is taken as it lies."
-TINY = "The largest change is no more than {0:.0f} pixels wide, and may be an accident: look at the mask."
+PLAIN = "The source is too plain or too small to find out whether the edited picture has moved; it is taken as it lies."
+TINY = "The largest change is no more than {0:.0f} pixels wide, and may be an accident: check the mask."
 UNSEEN = "{0:.0f} % of the mask lie where the edited picture shows nothing of the source; there the source stays."
 
 
@@ -86,9 +86,9 @@ def finish(
 ) -> Finished:
     """source (3 or 4, H, W), edited (3, h, w), mask (H, W) of what may change, in 0..1, or None: it is found.
 
-    larger: the edited picture enlarged by other means, (3, h', w'), of its proportions; its pixels are used where the
-    source is larger than the edited picture. place: the part of the source that the edited
-    picture shows. step: called after each part of the work. Raises ValueError where the edited picture is another one.
+    larger: the edited picture enlarged by other means, (3, h', w'), of its proportions; its pixels are used. place: the
+    part of the source that the edited picture shows. step: called after each part of the work. Raises ValueError where
+    the edited picture is another one.
     """
     if place is not None:
         return _within(source, edited, mask, recipe, place, larger=larger, step=step)
@@ -107,8 +107,9 @@ def finish(
     pixels = wanted.shape[0] / small[0]
     alpha = scaled(opacity(wanted, recipe.grow * pixels, recipe.feather * pixels), size)
     alignment = found.at(size, size_of(edited))
-    warnings += _doubts(alpha, mask, scaled(known.float(), size))
-    alpha = alpha * (scaled(known.float(), size) == 1)
+    whole = scaled(known.float(), size) == 1
+    warnings += _doubts(alpha, mask, whole)
+    alpha = alpha * whole
     step()
     shown = edited if larger is None else larger
     picture = compose(
@@ -154,8 +155,8 @@ def _cast(before: Tensor, view: Tensor, known: Tensor, colour: Colour) -> Cast:
 def _aligned(
     before: Tensor, after: Tensor, still: Alignment, recipe: FinishRecipe, warnings: list[str], must: bool
 ) -> Alignment:
-    """still: how both lie where nothing has moved. must: without a mask, nothing can be made of pictures that do not
-    match. Raises ValueError then."""
+    """still: how both lie where nothing has moved. must: there is no mask. Then, and with registration on, pictures
+    that do not match raise ValueError; otherwise they are taken as they lie, with a warning."""
     if recipe.registration == "off":
         return still
     small = min(*before.shape[1:], *after.shape[1:]) < SMALL
@@ -175,13 +176,13 @@ def _aligned(
 
 
 def _doubts(alpha: Tensor, mask: Tensor | None, known: Tensor) -> list[str]:
-    """Why the result may not be what was meant."""
+    """Why the result may not be what was meant; known (H, W) bool: what the edited picture shows of the source."""
     changed = alpha > 0
     fraction = float(changed.float().mean())
     if not changed.any():
         return [NOTHING if mask is None else EMPTY]
     doubts = []
-    unseen = float((changed & (known < 1)).float().sum() / changed.float().sum())
+    unseen = float((changed & ~known).float().sum() / changed.float().sum())
     if mask is not None and unseen > 0.005:
         doubts.append(UNSEEN.format(100 * unseen))
     if mask is None and fraction > MOST:

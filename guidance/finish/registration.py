@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from .alignment import Alignment, Size, resized, size_of, warp, within
+from .alignment import Alignment, Size, corners, resized, size_of, warp, within
 
 SEARCHED, CHECKED, SETTLED, FULL = 2**13, 2**16, 2**18, 2**20
 """Pixels of the copies on which the move is searched for, checked, settled to a fraction of a pixel, and refined."""
@@ -164,8 +164,8 @@ def refine(level: Level, alignment: Alignment, steps: int) -> Alignment:
         damped = normal + torch.eye(6, dtype=torch.float64) * (1e-4 * normal.diag().mean() + 1e-12)
         matrix, shift = _as_affine(torch.linalg.solve(damped, right), (h, w))
         alignment = alignment.after(matrix, shift)
-        corners = torch.tensor([[0.0, 0], [w, 0], [0, h], [w, h]], dtype=torch.float64)
-        if float((corners @ matrix.T + shift - corners).abs().max()) < 0.01:
+        ends = corners((h, w))
+        if float((ends @ matrix.T + shift - ends).abs().max()) < 0.01:
             break
     return alignment
 

@@ -30,8 +30,8 @@ def _moved(done: Finished) -> list[str]:
         said += [_scaled(size, "enlarged", "reduced")] if abs(size) >= LEAST_SCALE else []
     else:
         said += [
-            f"{_scaled(size - 1, 'stretched', 'squeezed')} {way}"
-            for size, way in ((move.wider, "in width"), (move.higher, "in height"))
+            f"{_scaled(size - 1, 'stretched', 'squeezed')} {side}"
+            for size, side in ((move.wider, "in width"), (move.higher, "in height"))
             if abs(size - 1) >= LEAST_SCALE
         ]
     if abs(move.turned) >= LEAST_TURN:

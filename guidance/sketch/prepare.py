@@ -2,7 +2,7 @@
 
 Ink is what differs from the paper. The paper is estimated by a wide median: shadows and creases of a photograph belong
 to it, and light ink on dark paper is found like dark ink on light paper. Otsu's threshold (Otsu 1979) separates ink
-from paper. Thinning and the removal of specks follow (strokes.py).
+from paper. The removal of specks (../morphology.py) and thinning (strokes.py) follow.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from einops import rearrange
 from kornia.filters import median_blur
 from torch import Tensor
 
-from ..morphology import grey_dilate, otsu
-from .strokes import thickness, thin, without_specks
+from ..morphology import grey_dilate, otsu, without_specks
+from .strokes import thickness, thin
 
 Fit = Literal["pad", "crop", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)

@@ -1,4 +1,4 @@
-"""Strokes as sets of pixels: thinning, specks, and how thick a drawing is.
+"""Strokes as sets of pixels: thinning, and how thick a drawing is.
 
 Thinning: Zhang and Suen, "A fast parallel algorithm for thinning digital patterns", Communications of the ACM 27(3),
 1984. Whether a pixel goes depends on its eight neighbours alone, so that a table of 256 entries holds the rule.
@@ -12,8 +12,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ..morphology import label
 
 AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 """The eight neighbours, clockwise from the one above: (dy, dx), P2 ... P9 of the paper."""
@@ -92,17 +90,6 @@ def _removable(half: int) -> tuple[bool, ...]:
             side = not (north and east and west) and not (north and south and west)
         removed.append(2 <= sum(p) <= 6 and turns == 1 and side)
     return tuple(removed)
-
-
-def without_specks(strokes: Tensor, smallest: int) -> Tensor:
-    """(B, H, W) bool -> the same without connected pieces of fewer than `smallest` pixels."""
-    if smallest <= 1:
-        return strokes
-    kept = []
-    for picture in strokes:
-        numbers, _ = label(picture)
-        kept.append(picture & (torch.bincount(numbers.flatten())[numbers] >= smallest))
-    return torch.stack(kept)
 
 
 def thickness(strokes: Tensor, lines: Tensor) -> float:

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from palimpsest.benchmarks.sketch.suite_prepare import drawing, old_label, old_thin, same_parts
-from palimpsest.guidance.morphology import label, otsu
+from palimpsest.guidance.morphology import label, otsu, without_specks
 from palimpsest.guidance.sketch.prepare import find_strokes, fit, fit_lines, ink, read_strokes
-from palimpsest.guidance.sketch.strokes import thickness, thin, without_specks
+from palimpsest.guidance.sketch.strokes import thickness, thin
 from palimpsest.papercut.edge_score import edge_score
 
 SIDE = 160

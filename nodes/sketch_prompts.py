@@ -70,9 +70,12 @@ class PromptList(io.ComfyNode):
     @classmethod
     def execute(cls, prompts="", count=100, seed=0, clip=None) -> io.NodeOutput:
         lines = [line.strip() for line in prompts.splitlines() if line.strip()] or BUILT_IN
-        texts, seeds = list(islice(cycle(lines), count)), [(seed + i) % 2**64 for i in range(count)]
-        rows = None if clip is None else as_rows([encode_tokens(clip, clip.tokenize(one)) for one in texts])
-        return io.NodeOutput(texts, seeds, rows)
+        repeated = lambda each: list(islice(cycle(each), count))
+        seeds = list(range(seed, seed + count))
+        if clip is None:
+            return io.NodeOutput(repeated(lines), seeds, None)
+        encoded = [encode_tokens(clip, clip.tokenize(one)) for one in lines[:count]]
+        return io.NodeOutput(repeated(lines), seeds, as_rows(repeated(encoded)))
 
 
 NODES = (PromptList,)

@@ -221,9 +221,9 @@ def face_of(definition: dict, graph: Graph) -> dict:
     """What `object_info` would say of the subgraph, for graphs that use it."""
     required = {}
     for one in definition["inputs"]:
-        default = graph.controls.get(one["name"])
-        control = default and {"default": default[1], "control_after_generate": False}
-        required[one["name"]] = [one["type"], {} if default is None else control]
+        control = graph.controls.get(one["name"])
+        options = {"default": control[1], "control_after_generate": False} if control else {}
+        required[one["name"]] = [one["type"], options]
     outputs = definition["outputs"]
     return {
         "input": {"required": required},

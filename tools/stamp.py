@@ -50,10 +50,9 @@ def main() -> int:
     for path in files():
         text = path.read_text(encoding="utf-8")
         workflow = json.loads(text)
-        indented = text.startswith('{\n "id"') and '"nodes": [\n  {\n' in text
         for node in own_nodes(workflow):
             node["properties"] = {**node.get("properties", {}), **pack()}
-        new = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n" if indented else text_of(workflow)
+        new = text_of(workflow)
         if new != text:
             path.write_text(new, encoding="utf-8")
             print(path.relative_to(ROOT))

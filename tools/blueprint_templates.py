@@ -24,8 +24,8 @@ CHECKPOINT, PICTURE = 1, 2
 
 @dataclass(frozen=True)
 class Template:
-    """A wish's place in the Templates dialog. values: of its face; demo: what the demo sets there; choose: the first
-    line of the note; story: what the gallery says; app: the widgets of the face that the app shows."""
+    """A wish's place in the Templates dialog. values: of its face; demo: what the demo sets there; choose: how the
+    first line of the note goes on; story: what the gallery says; app: the widgets of the face that the app shows."""
 
     name: str
     number: int
@@ -41,14 +41,14 @@ class Template:
 TEMPLATES = {
     "Edit by Words": Template(
         "Edit by words", 1,
-        "write what it shows and, a line each, what it is to show; press **Run**.",
+        "your picture in **Load Image**, write what it shows and, a line each, what it is to show; press **Run**.",
         "The caption is changed, and the picture follows; what its words do not name stays to the pixel.",
         {"caption": GIRL.format("pink"), "edits": GIRL.format("red"), "steps": 50},
         {"caption": HEART.format("red"), "edits": HEART.format("blue"), "steps": 20}, ("caption", "edits"),
     ),
     "Change Only That": Template(
         "Change only that", 2,
-        "say what is there and what it becomes; press **Run**.",
+        "your picture in **Load Image**, say what is there and what it becomes; press **Run**.",
         "From two texts the place that has to change is found, and only that is painted again.",
         {"what_it_shows": GIRL.format("pink"), "what_it_becomes": GIRL.format("red"), "steps": 32},
         {"what_it_shows": "a purple star on a mint plain ground",
@@ -57,21 +57,23 @@ TEMPLATES = {
     ),
     "Remove": Template(
         "Remove", 3,
-        "say what goes, or paint over it (right click, *Open in MaskEditor*); press **Run**.",
+        "your picture in **Load Image**, say what goes, or paint over it (right click, *Open in MaskEditor*); press "
+        "**Run**.",
         "A thing is named, found and taken away, and its place is filled from around it.",
         {"what_goes": "a girl in a pink dress", "steps": 30}, {"what_goes": "a red striped heart", "steps": 20},
         ("what_goes",),
     ),
     "Move It": Template(
         "Move it", 4,
-        "outline a thing on **Flow Canvas** and drag it, say what the picture shows; press **Run**.",
+        "your picture in **Load Image**, outline a thing on **Flow Canvas** and drag it, say what the picture shows; "
+        "press **Run**.",
         "A thing is outlined and dragged; it is painted at its new place, and the old one is filled.",
         {"caption": "a drawing of a girl on a green hill under a blue sky", "steps": 40},
         {"caption": HEART.format("red"), "steps": 8},
     ),
     "Draw It": Template(
         "Draw it", 5,
-        "choose a drawing in **Load Image**, say what is drawn; press **Run**. It needs an edge predictor: "
+        "a drawing in **Load Image**, say what is drawn; press **Run**. It needs an edge predictor: "
         "*Train an edge predictor* makes one for your model.",
         "Lines become a picture: a small predictor reads the coming edges, and sampling is moved until they meet the "
         "strokes.",
@@ -81,7 +83,7 @@ TEMPLATES = {
     ),
     "Morph": Template(
         "Morph", 6,
-        "two pictures in **Load Image**, write what each shows, a line a picture; press **Run**.",
+        "a picture in each **Load Image**, write what each shows, a line a picture; press **Run**.",
         "Each picture is learned for a moment, and the frames between them are painted in one batch.",
         {"captions": "a drawing of a girl on a green hill\na drawing of a girl on a green hill, upside down"},
         {"captions": "a pink heart on a mint plain ground\na purple star on a mint plain ground", "frames": 9,
@@ -90,13 +92,14 @@ TEMPLATES = {
         more={"3": {"image": "papercut_key_3.png"}, "4": {"mode": 4}, "5": {"width": 0, "height": 0}},
     ),
 }  # fmt: skip
-NOTE = (
-    "{number} of 12. Choose a checkpoint in **Load Checkpoint** and your picture in **Load Image**, {choose}\n\n"
-    "## {name}\n\n"
+NOTE = "{number} of 12. Choose a checkpoint in **Load Checkpoint** and {choose}\n\n## {name}\n\n{done} {size}"
+COMPARED = (
     "What was found and done stands in *What was done*, with the mask over the picture and the one control to turn "
-    "where it is not what you meant. *megapixels* is the size that the model paints: 0.25 for Stable Diffusion 1, 1 "
-    "for XL."
+    "where it is not what you meant."
 )
+REPORTED = "Its *report* says what was done, and what to change where it is not what you meant."
+MEGAPIXELS = "*megapixels* is the size that the model paints: 0.25 for Stable Diffusion 1, 1 for XL."
+PIXELS = "*width* and *height* are the size that the model paints: 512 for Stable Diffusion 1, 1024 for XL."
 FOLDER_NUMBER = 33
 FOLDER_NOTE = (
     "A technique. Choose a checkpoint in **Load Checkpoint** and a folder in **Load Image (from Folder)**, say what "
@@ -114,11 +117,12 @@ def template(wish: Wish, info: Mapping[str, dict]) -> dict:
     models = {name: loaded[name.upper()] for name in ("model", "clip", "vae")}
     picture = g.add("LoadImage", "Your picture", image="example.png")
     node = g.add(definition["id"], **models, **_sources(wish.name, g, loaded, picture), **one.values)
-    saved = _saved(wish.name, g, node)
-    _note(g, NOTE.format(name=one.name, number=one.number, choose=one.choose))
+    saved = _saved(wish, g, node)
+    scaled, compared = "megapixels" in wish.graph.controls, "comparison" in wish.graph.results
+    done, size = COMPARED if compared else REPORTED, MEGAPIXELS if scaled else PIXELS
+    _note(g, NOTE.format(name=one.name, number=one.number, choose=one.choose, done=done, size=size))
     demo = {str(CHECKPOINT): {"ckpt_name": "papercut.safetensors"}, str(PICTURE): {"image": one.photo}, **one.more}
-    size = {"megapixels": 0.0625} if "megapixels" in wish.graph.controls else {}
-    demo[str(node.number)] = {**one.demo, **size}
+    demo[str(node.number)] = {**one.demo, **({"megapixels": 0.0625} if scaled else {})}
     facts = {"number": one.number, "title": wish.name, "story": one.story, "before": str(PICTURE),
              "after": str(saved.number), "demo": demo}  # fmt: skip
     extra: dict[str, Any] = {"palimpsest": facts}
@@ -147,12 +151,12 @@ def _sources(name: str, g: Graph, loaded: Node, picture: Node) -> dict[str, Ref]
     return {"picture": picture["IMAGE"], "mask": picture["MASK"]}
 
 
-def _saved(name: str, g: Graph, node: Node) -> Node:
+def _saved(wish: Wish, g: Graph, node: Node) -> Node:
     """The node that saves, and one that shows the comparison: not every front end shows it on the blueprint's face."""
-    if "comparison" in [one["name"] for one in node.outputs]:
+    if "comparison" in wish.graph.results:
         g.add("PreviewImage", "What was done", images=node["comparison"])
-    prefix = f"palimpsest/{TEMPLATES[name].name.lower().replace(' ', '_')}"
-    if name == "Morph":
+    prefix = f"palimpsest/{TEMPLATES[wish.name].name.lower().replace(' ', '_')}"
+    if wish.name == "Morph":
         return g.add("SaveAnimatedWEBP", images=node[0], filename_prefix=prefix, fps=8.0)
     return g.add("SaveImage", images=node[0], filename_prefix=prefix)
 

@@ -3,6 +3,7 @@ that edits a folder of pictures, and the prompts for programs that are made of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,12 @@ SD15 = {
 }
 GIRL, HEART = "a drawing of a girl in a {} dress on a green hill", "a {} striped heart on a cream checked ground"
 CHECKPOINT, PICTURE = 1, 2
+DRAG = json.dumps({
+    "version": 1, "width": 256, "height": 256,
+    "regions": [{"area": {"ellipse": [126, 128, 78, 70]}, "pivot": [126, 128], "move": [36, -36], "turn": 0,
+                 "scale": [1, 1], "still": False}],
+})  # fmt: skip
+"""What the demo draws on Flow Canvas: the heart goes up and to the right."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ TEMPLATES = {
         "press **Run**.",
         "A thing is outlined and dragged; it is painted at its new place, and the old one is filled.",
         {"caption": "a drawing of a girl on a green hill under a blue sky", "steps": 40},
-        {"caption": HEART.format("red"), "steps": 8},
+        {"caption": HEART.format("red"), "steps": 8}, more={"3": {"canvas": DRAG}},
     ),
     "Draw It": Template(
         "Draw it", 5,

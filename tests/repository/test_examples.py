@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from palimpsest.tools.examples import examples, for_demo
 from palimpsest.tools.places import ROOT
 from palimpsest.tools.setup import WEIGHTS, missing_weights
 from palimpsest.tools.workflow import node_types, read, to_prompt
+from PIL import Image
 
 WORKFLOWS = examples()
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -67,6 +69,17 @@ def briefly(prompt: dict) -> dict:
     return prompt
 
 
+def changes_its_picture(client, result, prompt: dict, facts: dict) -> bool:
+    """Whether what the gallery shows as the result is another picture than the one before."""
+    before, after = (str(facts.get(key, "")) for key in ("before", "after"))
+    files = result.files(after)
+    if prompt.get(before, {}).get("class_type") != "LoadImage" or not files:
+        return True
+    source = Image.open(ROOT / "papercut" / "pictures" / prompt[before]["inputs"]["image"]).convert("RGB")
+    made = Image.open(io.BytesIO(client.view(files[0]))).convert("RGB")
+    return made.size != source.size or made.tobytes() != source.tobytes()
+
+
 @each_workflow
 def test_a_workflow_gives_the_same_again_after_an_interruption(path, host_client):
     info = host_client.object_info()
@@ -78,6 +91,7 @@ def test_a_workflow_gives_the_same_again_after_an_interruption(path, host_client
     first = host_client.run(prompt)
     assert first.status == "success", f"{first.error_node}: {first.error}"
     assert first.files(), "it shows nothing"
+    assert changes_its_picture(host_client, first, prompt, read(path)["extra"]["palimpsest"])
     host_client.free()
     stopped = host_client.run(prompt, listener=half_way(host_client))
     assert stopped.status in ("interrupted", "success"), f"{stopped.error_node}: {stopped.error}"

@@ -3,15 +3,15 @@ that edits a folder of pictures, and the prompts for programs that are made of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .blueprint_graph import FACE, Graph, Node, Ref, face_of, workflow
 from .blueprint_parts import Wish
+from .examples import EXAMPLES
 from .stamp import pack
-from .workflow import to_prompt
+from .workflow import read, to_prompt
 
 SD15 = {
     "name": "v1-5-pruned-emaonly-fp16.safetensors",
@@ -21,11 +21,7 @@ SD15 = {
 }
 GIRL, HEART = "a drawing of a girl in a {} dress on a green hill", "a {} striped heart on a cream checked ground"
 CHECKPOINT, PICTURE = 1, 2
-DRAG = json.dumps({
-    "version": 1, "width": 256, "height": 256,
-    "regions": [{"area": {"ellipse": [126, 128, 78, 70]}, "pivot": [126, 128], "move": [36, -36], "turn": 0,
-                 "scale": [1, 1], "still": False}],
-})  # fmt: skip
+DRAG = read(EXAMPLES / "Drag a thing.json")["extra"]["palimpsest"]["demo"]["7"]["canvas"]
 """What the demo draws on Flow Canvas: the heart goes up and to the right."""
 
 

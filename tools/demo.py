@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from .client import Client, HostError, Result
 from .examples import EXAMPLES, examples, facts_of, for_demo, slug
@@ -75,7 +78,7 @@ def show(client: Client, path: Path, label: str, folder: Path, prepare: Callable
         (folder / f"{folder.name}.json").write_text(json.dumps(workflow), encoding="utf-8")
     else:
         shutil.copyfile(path, folder / f"{folder.name}.json")
-    items = tuple(collect(client, workflow, prompt, result, folder)) if prompt else ()
+    items = without_repeats(collect(client, workflow, prompt, result, folder), folder.parent) if prompt else ()
     return Exhibit(
         name=folder.name,
         title=facts.get("title") or path.stem,
@@ -113,6 +116,27 @@ def collect(client: Client, workflow: dict, prompt: dict, result: Result, folder
         if files or texts:
             title = entry.get("_meta", {}).get("title", node)
             yield Item(node, title, entry.get("class_type", ""), files, texts)
+
+
+def without_repeats(items: Iterable[Item], gallery: Path) -> tuple[Item, ...]:
+    """Of items that show the same pictures the last one alone: a blueprint's outputs repeat what is shown inside it."""
+    kept: list[Item] = []
+    seen: set[tuple[str, ...]] = set()
+    for item in reversed(list(items)):
+        pictures = tuple(_pixels(gallery / file) for file in item.files)
+        if item.texts or pictures not in seen:
+            kept.append(item)
+        seen.add(pictures)
+    return tuple(reversed(kept))
+
+
+def _pixels(path: Path) -> str:
+    """A digest of what a file shows, whatever the host has written beside it; of its bytes where it is no still."""
+    data = path.read_bytes()
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            data = repr(picture.size).encode() + picture.convert("RGBA").tobytes()
+    return hashlib.sha256(data).hexdigest()
 
 
 def _position(node: dict) -> list[float]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from palimpsest.tools import demo, thumbnails
-from palimpsest.tools.demo import ProgressLine, progress_text, show
+from palimpsest.tools.demo import ProgressLine, progress_text, show, without_repeats
 from palimpsest.tools.examples import examples
 from palimpsest.tools.gallery import Exhibit, Item, page_html, rows_html, write_gallery
 from palimpsest.tools.steps import Status
 from palimpsest.tools.workflow import node_types, read
+from PIL import Image
 
 from ..browser import CHROMIUM, PLAYWRIGHT, needs_browser
 
@@ -258,3 +259,11 @@ def test_the_page_begins_with_cards_and_never_scrolls_sideways(tmp_path):
 
 def test_no_failed_reconstruction_is_the_first_picture():
     assert "PalimpsestInversionCheck" not in node_types(read(examples()[0]))
+
+
+def test_pictures_that_a_blueprint_repeats_are_shown_once(tmp_path):
+    for name, colour, level in (("in.png", "red", 1), ("out.png", "red", 9), ("other.png", "blue", 9)):
+        Image.new("RGB", (9, 7), colour).save(tmp_path / name, compress_level=level)
+    items = [Item("3:1", "inside", "K", ("in.png",)), Item("3:2", "said", "K", ("in.png",), ("a text",)),
+             Item("4", "another", "K", ("other.png",)), Item("5", "outside", "K", ("out.png",))]  # fmt: skip
+    assert [item.title for item in without_repeats(items, tmp_path)] == ["said", "another", "outside"]

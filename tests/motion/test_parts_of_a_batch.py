@@ -52,10 +52,11 @@ def sample(model, sampler, at_once, monkeypatch, callback=None, noise_mask=None)
     return guider.sample(noise, latent, sampler, torch.tensor(SIGMAS), **options)
 
 
-def trajectory(model):
+def trajectory(refined=False):
     latents = torch.stack([tiny_latent("sd1", batch=ROWS, seed=seed) for seed in range(4)])
     facts = {"prompt": None, "cfg": 1.0, "fingerprint": "", "prediction": "eps", "latent_format": "SD15"}
-    return Trajectory(torch.tensor(SIGMAS).flip(0).contiguous(), latents, **facts)
+    evaluated = latents[1:] + 1 if refined else None
+    return Trajectory(torch.tensor(SIGMAS).flip(0).contiguous(), latents, **facts, evaluated=evaluated)
 
 
 def alike(one, other):
@@ -82,11 +83,15 @@ def test_parts_come_out_as_the_whole(models, monkeypatch, recipe, small):
 
 
 @torch.inference_mode()
-def test_each_row_keeps_its_own_trajectory(models, monkeypatch):
+@pytest.mark.parametrize(
+    "refined",
+    [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="latents are cut, what was evaluated not"))],
+)
+def test_each_row_keeps_its_own_trajectory(models, monkeypatch, refined):
     model, vae = models
     results = []
     for at_once in (3, 1):
-        sampler = FlowGuidanceSampler(three_motions(), Tools(vae), FAST, trajectory=trajectory(model))
+        sampler = FlowGuidanceSampler(three_motions(), Tools(vae), FAST, trajectory=trajectory(refined))
         monkeypatch.setattr(sampler, "_check", lambda *_: None)
         results.append(sample(model, sampler, at_once, monkeypatch))
     assert alike(*results) and not alike(*results[0][:2])

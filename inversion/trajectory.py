@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -32,7 +33,7 @@ class Trajectory:
         shown; None without one.
     pairing: where the inversion asked the network; see `ddim.invert`. None where it is not known.
     evaluated: (N, B, C, h, w) float32 CPU, the latents at which the network gave each step, [i] for the one up to
-        sigmas[i + 1], where the path does not tell (a refined inversion); None where it does.
+        sigmas[i + 1], of a refined inversion; None where they follow from the path.
 
     The tensors are shared, not copied: read them, never write to them. Raises ValueError where they do not agree.
     """
@@ -79,6 +80,16 @@ class Trajectory:
     @property
     def flow(self) -> bool:
         return self.prediction == "flow"
+
+    def part(self, rows: slice | Sequence[int]) -> "Trajectory":
+        """The trajectory of some of its pictures, as a copy."""
+        evaluated, mask = self.evaluated, self.noise_mask
+        return replace(
+            self,
+            latents=self.latents[:, rows].contiguous(),
+            evaluated=None if evaluated is None else evaluated[:, rows].contiguous(),
+            noise_mask=mask if mask is None or len(mask) == 1 else mask[rows],
+        )
 
     def index_of(self, sigma: float, *, tolerance: float = 1e-3) -> int | None:
         """The index of the level at sigma (relative tolerance), or None if sigma is none of the levels."""

@@ -38,7 +38,7 @@ def our_edits(
     chosen = masks.flatten(1).any(1).nonzero()[:, 0]
     with autocast():
         for rows in (some.tolist() for some in chosen.split(BATCH)):
-            kept_path = replace(path, latents=path.latents[:, rows])
+            kept_path = path.part(rows)
             moved = None if changes is None else changes[rows]
             one = anchored_edit(fixtures.part(rows), masks[rows], moved, kept_path, depth, **method)
             made.pictures[rows], made.soft[rows] = one.pictures, one.soft

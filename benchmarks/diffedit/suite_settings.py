@@ -8,7 +8,6 @@ the many. The plain setting is measured again here, so that all that is compared
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -78,7 +77,7 @@ def _doubt_rows(context, some: Fixtures) -> Iterator[Row]:
 def _method_rows(context, some: Fixtures, plain: tuple, path) -> Iterator[Row]:
     """The first edits with one thing left out or made in another way; plain, path: of all edits."""
     maps, changes = plain[0][:, :FIRST], plain[1][:FIRST]
-    path = replace(path, latents=path.latents[:, :FIRST])
+    path = path.part(slice(FIRST))
     masks, moved = our_places(some, maps, changes)
     made = {
         "fast": our_edits(some, masks, moved, path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -190,25 +190,20 @@ class MorphRun:
         from ...host.morphing.row_lora import interpolated
         from ...nodes.morphing import MorphLatents
 
-        model, way = (
-            self.keys.model,
-            self._trajectory(self.keys.fitted_trajectory if stage.lora else self.keys.plain_trajectory),
-        )
+        every = self.keys.fitted_trajectory if stage.lora else self.keys.plain_trajectory
+        model, path = self.keys.model, every.part(self.places)
         if stage.lora:
             model = interpolated(model, [self.keys.loras[place] for place in self.places], alphas)
-        start = MorphLatents.execute(model, {"trajectory0": way}, alphas, stage.adain)
+        start = MorphLatents.execute(model, {"trajectory0": path}, alphas, stage.adain)
         if stage.attention:
-            model = blended(model, alphas, keys=way)
+            model = blended(model, alphas, keys=path)
         if stage.corrected:
-            model = key_corrected(model, Anchor(way), alphas)
+            model = key_corrected(model, Anchor(path), alphas)
         guider = Guider_Basic(model)
         guider.set_conds(morphed([self.keys.prompts[place] for place in self.places], alphas))
         sampler = comfy.samplers.sampler_object("euler")
         made = SamplerCustomAdvanced.execute(start.args[0], guider, sampler, self.fixtures.sigmas(steps), start.args[1])
         return made.args[0]["samples"]
-
-    def _trajectory(self, way):
-        return replace(way, latents=way.latents[:, self.places])
 
 
 class Ring:

@@ -98,9 +98,7 @@ def group_of_cases(fixtures: Fixtures, edits: Sequence[WordEdit | WordWeight], *
     ).args[0]
     found = []
     for i, edit in enumerate(edits):
-        evaluated = None if made.evaluated is None else made.evaluated[:, i : i + 1].contiguous()
-        latents = made.latents[:, i : i + 1].contiguous()
-        alone = replace(made, latents=latents, prompt=edit.caption, evaluated=evaluated)
+        alone = replace(made.part(slice(i, i + 1)), prompt=edit.caption)
         found.append(Case(edit, pictures[i], alone, prompts[i]))
     return found
 

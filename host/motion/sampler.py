@@ -10,7 +10,6 @@ goes in parts, which come out as the whole would.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -159,7 +158,7 @@ class FlowGuidanceSampler(BodySampler):
         return torch.cat(chunked(part, batch, size=max(1, self._at_once), what="The batch of pictures"))
 
     def _setting(self, session: Session, rows: slice, whole: WholeBatch) -> HostSetting:
-        way, batch = self.trajectory, whole.session.latent.shape[0]
-        if way is not None and 1 < way.rows == batch:
-            way = replace(way, latents=way.latents[:, rows], noise_mask=None)
-        return HostSetting(session, way, self._seed, self.tools.patchers, rows=rows, whole=whole, sparing=self.sparing)
+        path = self.trajectory
+        if path is not None and 1 < path.rows == whole.session.latent.shape[0]:
+            path = path.part(rows)
+        return HostSetting(session, path, self._seed, self.tools.patchers, rows=rows, whole=whole, sparing=self.sparing)

@@ -48,6 +48,16 @@ def test_between_levels_it_interpolates_in_sigma():
     assert trajectory.index_of(1.0) is None
 
 
+def test_a_part_has_all_that_belongs_to_its_pictures():
+    whole = make(evaluated=torch.rand(3, 2, 4, 3, 5), noise_mask=torch.tensor([0.0, 1.0])[:, None, None])
+    for rows in (slice(1, 2), [1]):
+        part = whole.part(rows)
+        assert part.rows == 1 and torch.equal(part.latents, whole.latents[:, 1:])
+        assert torch.equal(part.evaluated, whole.evaluated[:, 1:]) and part.noise_mask.tolist() == [[[1.0]]]
+    assert make(noise_mask=torch.ones(1, 2, 2)).part([1]).noise_mask.shape == (1, 2, 2)
+    assert make().part([0]).evaluated is None
+
+
 @pytest.mark.parametrize("sigma", [14.7, 20.0, -0.1])
 def test_outside_there_is_nothing(sigma):
     with pytest.raises(ValueError, match="has no latent at"):

@@ -83,10 +83,7 @@ def test_parts_come_out_as_the_whole(models, monkeypatch, recipe, small):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    "refined",
-    [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="latents are cut, what was evaluated not"))],
-)
+@pytest.mark.parametrize("refined", [False, True])
 def test_each_row_keeps_its_own_trajectory(models, monkeypatch, refined):
     model, vae = models
     results = []

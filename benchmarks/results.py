@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,12 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def error_of_mean(values: Iterable[float | None]) -> float | None:
+    """The standard error of the mean of those that are known; None where fewer than two are."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
 
 
 @dataclass(frozen=True)

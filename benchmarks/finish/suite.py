@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...guidance.finish.alignment import warp
 from ...guidance.finish.finish import Finished, FinishRecipe, finish
-from ..results import Row
+from ..results import Row, error_of_mean, mean
 from .baselines import MATCHES, difference_mask
 from .cases import TEXTURES, Case, cases, photographs, scenes
 from .truth import Truth, registration_error
@@ -148,24 +148,16 @@ def run(case: Case) -> Found:
     )
 
 
-def average(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """The mean of those that are known, and its standard error."""
-    known = torch.tensor([one for one in values if one is not None]).double()
-    if len(known) < 2:
-        return None, None
-    return float(known.mean()), float(known.std() / len(known) ** 0.5)
-
-
 def group_rows(context, group: str, found: Sequence[Found]) -> Iterator[Row]:
     """The rows of one group of edits; without any, rows of what another machine measured."""
     for mode in (OURS, FIELD, UNREGISTERED):
         yield from mode_rows(context, group, mode, [one.modes[mode] for one in found])
-    recall, _ = average([one.threshold[0] for one in found])
-    iou, _ = average([one.threshold[1] for one in found])
+    recall = mean(one.threshold[0] for one in found)
+    iou = mean(one.threshold[1] for one in found)
     yield context.row(TECHNIQUE, f"{group}: edited pixels inside the mask", THRESHOLD, scaled(recall), "%")
     yield context.row(TECHNIQUE, f"{group}: IoU of the mask, all edits", THRESHOLD, iou, "")
     for name in (*MATCHES, "none"):
-        left, _ = average([one.matches[name] for one in found])
+        left = mean(one.matches[name] for one in found)
         yield context.row(TECHNIQUE, f"{group}: colour cast left outside the edit", name, left, "of 255")
 
 
@@ -192,7 +184,7 @@ def mode_rows(context, group: str, mode: str, all_of: Sequence[Measured]) -> Ite
         ("gradient 2 px outside, beside the source's, mean of the edits", [one.seam for one in all_of], "times", "", 1),
         ("colour cast left outside the edit", [one.tone for one in all_of], "of 255", "", 1),
     ):
-        value, error = average(values)
+        value, error = mean(values), error_of_mean(values)
         yield row(measure, None if value is None else factor * value, unit, target)
         if ours:
             yield row(f"{measure}: standard error", None if error is None else factor * error, unit)

@@ -1,12 +1,12 @@
 """Exact replay of Trajectory Anchor: edits with it and without it, on the same noise and the same inversion.
 
 Prompt-to-Prompt with its source anchored, and the masked decode of DiffEdit with a mask that an artist would paint.
-Structure is SSIM inside the true mask to the scene as it is drawn with the edit."""
+Structure is SSIM inside the true mask to the scene as it is drawn with the edit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from statistics import stdev
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from ..prompt_to_prompt.fixtures import (
     sampled,
     succeeded,
 )
-from ..results import Row, mean
+from ..results import Row, error_of_mean, mean
 
 TECHNIQUE = "Exact replay"
 TECHNIQUES = (TECHNIQUE,)
@@ -89,12 +89,7 @@ def rows(context) -> Iterable[Row]:
             columns = [[one[place] for one in found[editor, mode]] for mode in MODES]
             for mode, column in zip(MODES, columns):
                 label = f"{measure}, {EDITS} validation edits, CFG {CFG:g}"
-                yield context.row(TECHNIQUE, label, f"{editor}, {mode}", mean(_known(column)), unit)
+                yield context.row(TECHNIQUE, label, f"{editor}, {mode}", mean(column), unit)
             gains = [b - a for a, b in zip(*columns) if a is not None]
-            gain, error = (mean(gains), stdev(gains) / len(gains) ** 0.5) if len(gains) > 1 else (None, None)
-            yield context.row(TECHNIQUE, f"{measure}: gain by exact replay", editor, gain, unit)
-            yield context.row(TECHNIQUE, f"{measure}: standard error of the gain", editor, error, unit)
-
-
-def _known(column: list) -> list[float]:
-    return [value for value in column if value is not None]
+            yield context.row(TECHNIQUE, f"{measure}: gain by exact replay", editor, mean(gains), unit)
+            yield context.row(TECHNIQUE, f"{measure}: standard error of the gain", editor, error_of_mean(gains), unit)

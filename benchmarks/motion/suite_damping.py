@@ -5,7 +5,6 @@ Damping is not in the paper, and the faithful preset leaves it off. A run here h
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 
 from ...papercut.networks import FILE
 from ..context import every_core
-from ..results import Row, mean
+from ..results import Row, error_of_mean, mean
 from .cases import cases
 from .fixtures import Fixtures, Item, faithful, load, ready, verdict
 from .judge import GHOST, Verdict, reliable_judge
@@ -54,8 +53,7 @@ def setting_rows(context, kind: str, mode: str, found: list[Damped]) -> Iterator
         "goal missed by": [one.seen.goal for one in found],
     }.items():
         yield row(measure, mean(values), "px")
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        yield row(f"{measure}, standard error", error, "px")
+        yield row(f"{measure}, standard error", error_of_mean(values), "px")
     ghosts = [one.seen.sliver > GHOST for one in found if one.seen.sliver is not None]
     yield row("ghosts at the old place, up to the new outline", fraction(ghosts) if ghosts else None, "%")
     yield row("old places judged", len(ghosts) if found else None)

@@ -56,6 +56,18 @@ class Motion:
         tensors = {name: cut(getattr(self, name)) for name in ("picture", "flow", "edit", "started")}
         return replace(self, landing=landing, **tensors)
 
+    def free(self, session: Session) -> Tensor:
+        """(B, 1, h, w) 1 where the latent may change: cells half in the edit mask, and all where something moves in it.
+
+        A decoder reads past a cell, so that cells which the mask hardly touches would change the picture outside it.
+        """
+        cells = tuple(session.latent.shape[-2:])
+        on = lambda mask: expand_batch(mask, session.latent.shape[0])[:, None].to(session.device, torch.float32)
+        covered = F.adaptive_avg_pool2d(on(self.edit), cells) >= 0.5
+        moves = F.adaptive_max_pool2d(on(self.edit & self.landing.edit_mask()), cells) > 0
+        free = (covered | moves).float()
+        return free if session.mask is None else free * (session.mask[:, :1] > 0.5).to(free)
+
 
 @dataclass(frozen=True)
 class RowsRun:
@@ -75,7 +87,7 @@ class RowsRun:
 
     def run(self, session: Session, setting: HostSetting) -> Tensor:
         """(B, C, h, w), scaled form."""
-        free = self.free(session)
+        free = self.motion.free(session)
         if not bool(free.any()):
             return setting.kept(float(session.sigmas[-1]), session.latent)
         return guided_ddim(
@@ -87,18 +99,6 @@ class RowsRun:
             self.record,
             flow_model=setting.flow_model,
         )
-
-    def free(self, session: Session) -> Tensor:
-        """(B, 1, h, w) 1 where the latent may change: cells half in the edit mask, and all where something moves in it.
-
-        A decoder reads past a cell, so that cells which the mask hardly touches would change the picture outside it.
-        """
-        motion, cells = self.motion, tuple(session.latent.shape[-2:])
-        on = lambda mask: expand_batch(mask, session.latent.shape[0])[:, None].to(session.device, torch.float32)
-        covered = F.adaptive_avg_pool2d(on(motion.edit), cells) >= 0.5
-        moves = F.adaptive_max_pool2d(on(motion.edit & motion.landing.edit_mask()), cells) > 0
-        free = (covered | moves).float()
-        return free if session.mask is None else free * (session.mask[:, :1] > 0.5).to(free)
 
     def _guide(self, session: Session, setting: HostSetting, free: Tensor) -> Guide:
         motion, batch, device = self.motion, session.latent.shape[0], session.device

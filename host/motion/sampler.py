@@ -138,19 +138,26 @@ class FlowGuidanceSampler(BodySampler):
         motions, batch, whole = self.motion, session.latent.shape[0], WholeBatch(session)
         # One motion has one window, whichever rows it is cut for.
         beside = counted_pixels(motions.landing, motions.grow) if motions.flow.shape[0] > 1 else None
-        settings = (self.tools, self.recipe, self.colour, self.motion_weight)
-        if not bool(RowsRun(motions, beside, *settings, Record()).free(session).any()):
+        if not bool(motions.free(session).any()):
             notify("The flow moves nothing inside what may change: the picture comes back as it is.")
 
         def part(rows: slice) -> Tensor:
-            run = RowsRun(motions.part(rows), beside, *settings, Record())
-            self.parts = [*(self.parts or ()), (rows.stop - rows.start, run.record)]
+            run = RowsRun(
+                motion=motions.part(rows),
+                beside=beside,
+                tools=self.tools,
+                recipe=self.recipe,
+                colour=self.colour,
+                motion_weight=self.motion_weight,
+                record=Record(),
+            )
+            self.parts.append((rows.stop - rows.start, run.record))
             try:
                 with part_of(session, rows) as mine:
                     return run.run(mine, self._setting(mine, rows, whole))
             except Exception as error:
                 if is_out_of_memory(error):
-                    self.parts = self.parts[:-1]
+                    self.parts.pop()
                 raise
 
         if not self._cuttable:

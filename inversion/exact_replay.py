@@ -29,7 +29,7 @@ from .trajectory import Trajectory
 def evaluated_at(trajectory: Trajectory, index: int) -> tuple[Tensor, float]:
     """The latent (B, C, h, w) and the level at which the network gave the step up to sigmas[index]; index: from 1.
 
-    Raises ValueError where a trajectory does not know how it was made.
+    Raises ValueError where a trajectory does not say how it was made.
     """
     levels, path = trajectory.sigmas.tolist(), trajectory.latents
     if trajectory.evaluated is not None:

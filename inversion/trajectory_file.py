@@ -16,11 +16,9 @@ from .trajectory import Trajectory
 FORMAT = "palimpsest.trajectory"
 VERSION = 3
 FIELDS = ("prompt", "cfg", "fingerprint", "prediction", "latent_format", "prompt_is_all", "pairing")
-# Version 2 did not know where the inversion had asked the network.
-FIELDS_OF_2 = FIELDS[:6]
-# Version 1 knew neither noise masks nor whether the prompt was all, and wrote an unknown prompt as an empty one.
-FIELDS_OF_1 = FIELDS[:5]
-FIELDS_OF = {1: FIELDS_OF_1, 2: FIELDS_OF_2, 3: FIELDS}
+# Version 2 did not say where the inversion had asked the network. Version 1 had neither noise masks nor whether the
+# prompt was all, and wrote an unknown prompt as an empty one.
+FIELDS_OF = {1: FIELDS[:5], 2: FIELDS[:6], VERSION: FIELDS}
 TENSORS = ("sigmas", "latents", "noise_mask", "evaluated")
 OPTIONAL = ("noise_mask", "evaluated")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -16,7 +17,7 @@ def replayed_exactly(model, trajectory: Trajectory):
     """A clone of the MODEL that Euler's steps at the trajectory's own levels bring back along the trajectory.
 
     Add it behind the anchors of a MODEL: what they put in place is shifted too. Raises ValueError for a trajectory
-    that does not know how it was made, and for a MODEL that replays another one already.
+    that does not say how it was made, and for a MODEL that replays another one already.
     """
     evaluated_at(trajectory, 1)  # raises where the trajectory does not say how it was made
     if model.get_attachment(KEY):
@@ -42,15 +43,19 @@ class Replay:
 
     def predict_noise(self, executor, x: Tensor, timestep: Tensor, model_options={}, seed=None):
         """Each model call, at the inversion's own latent and level."""
-        index = self.trajectory.index_of(float(timestep.flatten()[0]))
-        if not index:
+        sigma = float(timestep.flatten()[0])
+        index = self.trajectory.index_of(sigma)
+        if not index:  # nor at the clean end, to which no step of the inversion leads
             raise ValueError(
-                f"The sampler asks the model at noise level {float(timestep.flatten()[0]):.4g}, where the inversion "
-                "did not: choose 'euler' or 'ddim', or switch 'exact_replay' of Trajectory Anchor off."
+                f"The sampler asks the model at noise level {sigma:.4g}, where the inversion did not: choose 'euler' "
+                "or 'ddim', or switch 'exact_replay' of Trajectory Anchor off."
             )
-        ask = lambda at, level: executor(at, timestep if level == levels[index] else timestep * 0 + level, *rest)
-        levels, rest = self.trajectory.sigmas.tolist(), (model_options, seed)
-        return replayed(ask, x, self.trajectory, index)
+        own = float(self.trajectory.sigmas[index])
+
+        def denoise(at: Tensor, level: float) -> Tensor:
+            return executor(at, timestep if level == own else torch.full_like(timestep, level), model_options, seed)
+
+        return replayed(denoise, x, self.trajectory, index)
 
     def _check(self, batch: int, sampler, sigmas: Tensor) -> None:
         if replay_kind(sampler) != "exact":

@@ -12,7 +12,7 @@ from palimpsest.host import folders
 from palimpsest.inversion.ddim import PAIRINGS
 from palimpsest.inversion.trajectory import Trajectory
 from palimpsest.inversion.trajectory_file import (
-    FIELDS_OF_2,
+    FIELDS_OF,
     FORMAT,
     NotATrajectory,
     _checksum,
@@ -82,7 +82,7 @@ def test_a_file_of_the_first_version_is_read(trajectory, tmp_path, prompt):
 
 def test_a_file_of_the_second_version_is_read(trajectory, tmp_path):
     """It did not know where the inversion had asked the network."""
-    facts = {field: getattr(trajectory, field) for field in FIELDS_OF_2}
+    facts = {field: getattr(trajectory, field) for field in FIELDS_OF[2]}
     tensors = {"sigmas": trajectory.sigmas, "latents": trajectory.latents}
     header = {"format": FORMAT, "version": 2, "checksum": _checksum(facts, tensors), **facts}
     save_file(tensors, str(tmp_path / "old.safetensors"), metadata={FORMAT: json.dumps(header)})

@@ -35,9 +35,9 @@ class Region:
 @dataclass(frozen=True)
 class EditMeasures:
     """One picture's numbers. regions: with a mask also inside and outside of it, where there is anything; changed:
-    fraction of pixels; masked: whether there was a mask; touched: pixels where it is 0 that differ at all; structure:
-    distance of the structures, 0 the same; clip: how well source and edit fit the text (cosine times 100); None where
-    nothing is connected to measure with.
+    fraction of pixels; masked: whether there was a mask; touched: pixels outside the mask that differ at all;
+    structure: distance of the structures, 0 the same; clip: how well source and edit fit the text (cosine times 100);
+    None where nothing is connected to measure with.
     """
 
     regions: tuple[Region, ...]

@@ -80,12 +80,12 @@ def _descend(session: Session, noise: Tensor, levels: Tensor, score: Score | Non
     noise = noise.to(session.device)
     x = session.start(noise=noise, sigmas=levels)
     for sigma, following in itertools.pairwise(levels):
-        x = x + (following - sigma) * (x - _kept(session, noise, x, sigma)) / sigma
-    made = _kept(session, noise, x, levels[-1])
+        x = x + (following - sigma) * (x - _prediction(session, noise, x, sigma)) / sigma
+    made = _prediction(session, noise, x, levels[-1])
     return session.to_raw(made), None if score is None else score(session, made)
 
 
-def _kept(session: Session, noise: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+def _prediction(session: Session, noise: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """The guided prediction x0; under a noise mask with what is kept in its place, before and after, as in a run."""
     if session.mask is None:
         return session.guided(x, sigma)

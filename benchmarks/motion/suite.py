@@ -2,7 +2,7 @@
 
 Pictures, flows, seeds and prompts are the same. *fast* is the sampler's default preset with the colours alone (the
 flow network takes part in the cost rows); *instant* is Flow Warp and the host's inpainting. *faithful* takes part in
-the cost rows, with two motions; `motion_faithful.py` has it on all of them, in runs that are shorter still.
+the cost rows, with two motions; `suite_faithful.py` has it on all of them, in runs that are shorter still.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _lpips_network():
     """LPIPS (arXiv 1801.03924) with AlexNet, as its package makes it, which would download what is not here."""
     others = "or choose `latents` or `clip vision`."
     try:
-        # By its name: tests know by imports which packages they cannot do without, and this one they can.
+        # No import statement: tests/needs.py takes those for packages that the tests of this module cannot do without.
         lpips = import_module("lpips")
     except ImportError as error:
         raise ValueError(

@@ -45,7 +45,7 @@ class StepResponse:
 def step_response(sampler, patcher, sigmas: Tensor) -> StepResponse | None:
     """Of a SAMPLER on a falling schedule (N+1,); patcher: the MODEL of the run.
 
-    None, with a notice, where the sampler does not keep to the schedule or cannot be run on a pixel.
+    None, with a warning, where the sampler does not keep to the schedule or cannot be run on a pixel.
     """
     name = sampler_name(sampler)
     try:
@@ -145,7 +145,7 @@ class FittedShifts:
         self.past: dict[int, Tensor] = {}
 
     def step(self, sigma: float) -> int | None:
-        """The step that a model call at this noise level belongs to; None where the run went another way."""
+        """The step that a model call at this noise level belongs to; None where the run has left the measured steps."""
         for call in (self.calls, self.calls - 1, *range(self.calls + 1, len(self.response.calls))):
             if 0 <= call < len(self.response.calls) and abs(self.response.calls[call][0] / sigma - 1) < 10 * SAME:
                 self.calls = call + 1

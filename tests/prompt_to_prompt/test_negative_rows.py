@@ -12,7 +12,7 @@ from palimpsest.inversion.null_text_run import NullTextRecipe
 from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
 
 from ..tiny_models import tiny_cond
-from .test_host import parts, run, trajectory_for  # noqa: F401
+from .test_host import parts, parts_in_double, run, trajectory_for  # noqa: F401
 
 SOURCE, EDITS = "a red heart", "a blue heart\na red star"
 
@@ -61,15 +61,17 @@ def test_what_cannot_be_paired_is_a_sentence(source, edits, message):
         negative_rows(source, edits, 1)
 
 
-def test_left_open_it_is_the_empty_prompt(parts):
+def test_left_open_it_is_the_empty_prompt(parts_in_double):
+    parts = parts_in_double
     model, positive, _, negative = edited(parts)
     assert negative[0][0].shape[0] == 3
     by_row, whole = (run(model, positive, 3, negative=one) for one in (negative, encoded(parts, "")))
     assert torch.allclose(by_row, whole, atol=1e-4)
 
 
-def test_the_source_comes_back_and_its_edits_do_not_hear_of_it(parts):
+def test_the_source_comes_back_and_its_edits_do_not_hear_of_it(parts_in_double):
     """Without shared attention, rows are independent: the source's is sampled as at CFG 1, the edits' as ever."""
+    parts = parts_in_double
     options = {"cross_steps": 0.0, "self_steps": 0.0}
     model, positive, _, negative = edited(parts, **options, source_negative=encoded(parts, SOURCE))
     out = run(model, positive, 3, negative=negative)

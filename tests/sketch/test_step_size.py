@@ -26,6 +26,10 @@ SAMPLING = Sampling()
 PATCHER = SimpleNamespace(get_model_object=lambda name: SAMPLING, model_options={})
 SCHEDULE = comfy.samplers.calculate_sigmas(SAMPLING, "normal", STEPS)
 OWN_STEPS = ("dpm_fast", "dpm_adaptive")
+# Bands of an approximation, far wider than rounding: all calls of a step are measured as one, though their shifts
+# differ, and effects below LEAST of the step's own are left out.
+STRENGTH_BAND = 0.1
+MEMORY_BAND = 0.05
 
 
 def drawn(seed):
@@ -91,7 +95,7 @@ MEASURED = [name for name in comfy.samplers.SAMPLER_NAMES if name not in OWN_STE
 def test_a_guided_step_goes_as_far_beside_the_step_itself_as_with_euler(name):
     """Whether it is the first one, or the sampler remembers others."""
     found = [ratio(name, steps) for steps in ((1,), (9,), (7, 8), (7, 8, 9))]
-    assert found == pytest.approx([STRENGTH] * len(found), rel=0.1)
+    assert all(abs(one / STRENGTH - 1) < STRENGTH_BAND for one in found), found
 
 
 MULTISTEP = (
@@ -108,7 +112,7 @@ def test_a_sampler_with_memory_takes_nothing_back_once_guidance_ends(name):
     started = [float((b - a).mean()) for a, b in zip(plain, states(name, (), start=1.0))]
     for step in range(6, 12):
         kept = started[step + 1] / started[step]
-        assert moved[step + 1] / moved[step] == pytest.approx(kept, abs=0.05 * (1 - kept) + 1e-3), step
+        assert abs(moved[step + 1] / moved[step] - kept) < MEMORY_BAND * (1 - kept) + 1e-3, step
 
 
 @pytest.fixture

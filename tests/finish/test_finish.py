@@ -92,7 +92,8 @@ def test_a_soft_mask_mixes():
 def test_a_cast_is_undone_and_reported():
     known = truth(0.05, seed=4, cast=Cast(gain=(1.08, 1.0, 0.92), offset=(0.02, 0.0, 0.0)))
     done = finish(known.source, known.edited)
-    assert torch.allclose(done.cast.gain, torch.tensor([1.08, 1.0, 0.92]), atol=0.02)
+    # A quarter of the cast: the edited picture has been through JPEG, so that what is found is an estimate.
+    assert (done.cast.gain - torch.tensor([1.08, 1.0, 0.92])).abs().max() < 0.02
     assert "warmer by" in report(done) and "outside the mask 0 pixels changed" in report(done)
 
 

@@ -89,8 +89,8 @@ class Alignment:
     def farthest(self) -> float:
         """Pixels of the source by which a corner of it has moved at most; 0 where nothing has."""
         matrix, shift = self.drift()
-        ends = corners(self.source)
-        return float((ends @ matrix.T + shift - ends).norm(dim=1).max())
+        moved = matrix - torch.eye(2).to(matrix)  # first, so that 0 is exactly 0
+        return float((corners(self.source) @ moved.T + shift).norm(dim=1).max())
 
     def away(self, other: Alignment) -> float:
         """Pixels of the source between where both put a corner of it, at most."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 from palimpsest.tools import own_model
+from palimpsest.tools.client import Client
 from palimpsest.tools.demo import show
 from palimpsest.tools.examples import example, examples
 from palimpsest.tools.own_model import with_checkpoint
@@ -45,7 +45,6 @@ def stocked(host):
     for place in (picture, folder / "example.png"):
         shutil.copy(HOST / "ComfyUI" / "input" / "example.png", place)
     write_models(host.base / "models")
-    time.sleep(1)  # the host looks at its folders again half a second after it last did
     yield host
     for path in (picture, *(host.base / "models" / name for name in (*FILES, FLOW))):
         path.unlink()
@@ -92,12 +91,13 @@ def test_nothing_is_red_where_the_files_are_there(stocked):
 def test_the_gallery_can_be_made_with_a_model_of_ones_own(stocked, tmp_path):
     """The demo's own way, on the narrow Stable Diffusion."""
     name = Path(next(iter(FILES))).name
+    client = Client(stocked.client.url)  # one that has not yet asked which files there are
     prepare = partial(with_checkpoint, name=name, megapixels=1 / 64)
-    exhibit = show(stocked.client, example("Instant move"), "own", tmp_path / "own", prepare)
+    exhibit = show(client, example("Instant move"), "own", tmp_path / "own", prepare)
     assert exhibit.error == "" and (tmp_path / exhibit.after).is_file()
     kept = read(tmp_path / "own" / "own.json")
     assert [node["widgets_values"] for node in kept["nodes"] if node["type"] == "CheckpointLoaderSimple"] == [[name]]
-    nobody = show(stocked.client, example("Instant move"), "own", tmp_path / "no", partial(prepare, name="nobody"))
+    nobody = show(client, example("Instant move"), "own", tmp_path / "no", partial(prepare, name="nobody"))
     assert "CHECKPOINT=nobody is not there: choose from" in nobody.error and name in nobody.error
 
 

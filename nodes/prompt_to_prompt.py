@@ -172,7 +172,7 @@ class PromptToPrompt(io.ComfyNode):
             plan, named = _by_itself(plan, pairing, blend_start, blend_threshold)
         patched = with_prompt_to_prompt(model, plan)
         # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
-        tokens = [reweighted(t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
+        tokens = [reweighted(clip, t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
         positive = marked(as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)]), plan)
         negative = encode_tokens(clip, clip.tokenize("")) if negative is None else negative
         rows = negative_rows(source_negative, negative, len(tokens))

@@ -12,8 +12,9 @@ shorter prompt never take over a word of a longer one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -21,16 +22,17 @@ import torch
 from torch import Tensor
 
 from .pairing import Method, Word, pair
+from .token_spans import BYTES, WORD_END, has_no_blanks
 
-TokenKind = Literal["word", "start", "end", "pad"]
+TokenKind = Literal["word", "start", "end", "pad", "template"]
 EditKind = Literal["identical", "re-weight", "replace", "refine", "replace and refine"]
-WORD_END = "</w>"
 
 
 @dataclass(frozen=True)
 class Token:
     """One column of the attention maps. key: equal for equal tokens; piece: its text, ending in </w> where a word
-    ends; weight: the prompt's emphasis, 1 = none; kind: a piece of a word, or one of the encoder's own marks."""
+    ends; weight: the prompt's emphasis, 1 = none; kind: a piece of a word, one of the encoder's own marks, or what else
+    belongs to no word of the prompt, as the text round it does that the encoder adds."""
 
     key: Hashable
     piece: str
@@ -40,17 +42,25 @@ class Token:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt: `chunk` tokens (77) a chunk, one chunk after the other, as the network reads them."""
+    """A tokenised prompt: `chunk` tokens (77) a chunk, one chunk after the other, as the network reads them.
+
+    known: its words, where they do not follow from the tokens' pieces; encodes_weights: whether the encoder works
+    emphasis into its embedding.
+    """
 
     text: str
     tokens: tuple[Token, ...]
     chunk: int = 77
+    known: tuple[Word, ...] | None = None
+    encodes_weights: bool = True
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
+        if self.known is not None:
+            return self.known
         words: list[Word] = []
         piece, keys, columns = "", list[Hashable](), list[int]()
         for column, token in enumerate(self.tokens):
@@ -74,8 +84,32 @@ class Prompt:
         """The columns of every place where the phrase's words stand; empty if it does not occur."""
         wanted = [word.keys for word in phrase.words]
         starts = range(len(self.words) - len(wanted) + 1) if wanted else ()
-        hits = [i for i in starts if [word.keys for word in self.words[i : i + len(wanted)]] == wanted]
-        return tuple(dict.fromkeys(c for i in hits for word in self.words[i : i + len(wanted)] for c in word.columns))
+        hits = [
+            slice(i, i + len(wanted))
+            for i in starts
+            if [word.keys for word in self.words[i : i + len(wanted)]] == wanted
+        ]
+        hits = hits or self._find_letters("".join(word.text for word in phrase.words))
+        return tuple(dict.fromkeys(column for hit in hits for word in self.words[hit] for column in word.columns))
+
+    def _find_letters(self, wanted: str) -> list[slice]:
+        """The words that have these letters among their own, in a script without blanks: alone a phrase may be cut
+        into other tokens than among others."""
+        if self.known is None or not any(map(has_no_blanks, wanted)):
+            return []
+        number = [i for i, word in enumerate(self.words) for _ in word.text]
+        text = "".join(word.text for word in self.words)
+        hits = re.finditer(re.escape(wanted), text, re.IGNORECASE)
+        return [slice(number[hit.start()], number[hit.end() - 1] + 1) for hit in hits]
+
+    def inserted(self, place: int, count: int, kind: TokenKind = "pad") -> "Prompt":
+        """The same prompt with `count` more columns from `place` on."""
+        words = [
+            Word(word.text, word.keys, tuple(column + count * (column >= place) for column in word.columns))
+            for word in self.words
+        ]
+        more = (Token(None, "", 1.0, kind),) * count
+        return replace(self, tokens=(*self.tokens[:place], *more, *self.tokens[place:]), known=tuple(words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +175,7 @@ def align(source: Prompt, edit: Prompt, method: Method = "by phrase") -> Alignme
         _spread(take, [column for i in group for column in old[i].columns], fresh[j].columns)
     for j in found.added:
         new[list(fresh[j].columns)] = 1.0
-    _marks(take, new, source, edit)
+    _marks(take, new, scale, encoded, source, edit)
     swaps = tuple((" ".join(old[i].text for i in group), fresh[j].text) for group, j in found.swaps)
     return Alignment(
         take, new, scale, encoded, swaps, _runs(fresh, found.added), _runs(old, found.dropped), found.guessed
@@ -159,16 +193,6 @@ def _runs(words: Sequence[Word], places: Sequence[int]) -> tuple[str, ...]:
     return tuple(" ".join(run) for run in runs)
 
 
-def _bytes() -> dict[str, int]:
-    """The letters by which byte-level tokenizers (CLIP's, GPT-2's) write bytes: printable ones stand for themselves."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-BYTES = _bytes()
-
-
 def readable(piece: str) -> str:
     """The text of a word as its author wrote it; as it stands where its pieces are no whole letters."""
     try:
@@ -183,9 +207,14 @@ def _keep(take: Tensor, scale: Tensor, encoded: Tensor, source: Prompt, old: Wor
         return
     for a, b in zip(old.columns, word.columns):
         take[a, b] = 1.0
-        # The host works the source's emphasis into its embedding; the edit starts from there.
-        encoded[b] = source.tokens[a].weight or 1.0
-        scale[b] = scale[b] / encoded[b]
+        _weigh(scale, encoded, source, a, b)
+
+
+def _weigh(scale: Tensor, encoded: Tensor, source: Prompt, old: int, column: int) -> None:
+    """The host works the source's emphasis into its embedding; the edit starts from there."""
+    weight = source.tokens[old].weight or 1.0
+    encoded[column] = weight if source.encodes_weights else 1.0
+    scale[column] = scale[column] / weight
 
 
 def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
@@ -196,23 +225,26 @@ def _spread(take: Tensor, old: Sequence[int], columns: Sequence[int]) -> None:
         take[torch.tensor(old)[:, None], torch.tensor(columns)] = 1.0 / len(columns)
 
 
-def _marks(take: Tensor, new: Tensor, source: Prompt, edit: Prompt) -> None:
-    """Start, end and padding. Where one prompt has more chunks, its last ones divide, or join, those of the other.
+def _marks(take: Tensor, new: Tensor, scale: Tensor, encoded: Tensor, source: Prompt, edit: Prompt) -> None:
+    """What belongs to no word. Where one prompt has more chunks, its last ones divide, or join, those of the other.
 
     Padding stands by its place, as only its position distinguishes it; a place where the source has no padding
     keeps the edit's own attention.
     """
     counts = [max(1, -(-len(prompt) // prompt.chunk)) for prompt in (source, edit)]
     chunks = range(max(counts))
-    for kind in ("start", "end", "pad"):
+    for kind in ("start", "end", "template", "pad"):
         for chunk in chunks:
             here, there = (min(chunk, count - 1) for count in counts)
             shared = sum(min(c, counts[0] - 1) == here for c in range(counts[1]))
             old = {column - here * source.chunk: column for column in source.marks(kind, here)}
-            for column in edit.marks(kind, there):
-                place = column - there * edit.chunk if kind == "pad" else next(iter(old), None)
+            if kind != "pad":
+                old = dict(enumerate(old.values()))
+            for number, column in enumerate(edit.marks(kind, there)):
+                place = column - there * edit.chunk if kind == "pad" else number
                 if place in old:
                     take[old[place], column] = 1.0 / max(shared, 1)
+                    _weigh(scale, encoded, source, old[place], column)
     for column, token in enumerate(edit.tokens):
         if token.kind != "word" and not bool(take[:, column].any()):
             new[column] = 1.0

@@ -1,4 +1,4 @@
-"""Prompts as the host's CLIP cuts them: columns of the attention maps, words, weights."""
+"""Prompts as the host's text encoders cut them: columns of the attention maps, words, weights."""
 
 from __future__ import annotations
 
@@ -8,36 +8,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...guidance.prompt_to_prompt.token_alignment import WORD_END, Prompt, Token
+from ...guidance.prompt_to_prompt.token_alignment import Prompt, Token
+from ...guidance.prompt_to_prompt.token_spans import WORD_END
 from ...inversion.negative_prompt import same_length
-
-Tokens = dict[str, list[list[tuple]]]
-
-
-def read_prompt(clip, text: str) -> tuple[Prompt, Tokens]:
-    """The prompt by tokens, and the host's own tokens with their weights.
-
-    Raises ValueError for encoders that are no CLIP."""
-    tokens: Tokens = clip.tokenize(text)
-    name = next((key for key in tokens if _vocabulary(clip, key) is not None), None)
-    if name is None:
-        raise ValueError(
-            "This text encoder is not a CLIP, and its words cannot be separated: load a model of the Stable Diffusion "
-            "1, 2 or XL family."
-        )
-    tokenizer = _vocabulary(clip, name)
-    columns = [token for chunk in tokens[name] for token in _columns(chunk, tokenizer)]
-    return Prompt(text, tuple(columns), len(tokens[name][0])), tokens
+from .text_encoders import Tokens, blank_of, other_weights, read_columns, tokenizer_of
 
 
-def _vocabulary(clip, name: str):
-    """The tokenizer behind one of the encoders, if it cuts text as CLIP does."""
-    holder = clip.tokenizer
-    for attribute in (f"clip_{name}", name):
-        tokenizer = getattr(holder, attribute, None)
-        if getattr(tokenizer, "inv_vocab", None) and getattr(tokenizer, "end_token", None) is not None:
-            return tokenizer if any(str(p).endswith(WORD_END) for p in tokenizer.inv_vocab.values()) else None
-    return None
+def read_prompt(clip, text: str, **options) -> tuple[Prompt, Tokens]:
+    """The prompt by columns of its conditioning, and the host's own tokens with their weights.
+
+    options: the tokenizer's own, such as `images`. Raises ValueError for encoders whose words cannot be separated.
+    """
+    tokens: Tokens = clip.tokenize(text, **options)
+    tokenizer = _clip_tokenizer(clip, tokens)
+    if tokenizer is None:
+        return read_columns(clip, text, **options)
+    chunks = next(iter(tokens.values()))
+    columns = [token for chunk in chunks for token in _columns(chunk, tokenizer)]
+    return Prompt(text, tuple(columns), len(chunks[0])), tokens
+
+
+def _clip_tokenizer(clip, tokens: Tokens):
+    """The first tokenizer where all of them cut text as CLIP does."""
+    found = [tokenizer_of(clip, name) for name in tokens]
+    return found[0] if found and all(one is not None and blank_of(one) == WORD_END for one in found) else None
 
 
 def _columns(chunk: Sequence[tuple], tokenizer) -> list[Token]:
@@ -64,8 +58,10 @@ def _digest(token) -> str:
     return hashlib.sha256(values.numpy().tobytes() if values is not None else repr(token).encode()).hexdigest()
 
 
-def reweighted(tokens: Tokens, weights: Sequence[float]) -> Tokens:
-    """The same tokens with other weights, one a column. Raises ValueError where an encoder counts otherwise."""
+def reweighted(clip, tokens: Tokens, weights: Sequence[float]) -> Tokens:
+    """The same tokens with other weights, one a column. Raises ValueError where a CLIP counts otherwise."""
+    if _clip_tokenizer(clip, tokens) is None:
+        return other_weights(clip, tokens, weights)
     changed: Tokens = {}
     for name, chunks in tokens.items():
         if sum(len(chunk) for chunk in chunks) != len(weights):

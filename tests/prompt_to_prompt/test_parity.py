@@ -78,7 +78,7 @@ def by_nodes(model, clip, case, z, sigmas, blend=None):
     source, edit = case.get("source", SOURCE), case["edit"]
     read = [read_prompt(clip, text) for text in (source, edit)]
     plan = plan_edits(read[0][0], [read[1][0]], cross_steps=CROSS, self_steps=OWN, self_reduction=1, blend=blend)
-    tokens = reweighted(read[1][1], plan.alignments[0].encoded.tolist())
+    tokens = reweighted(clip, read[1][1], plan.alignments[0].encoded.tolist())
     positive = as_rows([encode_tokens(clip, one) for one in (read[0][1], tokens)])
     empty = encode_tokens(clip, clip.tokenize(""))
     start = model.model.process_latent_out(z * (1 + sigmas[0] ** 2).sqrt()).expand(2, -1, -1, -1).contiguous()

@@ -63,10 +63,10 @@ def test_chunks_of_77(clip):
 def test_weights_are_taken_off_and_put_on(clip):
     prompt, tokens = read_prompt(clip, "a (red:1.3) heart")
     _, plain = read_prompt(clip, "a red heart")
-    assert reweighted(tokens, [1.0] * 77) == plain
-    assert reweighted(plain, [token.weight for token in prompt.tokens]) == tokens
+    assert reweighted(clip, tokens, [1.0] * 77) == plain
+    assert reweighted(clip, plain, [token.weight for token in prompt.tokens]) == tokens
     with pytest.raises(ValueError, match="different numbers"):
-        reweighted(tokens, [1.0] * 76)
+        reweighted(clip, tokens, [1.0] * 76)
 
 
 def test_rows_are_the_texts_alone(clip):
@@ -88,5 +88,5 @@ def test_encoders_without_words_are_a_sentence():
         def tokenize(self, text):
             return {"t5xxl": [[(1, 1.0)]]}
 
-    with pytest.raises(ValueError, match="not a CLIP"):
+    with pytest.raises(ValueError, match="words of this text encoder cannot be separated"):
         read_prompt(Other(), "a heart")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..inversion.quality import psnr, ssim
+from ..inversion.quality import decibels, ssim_of_pixels, weighted_mean
 
 # A pixel counts as changed where a channel differs by more than this: ten of 255 steps, above what a VAE does.
 CHANGED = 10 / 255
@@ -67,7 +67,8 @@ def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[Ed
     if mask is not None:
         inside = (mask > 0.5).to(source)
         masks |= {OUTSIDE: 1 - inside, INSIDE: inside}
-    columns = {name: _region(source, edit, one) for name, one in masks.items()}
+    error, alike = (source - edit).square().mean(-1), ssim_of_pixels(source, edit)
+    columns = {name: _region(error, alike, one) for name, one in masks.items()}
     outside = torch.zeros_like(source[..., 0]) if mask is None else (mask <= 0).to(source)
     touched = ((source != edit).any(-1) * outside).flatten(1).sum(1).int().tolist()
     changed = ((source - edit).abs().amax(-1) > CHANGED).flatten(1).float().mean(1).tolist()
@@ -78,12 +79,11 @@ def measure(source: Tensor, edit: Tensor, mask: Tensor | None = None) -> list[Ed
     return rows
 
 
-def _region(source: Tensor, edit: Tensor, mask: Tensor | None) -> list[tuple[float, float, float, float]]:
-    """(fraction, psnr, ssim, mse) a row."""
-    weight = torch.ones_like(source[..., 0]) if mask is None else mask
-    error = (source - edit).square().mean(-1)
-    mse = (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)
-    parts = (weight.flatten(1).mean(1), psnr(source, edit, mask=mask), ssim(source, edit, mask=mask), mse)
+def _region(error: Tensor, alike: Tensor, mask: Tensor | None) -> list[tuple[float, float, float, float]]:
+    """error, alike: (B, H, W) squared error and structural similarity -> (fraction, psnr, ssim, mse) a row."""
+    fraction = torch.ones_like(error[:, 0, 0]) if mask is None else mask.flatten(1).mean(1)
+    mse = weighted_mean(error, mask)
+    parts = (fraction, decibels(mse), weighted_mean(alike, mask), mse)
     return list(zip(*(part.tolist() for part in parts)))
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..guidance.flow.colour_wheel import arrow_points
+from ..host.progress import check_interrupt
 
 OUTLINE, LINE = (24, 24, 27), (255, 90, 46)
 
@@ -19,6 +20,7 @@ def arrows(picture: Tensor, flow: Tensor, *, every: int = 24) -> Tensor:
         canvas = Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy())
         draw = ImageDraw.Draw(canvas)
         for points in arrow_points(item, every).tolist():
+            check_interrupt()
             _arrow(draw, [tuple(point) for point in points], every // 12 | 1)
         drawn.append(torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255))
     return torch.stack(drawn)

@@ -41,7 +41,7 @@ def panel(tiles: Sequence[tuple[str, Tensor]], lines: Sequence[str]) -> Tensor:
         canvas.paste(picture, (left, row))
     for i, line in enumerate(wrapped):
         draw.text((gap, row + height + gap + i * row), line, TEXT if i == 0 else QUIET, font)
-    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).unsqueeze(0)
+    return torch.from_numpy(np.array(canvas)).float().div_(255).unsqueeze(0)
 
 
 def _picture(tile: Tensor) -> Image.Image:

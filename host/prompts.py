@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .guidance_patches import asks_for_negative
-from .validation import require_conditioning, require_unconditional
+from .validation import require_conditioning, require_prompt_of, require_unconditional
 
 MAX_DEPTH = 50
+FROM_CLIP = "The text of 'clip'"
 # Where the host's text encoders take their text; some take one for each of several networks.
 TEXTS = ("text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl")
 
 
-def encode(clip, text: str = "") -> list:
-    """CLIP and a text -> CONDITIONING, as the host's CLIP Text Encode makes it. Raises ValueError if not finite."""
-    return require_conditioning(clip.encode_from_tokens_scheduled(clip.tokenize(text)), f"The encoded prompt '{text}'")
+def encode(model, clip, text: str = "") -> list:
+    """CLIP and a text -> CONDITIONING, as the host's CLIP Text Encode makes it.
+
+    Raises ValueError if it is not finite, or not for models of this family.
+    """
+    encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    require_prompt_of(model, require_conditioning(encoded, f"The encoded prompt '{text}'"), FROM_CLIP)
+    return encoded
 
 
-def connected_or_encoded(conditioning, clip, name: str, text: str = ""):
-    """The CONDITIONING, or where none is connected the encoded text; raises ValueError without a CLIP."""
+def connected_or_encoded(model, conditioning, clip, name: str, text: str = ""):
+    """The CONDITIONING, or where none is connected the encoded text; raises ValueError without a CLIP of the model."""
     if conditioning is not None:
         return conditioning
     if clip is None:
@@ -27,7 +33,7 @@ def connected_or_encoded(conditioning, clip, name: str, text: str = ""):
             f"{name} is not connected: connect a CLIP Text Encode node, or CLIP alone for "
             + (f"the prompt '{text}'." if text else "an empty prompt.")
         )
-    return encode(clip, text)
+    return encode(model, clip, text)
 
 
 def conditionings(model, positive, negative, clip, cfg: float, technique: str, text: str = "") -> dict[str, list]:
@@ -36,15 +42,16 @@ def conditionings(model, positive, negative, clip, cfg: float, technique: str, t
     An open prompt is encoded with CLIP: a positive as `text`, a negative as the empty prompt. At CFG 1 a negative is
     needed only where a patch of the model asks for it. technique: the node, for the error.
     """
-    conds = {"positive": connected_or_encoded(positive, clip, "The positive prompt", text)}
+    conds = {"positive": connected_or_encoded(model, positive, clip, "The positive prompt", text)}
     if cfg != 1.0:
         require_unconditional(model, f"{technique} at CFG {cfg:g}")
-        conds["negative"] = connected_or_encoded(negative, clip, "The negative prompt, needed where CFG is not 1,")
+        name = "The negative prompt, needed where CFG is not 1,"
+        conds["negative"] = connected_or_encoded(model, negative, clip, name)
     elif negative is not None:
         conds["negative"] = negative  # patches may ask for it even then
     elif asks_for_negative(model):
         name = "The negative prompt, which a patch of the model (such as Self-Attention Guidance) needs at any CFG,"
-        conds["negative"] = connected_or_encoded(None, clip, name)
+        conds["negative"] = connected_or_encoded(model, None, clip, name)
     return conds
 
 

@@ -13,7 +13,8 @@ from ..host.progress import Interruptible
 from ..host.prompt_to_prompt.attention_record import Record
 from ..host.prompt_to_prompt.tokens import encode_tokens, read_prompt
 from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
-from ..host.validation import require_latent
+from ..host.prompts import FROM_CLIP
+from ..host.validation import require_latent, require_prompt_of
 from ._panel import HEAT
 
 
@@ -22,6 +23,7 @@ def maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed)
     prompt, tokens = read_prompt(clip, text)
     columns = chosen_columns([prompt], chosen, name="The words")
     positive = encode_tokens(clip, tokens)
+    require_prompt_of(model, positive, FROM_CLIP)
     if trajectory is not None:
         require_same_kind(trajectory, model)
         maps = maps_of_trajectory(model, prompt, positive, trajectory, levels)

@@ -109,7 +109,7 @@ class NullTextOptimize(io.ComfyNode):
         text = text_of_input(cls.hidden, "positive")
         warn_of_another_caption(trajectory, text and text.text)
         if mode != "fast":
-            negative = connected_or_encoded(negative, clip, "The negative prompt")
+            negative = connected_or_encoded(model, negative, clip, "The negative prompt")
         conditioning, found = fit_null_text(
             model, trajectory, positive, negative, recipe, levels_at_once=levels_at_once
         )

@@ -14,6 +14,8 @@ from ..host.prompt_to_prompt.negative_rows import negative_rows
 from ..host.prompt_to_prompt.own_prompt import marked
 from ..host.prompt_to_prompt.patch import with_prompt_to_prompt
 from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
+from ..host.prompts import FROM_CLIP
+from ..host.validation import require_prompt_of
 from .sockets import advanced, optional
 
 CATEGORY = "Palimpsest/editing"
@@ -174,6 +176,7 @@ class PromptToPrompt(io.ComfyNode):
         # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
         tokens = [reweighted(clip, t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
         positive = marked(as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)]), plan)
+        require_prompt_of(model, positive, FROM_CLIP)
         negative = encode_tokens(clip, clip.tokenize("")) if negative is None else negative
         rows = negative_rows(source_negative, negative, len(tokens))
         for warning in plan.warnings():

@@ -78,7 +78,7 @@ class EdgePredictorPreview(io.ComfyNode):
         require_predictor_of(model, edge_predictor.spec, "Edge Predictor Preview")
         require_vae_of(model, vae)
         fractions = parse_percents(percents)
-        prompt = connected_or_encoded(conditioning, clip, "conditioning")
+        prompt = connected_or_encoded(model, conditioning, clip, "conditioning")
         pictures = single_pictures([image], "The pictures")
         seen = [predicted_edges(model, vae, edge_predictor, one_, prompt, fractions, seed) for one_ in pictures]
         real = [None] * len(pictures) if edges is None else single_pictures([edges], "The edge pictures")

@@ -188,7 +188,7 @@ class EdgePredictorTrain(io.ComfyNode):
         choices = {"detail": int(detail[0]), "widths": widths(width[0])} | KINDS[target[0]]
         spec = new_spec(model, levels, **choices)
         spec = spec if start is None else continued(start.spec, spec)
-        prompts, empty = _prompts(conditioning, clip)
+        prompts, empty = _prompts(model, conditioning, clip)
         pictures, drawn = single_pictures(images, "The pictures"), single_pictures(edges, "The edge pictures")
         recipe = TrainingRecipe(
             steps=steps[0],
@@ -232,10 +232,10 @@ def _start(model, start: EdgePredictor | None, adapt: bool) -> EdgePredictor | N
     return start
 
 
-def _prompts(conditioning: Sequence | None, clip) -> tuple[list, list | None]:
+def _prompts(model, conditioning: Sequence | None, clip) -> tuple[list, list | None]:
     """(the prompts by number, the empty prompt or None)."""
-    empty = None if clip is None else require_plain_prompt(encode(clip), "The empty prompt")
-    given = conditioning or [connected_or_encoded(None, clip, "conditioning")]
+    empty = None if clip is None else require_plain_prompt(encode(model, clip), "The empty prompt")
+    given = conditioning or [connected_or_encoded(model, None, clip, "conditioning")]
     return [require_plain_prompt(prompt, f"Conditioning {i}") for i, prompt in enumerate(given, 1)], empty
 
 

@@ -12,7 +12,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test test-core test-portable bench lint archive readme thumbnails stamp blueprints setup venv clean distclean
+.PHONY: all demo serve test test-core test-portable bench lint archive readme train thumbnails stamp blueprints setup venv clean distclean
 
 all: demo
 
@@ -49,6 +49,10 @@ test-portable: venv
 
 bench: venv
 	@$(RUN) -m palimpsest.benchmarks.run $(SUITE); code=$$?; $(RUN) -m palimpsest.tools.readme; exit $$code
+
+# A command of papercut/, where the weights' recipes are: make train ARGS="train_flow_transformer --help"
+train: venv
+	@$(RUN) -m palimpsest.papercut.$(ARGS)
 
 readme: venv
 	@$(RUN) -m palimpsest.tools.readme

@@ -1,6 +1,6 @@
 """Pre-rendered training scenes: a memory-mapped array of pictures, rendered once by several processes.
 
-python -m papercut.data --count 8000
+python -m palimpsest.papercut.data --count 8000
 """
 
 import argparse

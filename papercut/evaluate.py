@@ -1,6 +1,6 @@
 """Measure the shipped Papercut networks on the test split, write `weights/measured.json` and the model cards' tables.
 
-python -m papercut.evaluate [vae diffusion classifier flow edges dit]
+python -m palimpsest.papercut.evaluate [vae diffusion classifier flow edges dit]
 """
 
 import argparse

@@ -3,7 +3,7 @@
 The trained modules are diffusers' `UNet2DConditionModel` and `AutoencoderTiny` and transformers' `CLIPTextModel`.
 `reference.py` reads the file back into the same modules: one set of weights serves the host and its reference.
 
-    python -m papercut.export
+    python -m palimpsest.papercut.export
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What Papercut-DiT paints, judged by the classifier: the rates of right shapes, colours, patterns and grounds.
 
-python -m papercut.flow_transformer_quality --folder DIR --run large
+python -m palimpsest.papercut.flow_transformer_quality --folder DIR --run large
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Draw the pictures that the example workflows load: a few composed scenes, their masks and sketches.
 
-python -m papercut.make_pictures
+python -m palimpsest.papercut.make_pictures
 """
 
 import math

@@ -5,7 +5,9 @@ transformers' `CLIPTokenizer` and the host's `SD1Tokenizer` read them alike; onl
 the scenes is one token, save those in `TWO_PIECES`: they stay two tokens on purpose, since techniques that align the
 words of two prompts meet words of unequal length in any real vocabulary.
 
-Run `python -m papercut.make_tokenizer` to write `papercut/tokenizer/` again; the result is the same bytes each time.
+    python -m palimpsest.papercut.make_tokenizer
+
+writes `papercut/tokenizer/` again; the result is the same bytes each time.
 """
 
 import itertools

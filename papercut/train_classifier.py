@@ -3,7 +3,7 @@
 Pictures are spoiled as an autoencoder, a diffusion model or a file format would spoil them. Needs the pictures of
 `data.py` and, for the CLIP score, the text encoder of `train_text.py`.
 
-    python -m papercut.train_classifier --minutes 20
+    python -m palimpsest.papercut.train_classifier --minutes 20
 """
 
 import argparse

@@ -5,7 +5,7 @@ from the shipped file; with --shipped it goes on from the shipped file alone. Ep
 scaled-linear betas; losses weighted by min-SNR (arXiv 2303.09556, gamma 5), which learns in a third of the steps; EMA
 weights; one caption in ten is dropped for guidance without classifier.
 
-    python -m papercut.train_diffusion --minutes 75
+    python -m palimpsest.papercut.train_diffusion --minutes 75
 """
 
 import argparse

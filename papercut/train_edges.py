@@ -1,6 +1,6 @@
 """Train Papercut's edge predictor by the pack's own node, through a running ComfyUI and stock nodes.
 
-    python -m papercut.train_edges
+    python -m palimpsest.papercut.train_edges
 
 Training scenes are drawn beside their edge maps, one file each, so that pictures, edges and captions cannot come
 apart; the host's dataset node reads them, its crop node parts them, Edge Predictor Train learns. An interrupted run

@@ -4,8 +4,8 @@ Pairs of a scene and its rearrangement, six updates, the paper's sequence loss w
 that hold something moving, then on whole pictures, since a crop may lie inside a plain cut-out, where nobody could see
 what moves.
 
-    python -m papercut.train_flow --minutes 34
-    python -m papercut.train_flow --minutes 62 --crop 256 --batch 1
+    python -m palimpsest.papercut.train_flow --minutes 34
+    python -m palimpsest.papercut.train_flow --minutes 62 --crop 256 --batch 1
 """
 
 import argparse

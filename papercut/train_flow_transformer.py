@@ -3,8 +3,8 @@
 What is learned lies in FOLDER/RUN, outside of the project: a checkpoint with the network's sizes, the recipe, weights,
 average and optimiser, from which the same command goes on; beside it what the pictures and captions were turned into.
 
-    python -m papercut.train_flow_transformer --folder DIR --run large --scenes large --side 128 --steps 3000
-    python -m papercut.train_flow_transformer --folder DIR --run whole --begin large --steps 20000
+    python -m palimpsest.papercut.train_flow_transformer --folder DIR --run large --scenes large --side 128 --steps 3000
+    python -m palimpsest.papercut.train_flow_transformer --folder DIR --run whole --begin large --steps 20000
 
 Shapes are decided above level 0.85, where the usual levels (logit-normal of mean 0) hardly ever fall: hence `level`.
 """

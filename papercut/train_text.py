@@ -4,7 +4,7 @@ A UNet trained from scratch on a random text encoder is slow to learn which colo
 alone teach it: from the hidden state at a shape word, its colour and pattern must be readable; at the word "ground",
 the tone and kind; at the end of the text, the whole list. The diffusion model then reads the frozen encoder.
 
-    python -m papercut.train_text --minutes 6
+    python -m palimpsest.papercut.train_text --minutes 6
 """
 
 import argparse

@@ -7,15 +7,16 @@ through the frozen decoder. At last every latent channel is brought to mean 0 an
 and by a short training in the decoder: a diffusion model whose samples start from noise of mean 0 cannot reach latents
 that lie far from it, and paints everything dark.
 
-    python -m papercut.train_vae --stage guide --minutes 20
-    python -m papercut.train_vae --stage encoder --minutes 8
-    python -m papercut.train_vae --stage settle --minutes 6 --rate 5e-4
+    python -m palimpsest.papercut.train_vae --stage guide --minutes 20
+    python -m palimpsest.papercut.train_vae --stage encoder --minutes 8
+    python -m palimpsest.papercut.train_vae --stage settle --minutes 6 --rate 5e-4
 
 With --shipped the last stage goes on from the shipped file, where the checkpoints of the first two are gone.
 For more channels no guide is needed: the shipped autoencoder's layers serve, but for the two at the latents.
 
-    python -m papercut.train_vae --channels 16 --folder DIR --stage widen --minutes 10 --rate 2.5e-4
-    python -m papercut.train_vae --channels 16 --folder DIR --stage settle --begin widen --minutes 2 --rate 2e-4
+    python -m palimpsest.papercut.train_vae --channels 16 --folder DIR --stage widen --minutes 10 --rate 2.5e-4
+    python -m palimpsest.papercut.train_vae --channels 16 --folder DIR --stage settle --begin widen \
+        --minutes 2 --rate 2e-4
 
 With `--publish FILE` the last writes the flow transformer's autoencoder.
 """

@@ -74,7 +74,8 @@ def cross_attention(
 ) -> Tensor:
     """Cross-attention in which every edit attends to its words as its source attends to theirs.
 
-    q: (B, tokens, C); k, v: (B, K, C), K a multiple of each prompt's own length (repeated prompts change nothing).
+    q: (B, tokens, C); k, v: (B, K, C), K a multiple of each prompt's own length (repeated prompts change nothing); or
+    all of them by heads, (B, heads, tokens, width).
     attend: the layer's attention with all that others have attached to it; plain: the bare one.
     """
     rows, sources = list(roles.rows), list(roles.sources)
@@ -95,24 +96,24 @@ def cross_attention(
 
 
 def edited_values(v: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
-    """v: (K, C), an edit's values -> the values for the source's map (K, C), and those for its own map (K, C).
+    """v: (..., K, C), an edit's values -> the values for the source's map (..., K, C), and those for its own map.
 
     The host pads a prompt by repetition: K is a multiple of the source's and of the edit's length.
     """
-    count = v.shape[0]
+    count = v.shape[-2]
     for length in alignment.take.shape:
         if count % length:
             raise ValueError(
                 f"The prompt has {length} tokens and the model is shown {count}: connect the conditioning of "
                 "Prompt-to-Prompt itself, without a node in between that changes its length."
             )
-    own = v[: alignment.take.shape[1]] * alignment.scale.to(v)[:, None]
+    own = v[..., : alignment.take.shape[1], :] * alignment.scale.to(v)[:, None]
     return _tile(alignment.take.to(v) @ own, count), _tile(own * alignment.new.to(v)[:, None], count)
 
 
 def _tile(values: Tensor, count: int) -> Tensor:
-    """(L, C) -> (count, C)."""
-    return repeat(values, "l c -> (n l) c", n=count // values.shape[0])
+    """(..., L, C) -> (..., count, C)."""
+    return repeat(values, "... l c -> ... (n l) c", n=count // values.shape[-2])
 
 
 def word_maps(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor:

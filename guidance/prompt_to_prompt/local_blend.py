@@ -60,10 +60,12 @@ def outline(heat_map: Tensor, size: tuple[int, int], threshold: float, *, grow: 
 
 
 def keep_source_outside(x: Tensor, mask: Tensor, rows: Sequence[int], sources: Sequence[int]) -> Tensor:
-    """x: (B, C, h, w); mask: (len(rows), h, w). A new tensor whose `rows` are their sources where the mask is 0."""
+    """x: (B, C, h, w) or (B, C, frames, h, w); mask: (len(rows), h, w).
+
+    A new tensor whose `rows` are their sources where the mask is 0."""
     if not rows:
         return x
     out, base = x.clone(), x[list(sources)]
-    weight = mask.to(x)[:, None]
+    weight = mask.to(x).unflatten(0, (-1, *[1] * (x.ndim - 3)))
     out[list(rows)] = torch.where(weight >= 1, x[list(rows)], torch.lerp(base, x[list(rows)], weight))
     return out

@@ -39,7 +39,8 @@ class LocalBlend:
 @dataclass(frozen=True, eq=False)
 class EditPlan:
     """cross_steps, self_steps: fractions (0..1) of the run's steps with the source's attention.
-    self_reduction: self-attention is kept where the map is at least so many times smaller than the latent."""
+    self_reduction: self-attention is kept where the map is at least so many times smaller than the latent; depth: of a
+    transformer, whose maps have one size, the fraction (0..1) of its blocks that are edited, from the first on."""
 
     source: Prompt
     edits: tuple[Prompt, ...]
@@ -48,6 +49,7 @@ class EditPlan:
     self_steps: float = 0.5
     self_reduction: int = 2
     blend: LocalBlend | None = None
+    depth: float = 1.0
 
     @property
     def rows(self) -> int:
@@ -126,6 +128,7 @@ def plan_edits(
     self_reduction: int = 2,
     blend: LocalBlend | None = None,
     pairing: Method = "by phrase",
+    depth: float = 1.0,
 ) -> EditPlan:
     """Raises ValueError for an empty source, no edits, or an edit that changes nothing."""
     if not source.words:
@@ -149,6 +152,7 @@ def plan_edits(
         self_steps=self_steps,
         self_reduction=self_reduction,
         blend=blend,
+        depth=depth,
     )
 
 

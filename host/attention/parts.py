@@ -44,9 +44,11 @@ def places(part: Tensor, whole: Tensor) -> list[Place]:
 def parts_of_call(x: Tensor, whole: Tensor, count: int, wanted: Collection[int]) -> list[Part] | None:
     """The parts of a model call that answer the conditionings `wanted`, out of the `count` that it asks for.
 
-    x: (b, C, h, w), what the model is given; whole: (B, C, H, W), what it was cut from. None where x does not hold
+    x: (b, C, h, w), what the model is given, or (b, C, frames, h, w); whole: the same of the B rows that it was cut
+    from. None where x does not hold
     every row of the batch for every conditioning, or was not cut from `whole`.
     """
+    x, whole = x.flatten(1, -3), whole.flatten(1, -3)  # frames, if any, beside channels
     batch = whole.shape[0]
     if x.shape[0] % (count * batch):
         return None

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..attention.family import Padding
 from ..validation import require_conditioning
 from .tokens import as_rows
 
 
-def negative_rows(source: list | None, edits: list, count: int) -> list:
+def negative_rows(source: list | None, edits: list, count: int, padding: Padding | None = None) -> list:
     """source: CONDITIONING of one picture or several, with any number of entries (a noise level each, for instance),
     None: that of the edits; edits: that of every edit -> CONDITIONING with a row for each source and, after it, one for
     each of its `count` edits. What an entry of `source` says beside its text (ranges, ControlNets) holds for all rows.
+    padding: how prompts of the model come to one length.
     """
     edits = require_conditioning(edits, "The negative prompt")
     source = require_conditioning(source, "The source's negative prompt") if source is not None else edits
@@ -27,9 +29,14 @@ def negative_rows(source: list | None, edits: list, count: int) -> list:
         raise ValueError(
             "The negative prompt of the edits has several parts or rows: connect a single CLIP Text Encode, or none."
         )
+    if padding is not None and len({entry[0].shape[1] for entry in (*source, *edits)}) > 1:
+        raise ValueError(
+            "The source's negative prompt and that of the edits have different numbers of tokens, and rows of this "
+            "model's batch cannot: leave source_negative open, and hold the source with Trajectory Anchor."
+        )
     edits = edits * (len(source) // len(edits))
     rows = [[_row(entry, row) for entry in source] for row in range(source[0][0].shape[0])]
-    return as_rows([one for row in rows for one in (row, *[edits] * count)])
+    return as_rows([one for row in rows for one in (row, *[edits] * count)], padding)
 
 
 def _row(entry: list, row: int) -> list:

@@ -5,13 +5,15 @@ Other prompts may stand beside it (Conditioning Combine, areas, masks, timestep 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...guidance.prompt_to_prompt.plan import EditPlan
+from ...guidance.prompt_to_prompt.token_alignment import Prompt
 from ..conds import own_bounds
+from .tokens import LENGTHS
 
 # In an entry of CONDITIONING: the texts of its rows.
 TEXTS = "palimpsest_prompt_to_prompt"
@@ -46,17 +48,26 @@ def require_own(positive: Sequence[dict], plan: EditPlan) -> None:
         )
     for entry in entries:
         rows = zip(entry["cross_attn"], plan.prompts * (len(entry["cross_attn"]) // plan.rows))
-        if not all(_repeats(row, len(prompt)) for row, prompt in rows):
+        lengths = entry.get(LENGTHS)
+        if not (_repeated(rows) if lengths is None else _fits(lengths, entry["cross_attn"].shape[1])):
             raise ValueError(
                 "The positive prompt holds more than the texts of Prompt-to-Prompt, whose words then cannot be "
                 "separated: join another prompt to it with Conditioning Combine, not with Conditioning Concat."
             )
 
 
-def _repeats(tokens: Tensor, length: int) -> bool:
-    """Whether tokens (K, D) are the first `length` of them, again and again."""
-    count = tokens.shape[0]
-    return count % length == 0 and torch.equal(tokens, tokens[:length].repeat(count // length, 1))
+def _fits(lengths: Sequence[int], count: int) -> bool:
+    """Whether rows of these lengths, filled up to one, have `count` tokens; up to a multiple of 32 in some families."""
+    return max(lengths) <= count < max(lengths) + 32
+
+
+def _repeated(rows: Iterable[tuple[Tensor, Prompt]]) -> bool:
+    """Whether the tokens (K, D) of each row are those of its prompt, again and again."""
+    for tokens, prompt in rows:
+        count, length = tokens.shape[0], len(prompt)
+        if count % length or not torch.equal(tokens, tokens[:length].repeat(count // length, 1)):
+            return False
+    return True
 
 
 def asked_entries(guider, conds: Sequence[list | None], plan: EditPlan) -> dict[Asked, dict]:

@@ -18,18 +18,20 @@ from ...guidance.prompt_to_prompt.attention_control import Roles
 from ...guidance.prompt_to_prompt.local_blend import keep_source_outside, map_factor
 from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
-from ..attention.blocks import Block, attention_blocks
-from ..attention.patching import with_attention
+from ..attention.blocks import attention_blocks
+from ..attention.transformer import transformer_blocks
 from ..compatibility import warn_of_another_caption
 from ..conds import pick_rows
-from ..family import diffusion_model
+from ..family import diffusion_model, is_unet
 from ..inversion.anchor import holds_of
 from ..network_calls import run_uncompiled
 from ..notify import notify
-from ..validation import require_unet
 from .attention_record import Record, Recording
 from .own_prompt import asked_entries, is_due, require_own
-from .run import TECHNIQUE, EditRun, cut_apart
+from .run import TECHNIQUE, Call, EditRun, cut_apart
+from .tokens import LENGTHS
+from .transformer_call import TransformerCall
+from .unet_call import UNetCall
 
 KEY = "palimpsest_prompt_to_prompt"
 # Entries that carry any of these are evaluated as the host would: their parts cannot be cut row by row.
@@ -40,16 +42,15 @@ def with_prompt_to_prompt(model, plan: EditPlan):
     """A clone of the MODEL that edits as the plan says, and keeps a `Recording` under `recording(model)`.
 
     With both fractions of steps at 0 and no blend the results are the plain host's to the last bit. Raises ValueError
-    for models without a UNet, and for one that has a Prompt-to-Prompt already.
+    for models whose attention is not known, and for one that has a Prompt-to-Prompt already.
     """
-    require_unet(model, TECHNIQUE)
+    patch = _PromptToPrompt(plan, *_calls_of(model, plan))
     if recording(model) is not None:
         raise ValueError(
             f"This model has a {TECHNIQUE} already: connect the model as it was before, and write each edit on a line "
             "of its own."
         )
     clone = model.clone()
-    patch = _PromptToPrompt(plan, attention_blocks(diffusion_model(model)))
     clone.set_attachments(KEY, patch.recording)
     clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, patch.calc_cond_batch)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
@@ -64,6 +65,18 @@ def with_prompt_to_prompt(model, plan: EditPlan):
     return clone
 
 
+def _calls_of(model, plan: EditPlan) -> tuple[dict, type[Call]]:
+    """The blocks of the network with attention, with the reduction of their maps, and how a call of it is edited."""
+    if not is_unet(model):
+        return transformer_blocks(model, TECHNIQUE), TransformerCall
+    if plan.depth != 1:
+        raise ValueError(
+            "The first third of the blocks is a choice for transformers, and this model is a UNet: set self_layers to "
+            "one of the others."
+        )
+    return attention_blocks(diffusion_model(model)), UNetCall
+
+
 def recording(model) -> Recording | None:
     """The recording of a MODEL that Prompt-to-Prompt has patched; None for others."""
     return model.get_attachment(KEY)
@@ -72,18 +85,18 @@ def recording(model) -> Recording | None:
 class _PromptToPrompt:
     """The places of a sampling run where the edits happen. Keeps nothing between runs but the last records."""
 
-    def __init__(self, plan: EditPlan, blocks: dict[Block, int]):
-        self.plan, self.blocks, self.recording = plan, MappingProxyType(blocks), Recording()
+    def __init__(self, plan: EditPlan, blocks: dict, of: type[Call]):
+        self.plan, self.blocks, self.of, self.recording = plan, MappingProxyType(blocks), of, Recording()
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
-        self._check(noise.shape[0], guider.conds.get("positive") or [])
+        self._check(noise, guider.conds.get("positive") or [])
         _warn_of_other_noises(noise, self.plan.rows, guider.model_patcher)
         for hold in holds_of(guider.model_patcher):
             warn_of_another_caption(hold.anchor.trajectory, self.plan.source.text, f"The source text of {TECHNIQUE}")
         size = tuple(int(n) for n in noise.shape[-2:])
         maps = MapSums(size, map_factor(self.blocks.values(), *size))
-        run = EditRun(self.plan, sigmas.tolist(), noise.shape[0], size, maps, self.blocks, guider)
+        run = EditRun(self.plan, sigmas.tolist(), noise.shape[0], size, maps, self.blocks, self.of, guider)
         run_uncompiled(guider, TECHNIQUE)
         # The guider's options are this run's own copy.
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
@@ -123,6 +136,7 @@ class _PromptToPrompt:
         if run.blends and run.mask is not None:
             x_in = keep_source_outside(x_in, run.mask, run.roles.rows, run.roles.sources)
         run.latent, run.asked, calls = x_in, frozenset(asked), run.calls
+        run.lengths = next(iter(asked.values())).get(LENGTHS, ())
         if self._source_is_kept(model, conds, x_in, run):
             out = _without_source_unconditional(executor, model, conds, x_in, timestep, model_options, run.roles)
         else:
@@ -138,12 +152,19 @@ class _PromptToPrompt:
         """One model call, with the attention of the plan's entries edited and their maps read."""
         run = _run(transformer_options)
         call = run.call(x, transformer_options) if run is not None else None
-        if call is not None:
-            transformer_options = with_attention(transformer_options, call.patches(), TECHNIQUE)
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kw)
+        if call is None:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kw)
+        network = executor.class_obj.diffusion_model
+        with call.edited(network, transformer_options, c_crossattn, kw) as options:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
-    def _check(self, rows: int, positive: list[dict]) -> None:
-        wanted = self.plan.rows
+    def _check(self, noise: Tensor, positive: list[dict]) -> None:
+        rows, wanted = noise.shape[0], self.plan.rows
+        if self.plan.blend is not None and noise.ndim == 5 and noise.shape[2] > 1:
+            raise ValueError(
+                f"The blend of {TECHNIQUE} is a place in a single picture, and this latent is a video: leave "
+                "blend_words and keep_words empty and auto_blend off."
+            )
         if rows % wanted:
             raise ValueError(
                 f"{TECHNIQUE} has {len(self.plan.edits)} edited texts and so needs a batch of {wanted} (the source and "

@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from ...guidance.prompt_to_prompt.attention_control import (
-    Roles,
-    cross_attention,
-    early,
-    edited_maps,
-    source_shapes,
-    step_of,
-    word_maps,
-)
+from ...guidance.prompt_to_prompt.attention_control import Roles, early, edited_maps, step_of
 from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
-from ..attention.blocks import Block
 from ..attention.parts import Part, parts_of_call
-from ..attention.patching import Attend, AttentionPatch, cells, plain_attention
 from .own_prompt import Asked
 
 TECHNIQUE = "Prompt-to-Prompt"
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One model call. parts: of the picture, each with all rows of the batch; shape: of what the model is given."""
+
+    run: "EditRun"
+    parts: Sequence[Part]
+    shape: tuple[int, ...]
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Who is who among the rows of the call."""
+        found = Roles((), (), ())
+        for part in self.parts:
+            found = found.join(self.run.roles.at(part.rows))
+        return found
+
+    def edited(
+        self, network: torch.nn.Module, options: Mapping, context: Tensor | None, extra: Mapping
+    ) -> AbstractContextManager[dict]:
+        """Inside, the network's attention is edited and its maps are read where it gets the options that come out.
+
+        options: the call's own; context: of its conditionings; extra: the further inputs of the network."""
+        raise NotImplementedError
+
+    def keep(self, part: Part, maps: Sequence[Tensor]) -> None:
+        """Adds a layer's maps (K, h, w) of the rows of a part to the run's."""
+        run = self.run
+        maps = edited_maps(maps, run.roles, run.plan.alignments) if run.cross else maps
+        for row, one in enumerate(maps):
+            run.maps.add(row, one, self.shape[-2:], part.top, part.left)
+
+
 @dataclass
 class EditRun:
-    """rows: of the whole batch; size: of the latent; step: of the model call under way; latent: what the host is asked
-    about in it, (B, C, h, w); asked: which of its conditionings are the plan's own; calls: made of the model with them.
+    """rows: of the whole batch; size: of the latent; blocks: of the network, and how many times smaller than the latent
+    their maps are; step: of the model call under way; latent: what the host is asked about in it, (B, C, h, w); asked:
+    which of its conditionings are the plan's own; calls: made of the model with them; of: the kind of call; lengths: of
+    the conditioning of each text by itself, where rows of unequal length are filled up.
     """
 
     plan: EditPlan
@@ -38,7 +64,8 @@ class EditRun:
     rows: int
     size: tuple[int, int]
     maps: MapSums
-    blocks: Mapping[Block, int]
+    blocks: Mapping
+    of: type[Call]
     guider: object = None
     step: int = 0
     cross: bool = False
@@ -47,6 +74,7 @@ class EditRun:
     latent: Tensor | None = None
     asked: frozenset[Asked] = frozenset()
     calls: int = 0
+    lengths: tuple[int, ...] = ()
     mask: Tensor | None = None
 
     @cached_property
@@ -62,7 +90,7 @@ class EditRun:
         steps = len(self.schedule) - 1
         self.blends = plan.blend is not None and self.step >= int(steps * plan.blend.start + 1e-6)
 
-    def call(self, x: Tensor, options: Mapping) -> "Call | None":
+    def call(self, x: Tensor, options: Mapping) -> Call | None:
         """What there is to do in a call of the model with x (b, C, h, w); None where nothing is.
 
         Raises ValueError where it holds the plan's rows in parts that cannot be distinguished.
@@ -75,68 +103,7 @@ class EditRun:
         parts = parts_of_call(x, self.latent, len(listed), wanted)
         if parts is None:
             raise cut_apart(self.rows, tuple(x.shape))
-        return Call(self, parts, tuple(x.shape))
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One model call. parts: of the picture, each with all rows of the batch; shape: of what the model is given."""
-
-    run: EditRun
-    parts: Sequence[Part]
-    shape: tuple[int, ...]
-
-    @cached_property
-    def roles(self) -> Roles:
-        """Who is who among the rows of the call."""
-        found = Roles((), (), ())
-        for part in self.parts:
-            found = found.join(self.run.roles.at(part.rows))
-        return found
-
-    def patches(self) -> list[AttentionPatch]:
-        run = self.run
-        coarse = [block for block, factor in run.blocks.items() if factor >= run.plan.self_reduction]
-        read = [block for block, factor in run.blocks.items() if factor == run.maps.factor]
-        cross = AttentionPatch("attn2", list(run.blocks) if run.cross else read, around=self.around_cross_attention)
-        return [AttentionPatch("attn1", coarse, before=self.as_the_source), cross] if run.self_ else [cross]
-
-    def as_the_source(self, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
-        """Before self-attention: every edit asks, and is asked, as its source."""
-        self._check(n, options)
-        return (*source_shapes(n, k, self.roles), v)
-
-    def around_cross_attention(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        """Around cross-attention: its maps are read, and every edit attends to its words as its source does."""
-        self._check(q, options)
-        run = self.run
-        if run.blocks.get(tuple(options["block"])) == run.maps.factor:
-            self._look(q, k, options)
-        if not run.cross:
-            return attend(q, k, v)
-        return cross_attention(q, k, v, self.roles, run.plan.alignments, attend, plain_attention(options))
-
-    def _check(self, rows: Tensor, options: Mapping) -> None:
-        """Nothing between the call and its attention has cut it again."""
-        shape = tuple(options.get("original_shape", self.shape))
-        if rows.shape[0] != self.shape[0] or shape[0] != self.shape[0] or shape[-2:] != self.shape[-2:]:
-            raise cut_apart(self.run.rows, (rows.shape[0], *shape[1:]))
-
-    def _look(self, q: Tensor, k: Tensor, options: dict) -> None:
-        """Adds this layer's maps to the run's."""
-        height, width = cells(options)
-        if height * width != q.shape[1]:
-            return
-        run = self.run
-        for part in self.parts:
-            maps = []
-            for row, place in enumerate(part.rows):
-                words = len(run.plan.prompts[row % run.plan.rows])
-                found = word_maps(q[place : place + 1], k[place : place + 1], options["n_heads"], words)
-                maps.append(found[0].unflatten(-1, (height, width)))
-            maps = edited_maps(maps, run.roles, run.plan.alignments) if run.cross else maps
-            for row, one in enumerate(maps):
-                run.maps.add(row, one, self.shape[-2:], part.top, part.left)
+        return self.of(self, parts, tuple(x.shape))
 
 
 def cut_apart(rows: int, shape: Sequence[int]) -> ValueError:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...guidance.prompt_to_prompt.token_alignment import Prompt, Token
 from ...guidance.prompt_to_prompt.token_spans import WORD_END
 from ...inversion.negative_prompt import same_length
+from ..attention.family import Padding
 from .text_encoders import Tokens, blank_of, other_weights, read_columns, tokenizer_of
 
 
@@ -74,28 +75,58 @@ def reweighted(clip, tokens: Tokens, weights: Sequence[float]) -> Tokens:
     return changed
 
 
+# In an entry of CONDITIONING: how many tokens each of its rows had before they were filled up.
+LENGTHS = "palimpsest_lengths"
+# What the encoders of some models leave beside the embedding, for a single text.
+ONE_TEXT_ALONE = ("t5xxl_ids", "conditioning_llama3")
+
+
 def encode_tokens(clip, tokens: Tokens) -> list:
     """CONDITIONING, as the host's CLIP Text Encode makes it."""
     return clip.encode_from_tokens_scheduled(tokens)
 
 
-def as_rows(conditionings: Sequence[list]) -> list:
+def as_rows(conditionings: Sequence[list], padding: Padding | None = None) -> list:
     """CONDITIONINGs of one picture each -> one CONDITIONING with a row for each.
 
-    Shorter prompts are repeated to the common length, which changes nothing for the model.
+    padding: how shorter prompts come to one length, so that nothing changes for the model: None for repetition, else
+    an entry says how long each was. Raises ValueError where its text encoder leaves more than an embedding
+    of a text.
     """
     if len({len(entries) for entries in conditionings}) != 1:
         raise ValueError("The texts were encoded in different numbers of parts: take scheduled hooks off the CLIP.")
-    return [_joined(parts) for parts in zip(*conditionings)]
+    return [_joined(parts, padding) for parts in zip(*conditionings)]
 
 
-def _joined(parts: Sequence[list]) -> list:
-    embeddings = [part[0] for part in parts]
-    for i in range(1, len(embeddings)):
-        embeddings[0], embeddings[i] = same_length(embeddings[0], embeddings[i])
-    embeddings = [same_length(embeddings[0], one)[1] for one in embeddings]
+def _joined(parts: Sequence[list], padding: Padding | None) -> list:
+    embeddings = _of_one_length([part[0] for part in parts], padding)
     options = dict(parts[0][1])
+    if padding is not None:
+        options[LENGTHS] = tuple(part[0].shape[1] for part in parts)
+    if any(name in options for name in ONE_TEXT_ALONE) and len(parts) > 1:
+        raise ValueError(
+            "The text encoder of this model gives more than one text's tokens, which rows of a batch cannot have: load "
+            "a model of another family (Anima and HiDream are not served)."
+        )
+    options.pop("attention_mask", None)  # of one text; the rows' own lengths are known
     pooled = [part[1].get("pooled_output") for part in parts]
     if all(isinstance(one, Tensor) for one in pooled):
         options["pooled_output"] = torch.cat(pooled)
     return [torch.cat(embeddings), options]
+
+
+def _of_one_length(embeddings: list[Tensor], padding: Padding | None) -> list[Tensor]:
+    """embeddings: (1, L, D) each."""
+    if padding is None:
+        for i in range(1, len(embeddings)):
+            embeddings[0], embeddings[i] = same_length(embeddings[0], embeddings[i])
+        return [same_length(embeddings[0], one)[1] for one in embeddings]
+    lengths = [one.shape[1] for one in embeddings]
+    if len(set(lengths)) == 1:
+        return embeddings
+    unit = padding.multiple
+    longest = -(-max(lengths) // unit) * unit
+    # On the left a prompt keeps the room behind it that the model fills up itself.
+    behind = [-length % unit if padding.side == "left" else longest - length for length in lengths]
+    sides = [(0, 0, longest - length - after, after) for length, after in zip(lengths, behind)]
+    return [torch.nn.functional.pad(one, side) for one, side in zip(embeddings, sides)]

@@ -13,12 +13,13 @@ from ...guidance.prompt_to_prompt.local_blend import map_factor
 from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.token_alignment import Prompt
 from ...inversion.trajectory import Trajectory
-from ..attention.blocks import Block, attention_blocks
+from ..attention.blocks import attention_blocks
 from ..attention.parts import Place, places
 from ..attention.patching import Attend, AttentionPatch, cells, with_attention
-from ..family import diffusion_model, latent_format
+from ..attention.sequence import Attention, ModelCall
+from ..attention.transformer import attention_of_call, middle_blocks, transformer_blocks
+from ..family import diffusion_model, is_unet, latent_format
 from ..session import Session, with_denoiser
-from ..validation import require_unet
 
 KEY = "palimpsest_word_maps"
 TECHNIQUE = "Word Attention Mask"
@@ -48,14 +49,32 @@ def maps_of_picture(model, prompt: Prompt, positive: list, latent: Mapping, coun
 
 
 class _Reader:
-    """Reads the maps of every model call of a run, whole or in parts. latent: (B, C, H, W), what the run asks about."""
+    """Reads the maps of every model call of a run, whole or in parts. blocks: of the network, and how many times
+    smaller than the latent their maps are; latent: (B, C, H, W), what the run asks about."""
 
-    def __init__(self, blocks: Mapping[Block, int], size: tuple[int, int], length: int):
+    def __init__(self, blocks: Mapping, size: tuple[int, int], prompt: Prompt):
         self.maps = MapSums(size, map_factor(blocks.values(), *size))
         self.blocks = [block for block, factor in blocks.items() if factor == self.maps.factor]
-        self.length = length
+        self.prompt = prompt
         self.latent: Tensor | None = None
 
+    def _places(self, x: Tensor) -> list[list[Place]]:
+        """For each row of the call, all places in the batch that it shows."""
+        if x.shape == self.latent.shape:
+            return [[(row, 0, 0)] for row in range(len(x))]
+        found = [places(row.flatten(0, -3), self.latent.flatten(1, -3)) for row in x]
+        if not all(found):
+            raise _cut_apart()
+        return found
+
+    def _add(self, maps: Sequence[Tensor], where: Sequence[list[Place]], size: tuple[int, int]) -> None:
+        """maps: for each row of the call (K, h, w), from a part of the latent of this size."""
+        for one, found in zip(maps, where):
+            for row, top, left in found:
+                self.maps.add(row, one, size, top, left)
+
+
+class _UNetReader(_Reader):
     def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
         where = self._places(x)
 
@@ -69,29 +88,43 @@ class _Reader:
         options = with_attention(transformer_options, [patch], TECHNIQUE)
         return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
-    def _places(self, x: Tensor) -> list[list[Place]]:
-        """For each row of the call, all places in the batch that it shows."""
-        if x.shape == self.latent.shape:
-            return [[(row, 0, 0)] for row in range(len(x))]
-        found = [places(row, self.latent) for row in x]
-        if not all(found):
-            raise _cut_apart()
-        return found
-
     def _keep(self, q: Tensor, k: Tensor, options: dict, where: Sequence[list[Place]], size: tuple[int, int]) -> None:
         height, width = cells(options)
         if height * width != q.shape[1]:
             return
-        maps = word_maps(q, k, options["n_heads"], self.length).cpu().unflatten(-1, (height, width))
-        for one, found in zip(maps, where):
-            for row, top, left in found:
-                self.maps.add(row, one, size, top, left)
+        maps = word_maps(q, k, options["n_heads"], len(self.prompt)).cpu().unflatten(-1, (height, width))
+        self._add(maps, where, size)
+
+
+class _TransformerReader(_Reader):
+    """Reads where picture tokens attend to the words, in the middle blocks; start, end and padding are left out."""
+
+    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
+        where, columns = self._places(x), [column for word in self.prompt.words for column in word.columns]
+
+        def around(attention: Attention) -> Tensor:
+            if attention.kind != "self":
+                maps = [attention.word_maps(row, columns, len(self.prompt)).cpu() for row in range(len(x))]
+                self._add(maps, where, tuple(x.shape[-2:]))
+            return attention.attend(attention.q, attention.k, attention.v)
+
+        call = ModelCall(tuple(x.shape), 0 if c_crossattn is None else c_crossattn.shape[1], kw)
+        network, blocks = executor.class_obj.diffusion_model, middle_blocks(self.blocks)
+        with attention_of_call(network, call, transformer_options, around, TECHNIQUE, blocks=blocks) as options:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
 
 def _read(model, prompt: Prompt, positive: list, raw: Tensor, levels: list[float], latents, mask) -> Tensor:
     """latents: one for each level in the scaled form, or the noise to add to `raw`; mask: of an inpainting model."""
-    require_unet(model, TECHNIQUE)
-    reader = _Reader(attention_blocks(diffusion_model(model)), tuple(raw.shape[-2:]), len(prompt))
+    if raw.ndim == 5 and raw.shape[2] > 1:
+        raise ValueError(
+            f"{TECHNIQUE} reads single pictures, and this latent is a video: connect the latent of a picture."
+        )
+    size = tuple(raw.shape[-2:])
+    if is_unet(model):
+        reader: _Reader = _UNetReader(attention_blocks(diffusion_model(model)), size, prompt)
+    else:
+        reader = _TransformerReader(transformer_blocks(model, TECHNIQUE), size, prompt)
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, reader.apply_model)
 

@@ -394,7 +394,7 @@ def test_other_unets_and_what_they_predict(parts, family):
     assert (out[1] - plain[1]).abs().max() > 1e-2
 
 
-def test_other_families_are_a_sentence(parts):
-    _, clip = parts
-    with torch.inference_mode(), pytest.raises(ValueError, match="UNet"):
-        with_prompt_to_prompt(tiny_model("flux"), plan_of(clip))
+def test_few_blocks_are_for_transformers(parts):
+    model, clip = parts
+    with pytest.raises(ValueError, match="choice for transformers"):
+        with_prompt_to_prompt(model, plan_of(clip, depth=1 / 3))

@@ -44,17 +44,20 @@ def require_finite(tensor: Tensor, name: str, remedy: str = "") -> Tensor:
     return tensor
 
 
-def require_latent(latent: dict, name: str = "The latent", model=None) -> Tensor:
-    """LATENT -> its samples (B, C, h, w), finite; with `model`, also of that model's latent format."""
+def require_latent(latent: dict, name: str = "The latent", model=None, *, one_frame: bool = False) -> Tensor:
+    """LATENT -> its samples (B, C, h, w), finite; with `model`, also of that model's latent format.
+
+    one_frame: (B, C, 1, h, w) serves as well, the picture of a model that is built like a video model."""
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is not a picture's latent: connect the output of a VAE Encode node.")
-    if samples.ndim == 5:
+    frame = one_frame and samples.ndim == 5 and samples.shape[2] == 1
+    if samples.ndim == 5 and not frame:
         raise ValueError(
             f"{name} is a video's, or that of an image model built like a video model (Qwen-Image, Wan): Palimpsest "
             "edits with models whose latents are single pictures: load Stable Diffusion, SDXL, SD3 or Flux, say."
         )
-    if samples.ndim != 4 or 0 in samples.shape:
+    if not (frame or samples.ndim == 4) or 0 in samples.shape:
         shape = "x".join(str(size) for size in samples.shape)
         raise ValueError(
             f"{name} has the shape {shape}, which is not that of pictures (batch x channels x height x width): "

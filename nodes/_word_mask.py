@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..guidance.prompt_to_prompt.local_blend import heat, outline
 from ..guidance.prompt_to_prompt.plan import chosen_columns
+from ..host.attention.transformer import padding_of
 from ..host.compatibility import require_same_kind
 from ..host.progress import Interruptible
 from ..host.prompt_to_prompt.attention_record import Record
+from ..host.prompt_to_prompt.text_encoders import in_context
 from ..host.prompt_to_prompt.tokens import encode_tokens, read_prompt
 from ..host.prompt_to_prompt.word_maps import maps_of_picture, maps_of_trajectory
 from ..host.prompts import FROM_CLIP
@@ -21,15 +23,17 @@ from ._panel import HEAT
 def maps_of_prompt(model, clip, text, chosen, trajectory, samples, levels, seed):
     """Maps of every row, the words' columns in them, and the latent's height and width."""
     prompt, tokens = read_prompt(clip, text)
-    columns = chosen_columns([prompt], chosen, name="The words")
+    chosen_columns([prompt], chosen, name="The words")
     positive = encode_tokens(clip, tokens)
     require_prompt_of(model, positive, FROM_CLIP)
+    prompt = prompt if padding_of(model) is None else in_context(prompt, positive, model)
+    columns = chosen_columns([prompt], chosen, name="The words")
     if trajectory is not None:
         require_same_kind(trajectory, model)
         maps = maps_of_trajectory(model, prompt, positive, trajectory, levels)
         size = trajectory.latents.shape[-2:]
     else:
-        raw = require_latent(samples, "The samples", model)
+        raw = require_latent(samples, "The samples", model, one_frame=True)
         latent = {**samples, "samples": raw}
         maps, size = maps_of_picture(model, prompt, positive, latent, levels, seed), raw.shape[-2:]
     return maps, columns * len(maps), tuple(size)

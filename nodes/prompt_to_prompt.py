@@ -9,17 +9,25 @@ from comfy_api.latest import io, ui
 from ..guidance.prompt_to_prompt.changed_things import changed_things, columns_of
 from ..guidance.prompt_to_prompt.pairing import METHODS
 from ..guidance.prompt_to_prompt.plan import EditPlan, LocalBlend, chosen_columns, plan_edits, uncovered
+from ..host.attention.transformer import padding_of
 from ..host.notify import notify
 from ..host.prompt_to_prompt.negative_rows import negative_rows
 from ..host.prompt_to_prompt.own_prompt import marked
 from ..host.prompt_to_prompt.patch import with_prompt_to_prompt
+from ..host.prompt_to_prompt.text_encoders import in_context
 from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from ..host.prompts import FROM_CLIP
 from ..host.validation import require_prompt_of
 from .sockets import advanced, optional
 
 CATEGORY = "Palimpsest/editing"
-WHERE = {"from half the latent's size": 2, "from a quarter": 4, "everywhere": 1}
+# Layers whose shapes are kept, as settings of the plan.
+WHERE = {
+    "from half the latent's size": {"self_reduction": 2},
+    "from a quarter": {"self_reduction": 4},
+    "everywhere": {"self_reduction": 1},
+    "first third of the blocks": {"self_reduction": 1, "depth": 1 / 3},
+}
 
 
 def listed_phrases(clip, text: str) -> list:
@@ -38,7 +46,8 @@ def _place_inputs() -> list[io.Input]:
         advanced(io.Float, "blend_start", "Fraction of the steps before the blend begins. Sane: 0.1 to 0.4.",
                  default=0.2, min=0.0, max=1.0, step=0.05, round=0.01),
         advanced(io.Combo, "self_layers", "Layers whose shapes are kept. The finest ones hold textures more than "
-                 "shapes.", options=list(WHERE), default=next(iter(WHERE))),
+                 "shapes. Blocks of transformers are of one size: all, or for models of few steps the first third.",
+                 options=list(WHERE), default=next(iter(WHERE))),
         optional(io.String, "keep_words", "Words whose place stays as it is, between commas: the thing in front, "
                  "where its ground changes. With or without blend_words.", default="", dynamic_prompts=False),
     ]  # fmt: skip
@@ -66,7 +75,9 @@ class PromptToPrompt(io.ComfyNode):
             # Its reading of the texts is shown again where the host remembers its outputs.
             has_intermediate_output=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample with: Stable Diffusion 1, 2 or XL."),
+                io.Model.Input(
+                    "model", tooltip="The model to sample with: Stable Diffusion, Flux, Qwen-Image, Wan ..."
+                ),
                 io.Clip.Input("clip", tooltip="Encodes the texts."),
                 io.String.Input(
                     "source",
@@ -158,31 +169,36 @@ class PromptToPrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
-        prompts = [prompt for prompt, _ in read]
-        plan = plan_edits(
-            prompts[0],
-            prompts[1:],
-            cross_steps=cross_steps,
-            self_steps=self_steps,
-            self_reduction=WHERE[self_layers],
-            blend=_blend(clip, prompts, blend_words, keep_words, blend_start, blend_threshold),
-            pairing=pairing,
-        )
+
+        def planned(prompts) -> EditPlan:
+            blend = _blend(clip, prompts, blend_words, keep_words, blend_start, blend_threshold)
+            settings = {"cross_steps": cross_steps, "self_steps": self_steps, "blend": blend, "pairing": pairing}
+            return plan_edits(prompts[0], prompts[1:], **settings, **WHERE[self_layers])
+
+        plan = planned([prompt for prompt, _ in read])
         _require_covered(plan, blend_words)
+        with_prompt_to_prompt(model, plan)  # a model that is not served is refused before anything is encoded
+        encoded, padding = _encoded(clip, [tokens for _, tokens in read], plan), padding_of(model)
+        if padding is not None:
+            plan = planned([in_context(prompt, one, model) for (prompt, _), one in zip(read, encoded)])
         named = []
         if auto_blend and not blend_words.strip():
             plan, named = _by_itself(plan, pairing, blend_start, blend_threshold)
-        patched = with_prompt_to_prompt(model, plan)
-        # Emphasis acts on the attention and not, as elsewhere, on the embedding; the source's own stays as it was.
-        tokens = [reweighted(clip, t, a.encoded.tolist()) for (_, t), a in zip(read[1:], plan.alignments)]
-        positive = marked(as_rows([encode_tokens(clip, one) for one in (read[0][1], *tokens)]), plan)
+        patched, positive = with_prompt_to_prompt(model, plan), marked(as_rows(encoded, padding), plan)
         require_prompt_of(model, positive, FROM_CLIP)
         negative = encode_tokens(clip, clip.tokenize("")) if negative is None else negative
-        rows = negative_rows(source_negative, negative, len(tokens))
+        rows = negative_rows(source_negative, negative, len(plan.edits), padding)
         for warning in plan.warnings():
             notify(warning)
         report = "\n".join([plan.report(), *named])
         return io.NodeOutput(patched, positive, report, rows, plan.rows, ui=ui.PreviewText(report))
+
+
+def _encoded(clip, tokens: list, plan: EditPlan) -> list[list]:
+    """A CONDITIONING a text. Emphasis of an edit acts on the attention and not, as elsewhere, on the embedding; the
+    source's own stays as it was."""
+    edits = [reweighted(clip, one, a.encoded.tolist()) for one, a in zip(tokens[1:], plan.alignments)]
+    return [encode_tokens(clip, one) for one in (tokens[0], *edits)]
 
 
 def _blend(clip, prompts, blend_words: str, keep_words: str, start: float, threshold: float) -> LocalBlend | None:

@@ -25,7 +25,9 @@ class WordAttentionMask(io.ComfyNode):
             description="Shows where the model attends to chosen words, as a mask to edit with and a heat map.",
             search_aliases=["cross attention map", "DAAM", "heat map"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1, 2 or XL; or Prompt-to-Prompt's, after sampling."),
+                io.Model.Input(
+                    "model", tooltip="Any that Prompt-to-Prompt knows; or Prompt-to-Prompt's, after sampling."
+                ),
                 io.Clip.Input("clip", tooltip="Reads the words."),
                 io.String.Input(
                     "text",
@@ -92,7 +94,7 @@ class WordAttentionMask(io.ComfyNode):
         chosen = listed_phrases(clip, words)
         if trajectory is None and samples is None:
             raise ValueError("There is no picture to read: connect a trajectory, or samples.")
-        raw = None if trajectory is not None else require_latent(samples, "The samples")
+        raw = None if trajectory is not None else require_latent(samples, "The samples", one_frame=True)
         record = None if raw is None or recording(model) is None else recording(model).of(raw)
         scale = latent_format(model).spacial_downscale_ratio
         if record is not None:

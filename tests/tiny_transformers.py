@@ -15,10 +15,10 @@ import comfy.supported_models as models
 import torch
 from palimpsest.guidance.prompt_to_prompt.token_alignment import Prompt, Token
 
-from .tiny_models import fill, tiny_model
+from .tiny_models import fill
 
 LENGTH = 12  # tokens of a prompt; 0 for as many as it has by itself
-WIDTH = 32  # of a token's embedding
+WIDTH = 8  # of a token's embedding, as the narrow text encoders of the tests make it
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ def model_of(kind: type, **config) -> comfy.model_patcher.ModelPatcher:
 FLUX = dict(
     hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=WIDTH, theta=10000, vec_in_dim=None,
 )  # fmt: skip
+FLUX1 = FLUX | dict(
+    image_model="flux", in_channels=16, out_channels=16, mlp_ratio=4.0, axes_dim=[16, 56, 56], patch_size=2,
+    qkv_bias=True, guidance_embed=True, txt_ids_dims=[], vec_in_dim=WIDTH,
+)  # fmt: skip
 FLUX2 = FLUX | dict(
     image_model="flux2", in_channels=128, out_channels=128, mlp_ratio=3.0, axes_dim=[32, 32, 32, 32], patch_size=1,
     qkv_bias=False, guidance_embed=True, txt_ids_dims=[3], global_modulation=True, mlp_silu_act=True, ops_bias=False,
@@ -71,7 +75,7 @@ QWEN_IMAGE = dict(
     num_attention_heads=2, joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
 )  # fmt: skip
 KREA2 = dict(
-    image_model="krea2", features=64, heads=2, kvheads=1, layers=2, channels=16, tdim=32, txtdim=16, txtlayers=2,
+    image_model="krea2", features=64, heads=2, kvheads=1, layers=2, channels=16, tdim=32, txtdim=4, txtlayers=2,
     txtheads=2, txtkvheads=2,
 )  # fmt: skip
 LUMINA = dict(
@@ -94,7 +98,7 @@ COSMOS = dict(
 )  # fmt: skip
 
 KINDS: dict[str, Kind] = {
-    "flux": Kind(lambda: tiny_model("flux"), pooled=64, references=True),
+    "flux": Kind(lambda: model_of(models.Flux, **FLUX1), pooled=WIDTH, references=True),
     "flux 2": Kind(
         lambda: model_of(models.Flux2, **FLUX2), channels=128, patch=1, columns=512, left=True, references=True
     ),

@@ -18,6 +18,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .conds import controls
 from .differentiable_attention import ControlAttention, differentiable_attention
@@ -33,6 +34,10 @@ def plain(tensor: Tensor) -> Tensor:
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
+        if is_traceable_wrapper_subclass(tensor):  # a quantised weight and its scales
+            names, rest = tensor.__tensor_flatten__()
+            parts = {name: plain(getattr(tensor, name)) for name in names}
+            return type(tensor).__tensor_unflatten__(parts, rest, tensor.size(), tensor.stride())
         alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
@@ -50,6 +55,9 @@ def normalise(module: torch.nn.Module) -> None:
                 continue
             if parameter.is_inference() and type(parameter) is torch.nn.Parameter:
                 part._parameters[name] = torch.nn.Parameter(plain(parameter.detach()), requires_grad=False)
+            elif parameter.is_inference() and is_traceable_wrapper_subclass(parameter):
+                with torch.inference_mode(False):
+                    part._parameters[name] = torch.nn.Parameter(plain(parameter), requires_grad=False)
             elif parameter.requires_grad:
                 parameter.requires_grad_(False)
         for name, buffer in list(part._buffers.items()):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import comfy.lora
 import comfy.lora_convert
+import comfy.ops
 import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
@@ -21,6 +22,13 @@ from ..notify import notify
 
 NETWORK = "diffusion_model."
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_encoders", "clip", "conditioner", "cond_stage_model")
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether a layer is linear; of the host's quantised ones torch does not know it."""
+    return isinstance(module, torch.nn.Linear) or (
+        isinstance(module, comfy.ops.CastWeightBiasOp) and hasattr(module, "in_features")
+    )
 
 
 def lora_model(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:

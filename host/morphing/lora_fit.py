@@ -25,7 +25,7 @@ from ..network_calls import require_graph
 from ..session import Session, with_denoiser
 from ..validation import require_latent_of
 from .conditioning import OF_ROWS, key_conditionings, morphed
-from .lora import lora_model
+from .lora import is_linear, lora_model
 from .row_lora import layer_hooks
 
 # Queries, keys, values and outputs of every attention: the layers of the paper's code. Families without a UNet name
@@ -142,7 +142,7 @@ def target_layers(model) -> list[str]:
     """The attention projections that LoRA Fit adapts, by name within the network."""
     pattern = UNET_LAYERS if is_unet(model) else OTHER_LAYERS
     network = diffusion_model(model)
-    linear = (name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear))
+    linear = (name for name, module in network.named_modules() if is_linear(module))
     names = [name for name in linear if re.search(pattern, name)]
     if not names:
         raise ValueError(

@@ -37,7 +37,7 @@ from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, rows_of
 from ..family import diffusion_model, is_unet
 from ..network_calls import run_uncompiled
 from .attention_blend import KEY as BLEND
-from .lora import read_lora
+from .lora import is_linear, read_lora
 from .row_chunks import RESERVED, Limits, RowChunks
 
 KEY = "palimpsest_lora"
@@ -240,7 +240,7 @@ def _scaled(change: LowRank | Full | None, strength: float) -> LowRank | Full | 
 
 def operation_of(module: torch.nn.Module, name: str) -> Operation:
     """What a layer of the host does with its weight."""
-    if isinstance(module, torch.nn.Linear):
+    if is_linear(module):
         return LINEAR
     if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)) and module.groups == 1:
         geometry = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}

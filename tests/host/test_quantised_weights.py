@@ -1,24 +1,28 @@
 """Gradients to the input through weights in the host's quantised forms, made as its loaders make them."""
 
+import logging
 import math
 
 import comfy.ops
 import pytest
 import torch
 from palimpsest.host.gradients import normalise, plain
+from palimpsest.host.morphing.row_lora import interpolated
 from palimpsest.host.session import with_denoiser
+from palimpsest.morphing.schedule import schedule
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..morphing.parts import random_lora
+from ..morphing.scene import Morph
 from ..quantised_models import FORMS, quantised_file, quantised_model, stored
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from . import techniques
+from .prompts import reported, run
 
 SIGMAS = torch.tensor([0.7, 0.0])
-NATIVE_FP8 = pytest.param(
-    "fp8",
-    marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason="weights made in inference mode are not renewed"),
-)
-EVERY_FORM = [NATIVE_FP8 if form == "fp8" else form for form in FORMS]
+# Each product of fp8 numbers says at length that there is none on a CPU, and is computed with what they stand for.
+logging.getLogger("comfy_kitchen.tensor.fp8").setLevel(logging.ERROR)
 
 
 def host_layer(weight: Tensor, form: str) -> torch.nn.Module:
@@ -45,7 +49,7 @@ def bound_of(weight: Tensor, grad: Tensor, form: str) -> Tensor:
     return grad.abs() @ (weight.abs() / 16).clamp_min(float(largest / 448) * 2.0**-10)
 
 
-@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("form", FORMS)
 def test_a_layers_gradient_is_off_by_its_rounding_alone(form):
     """Against the weight before it was quantised; the limit is that of each element, on any machine."""
     generator = torch.Generator().manual_seed(2)
@@ -87,8 +91,19 @@ def rounding_of_network(family: str, form: str) -> float:
     return math.sqrt(4 * sum(error**2 for error in each))
 
 
-@pytest.mark.parametrize("family", ["sd1", "flux"])
-@pytest.mark.parametrize("form", EVERY_FORM)
+IN_PLACE = pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="Flux adds to a quantised layer's output in place"
+)
+
+
+@pytest.mark.parametrize(
+    "family, form",
+    [
+        pytest.param(family, form, marks=IN_PLACE if (family, form) == ("flux", "fp8") else ())
+        for family in ("sd1", "flux")
+        for form in FORMS
+    ],
+)
 def test_a_networks_gradient_is_off_as_independent_roundings_are(family, form):
     with torch.inference_mode():
         exact = gradient(tiny_model(family), family)
@@ -102,7 +117,7 @@ def test_a_networks_gradient_is_off_as_independent_roundings_are(family, form):
             assert torch.allclose(found, gradient(same, family), rtol=1e-3, atol=1e-4 * float(found.abs().max()))
 
 
-@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("form", FORMS)
 def test_guidance_and_null_text_run_on_quantised_weights(form):
     with torch.inference_mode():
         model = quantised_model("sd1", form)
@@ -114,19 +129,37 @@ def test_guidance_and_null_text_run_on_quantised_weights(form):
         assert all(weight.grad is None for weight in model.model.parameters())
 
 
-@pytest.mark.parametrize("form", [NATIVE_FP8])
-def test_motion_guidance_runs_on_quantised_weights(form):
+def test_motion_guidance_runs_on_quantised_weights():
     with torch.inference_mode():
-        (moved,) = techniques.faithful_motion(quantised_model("sd1", form))
+        (moved,) = techniques.faithful_motion(quantised_model("sd1", "fp8"))
     assert torch.isfinite(moved).all()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a quantised layer is not known as linear")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_lora_is_fitted_to_quantised_weights_and_mixed_on_them(form):
     with torch.inference_mode():
-        losses, *factors = techniques.fitted_lora(quantised_model("sd1", form))
-        assert torch.isfinite(losses).all() and losses[-1] < losses[0]
-        assert any(factor.abs().max() > 0 for factor in factors)
-        (rows,) = techniques.lora_interpolator(quantised_model("sd1", form))
-    assert torch.isfinite(rows).all() and not torch.allclose(rows[0], rows[2])
+        model = quantised_model("sd1", form)
+        losses, *factors = techniques.fitted_lora(model)
+        ups = factors[2::3]  # in each layer behind alpha and the lower factor; zero before the first step
+        assert torch.isfinite(losses).all() and ups and all(up.isfinite().all() and up.any() for up in ups)
+        loras = [random_lora(tiny_model("sd1"), seed) for seed in range(2)]
+        mixed = interpolated(model, loras, schedule(3))
+        (rows,), (plain_rows,) = techniques.sampled(mixed, rows=3), techniques.sampled(model, rows=3)
+    assert torch.isfinite(rows).all() and not torch.allclose(rows, plain_rows, rtol=1e-2)
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8, emulated"])
+def test_gradients_and_lora_fit_of_a_quantised_file_through_prompts(host, host_client, form):
+    """The stock loader's model, on a CPU, where the host computes natively in int8 alone."""
+    folder = host.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"quantised-{FORMS[form][0]}.safetensors"
+    save_file({key: value.contiguous() for key, value in quantised_file("flux", form)[0].items()}, folder / name)
+    scene = Morph("flux", file=name)
+    shown = scene.gradient(cfg=1.0)
+    scene.add("SaveLoRA", lora=[scene.fit(), 0], prefix=f"loras/quantised-{FORMS[form][0]}")
+    found = reported(run(host_client, scene), shown)
+    assert found["inference"] == 0 and found["gradient"] > 0
+    if form != "int8":  # with rounded inputs a model is a staircase, whose finite differences say nothing
+        assert found["gradient"] == pytest.approx(found["difference"], rel=2e-3)
+    assert list((host.base / "output" / "loras").glob(f"quantised-{FORMS[form][0]}*.safetensors"))

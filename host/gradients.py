@@ -189,9 +189,15 @@ def _apart(_module: torch.nn.Module, args: tuple) -> tuple:
     return tuple(one.clone() if isinstance(one, Tensor) and one.requires_grad else one for one in args)
 
 
+def _no_view(_module: torch.nn.Module, _args: tuple, output: Tensor) -> Tensor:
+    """Forward hook: autograd lets nothing write in place to a view that a function of the host's own gives out."""
+    return output.clone() if output.requires_grad and output._base is not None else output
+
+
 @contextmanager
 def _kept_streams(module: torch.nn.Module) -> Iterator[None]:
-    """Transformers such as Flux add to their token stream in place after a norm has saved it for backward.
+    """Transformers such as Flux add to their token stream in place after a norm has saved it for backward, and to what
+    a quantised layer gives out.
 
     The copies cost what additions out of place would cost. UNets do without.
     """
@@ -203,6 +209,11 @@ def _kept_streams(module: torch.nn.Module) -> Iterator[None]:
                 part for part in network.modules() if type(part).__name__.endswith("Norm") and not any(part.children())
             ]
             handles = [part.register_forward_pre_hook(_apart) for part in norms]
+            handles += [
+                part.register_forward_hook(_no_view)
+                for part in network.modules()
+                if is_traceable_wrapper_subclass(getattr(part, "weight", None))
+            ]
         yield
     finally:
         for handle in handles:

@@ -10,7 +10,7 @@ from palimpsest.host.prompt_to_prompt.tokens import encode_tokens, read_prompt, 
 
 from .tiny_text_encoders import FAMILIES, text_encoder
 
-WORDS = ["A", "red", "heart", ",", "on", "a", '"', "checked", '"', "ground", ":", "café", "."]
+CUT = ["A", "red", "heart", ",", "on", "a", '"', "checked", '"', "ground", ":", "café", "."]
 TEXT = 'A red heart, on a "checked" ground: café.'
 CHINESE, HAN = "a star, 红色的心在灰色的纸上", "红色的心在灰色的纸上"
 # Emphasis reaches these models as text, if the host's tokenizer is given it.
@@ -73,7 +73,7 @@ def assert_decoded(encoder, prompt, tokens, conditioning):
 
 def test_columns_of_a_word_spell_the_word(encoder):
     prompt, tokens, conditioning = encoder.read(TEXT)
-    assert [word.text for word in prompt.words] == WORDS
+    assert [word.text for word in prompt.words] == CUT
     assert_decoded(encoder, prompt, tokens, conditioning)
     groups = {"sd3": 2, "hidream": 2}.get(encoder.family, 1)
     for word in prompt.words:
@@ -96,7 +96,7 @@ def test_what_belongs_to_no_word_is_blank_or_template(encoder):
 
 
 def test_the_context_is_as_long_as_the_hosts(encoder):
-    for text in ("", TEXT, " ".join(WORDS * 30)):
+    for text in ("", TEXT, " ".join(CUT * 30)):
         prompt, _, conditioning = encoder.read(text)
         ((embedding, options),) = conditioning
         length = embedding.shape[1]

@@ -26,6 +26,7 @@ from palimpsest.host.motion.decode import DifferentiableVAE
 from palimpsest.host.session import Session, with_denoiser
 from palimpsest.host.validation import require_picture, require_same_batch, require_same_size, require_vae_of
 from palimpsest.tests import narrow_models, tiny_models as tiny
+from palimpsest.tests.host.finite_difference import extrapolated
 from palimpsest.tests.portability import PERTURBED, Perturb
 
 CATEGORY = "palimpsest/tests"
@@ -155,11 +156,12 @@ def both_gradients(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tens
         loss = ((session.guided(leaf, session.sigmas[0]) - plain(target)) ** 2).sum()
         return torch.autograd.grad(loss, leaf)[0]
 
-    def by_difference(session: Session):
-        step = 5e-3 * gradient / gradient.norm() * x.norm()
+    def slope(session: Session, size: float):
+        step = size * gradient / gradient.norm() * x.norm()
         above, below = (session.guided(x + sign * step, session.sigmas[0]).double() for sign in (1, -1))
         return ((above - below) * (above + below - 2 * target)).sum() / (2 * step.norm())
 
+    by_difference = lambda session: extrapolated(lambda size: slope(session, size), 5e-3)
     gradient = with_denoiser(model, conds, samples, sigmas, by_gradient, cfg=cfg, gradients=True)
     difference = with_denoiser(model, conds, samples, sigmas, by_difference, cfg=cfg)
     return {"gradient": float(gradient.norm()), "difference": float(difference), "sum": float(gradient.double().sum())}
@@ -198,10 +200,14 @@ class TestDecodeGradient(io.ComfyNode):
             picture = network.decode(leaf)
             gradient = torch.autograd.grad((picture**2).sum(), leaf)[0]
             asked = any(weight.requires_grad for weight in vae.first_stage_model.parameters())
-        with gradients_through([vae.patcher]), torch.no_grad():
-            step = 5e-3 * gradient / gradient.norm() * samples.norm()
+
+        def slope(size: float):
+            step = size * gradient / gradient.norm() * samples.norm()
             above, below = (network.decode(samples + sign * step).double() for sign in (1, -1))
-            difference = ((above - below) * (above + below)).sum() / (2 * step.norm())
+            return ((above - below) * (above + below)).sum() / (2 * step.norm())
+
+        with gradients_through([vae.patcher]), torch.no_grad():
+            difference = extrapolated(slope, 5e-3)
         found = {"gradient": float(gradient.norm()), "difference": float(difference), "asked": asked, "fresh": fresh}
         return io.NodeOutput(ui=ui.PreviewText(json.dumps(found)))
 

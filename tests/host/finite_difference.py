@@ -1,0 +1,14 @@
+"""Finite differences that are as good as single precision: without them a gradient agrees to a thousandth only."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def extrapolated(slope: Callable[[float], Tensor], size: float) -> Tensor:
+    """slope: a central difference for a step of that size -> its limit for small steps.
+
+    The third derivative, which leaves 5e-4 of a slope at a step of 5e-3, cancels (Richardson's extrapolation); what is
+    left is the fifth derivative and the rounding, 1e-5 each.
+    """
+    return (4 * slope(size) - slope(2 * size)) / 3

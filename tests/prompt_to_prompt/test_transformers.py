@@ -1,5 +1,7 @@
 """Prompt-to-Prompt and the maps of words in every family of transformers, on the host's stock sampler."""
 
+import comfy.ldm.flux.math as flux_math
+import comfy.ldm.modules.attention as host_attention
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -193,16 +195,45 @@ def seen_by(model, family, facts={}):
     return found
 
 
+def assert_maps_are_the_softmax(attention: Attention):
+    split = attention.split
+    q, k = attention.q[1, :, split.picture].double(), attention.k[1].double()
+    maps = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    for columns in ([2], [1, 2, 4], list(range(5))):
+        places = [attention.begin(1) + column for column in columns]
+        assert torch.allclose(attention.masses(1, columns).double(), maps[..., places].mean(0).T, atol=1e-5)
+
+
 def test_maps_by_indicator_columns_are_the_softmax(model, family):
     for attention, _ in seen_by(model, family):
-        if attention.kind == "self":
-            continue
-        split = attention.split
-        q, k = attention.q[1, :, split.picture].double(), attention.k[1].double()
-        maps = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-        for columns in ([2], [1, 2, 4], list(range(5))):
-            places = [attention.begin(1) + column for column in columns]
-            assert torch.allclose(attention.masses(1, columns).double(), maps[..., places].mean(0).T, atol=1e-5)
+        if attention.kind != "self":
+            assert_maps_are_the_softmax(attention)
+
+
+def coarse(*arguments, **named):
+    """In the place of a kernel with quantised numbers, as SageAttention's: all that it gives out is an eighth's."""
+    return (host_attention.attention_pytorch(*arguments, **named) * 8).round() / 8
+
+
+def assert_maps_are_exact_beside_coarse_attention(model, family):
+    for attention, out in seen_by(model, family):
+        assert torch.equal(out * 8, (out * 8).round())
+        if attention.kind != "self":
+            assert_maps_are_the_softmax(attention)
+
+
+def test_maps_are_exact_where_a_nodes_kernel_is_not(model, family):
+    """The picture's attention goes through a kernel that another node sets, and the maps do not."""
+    clone, override = model.clone(), lambda func, *arguments, **named: coarse(*arguments, **named)
+    clone.model_options["transformer_options"] = {**clone.model_options["transformer_options"], OVERRIDE: override}
+    assert_maps_are_exact_beside_coarse_attention(clone, family)
+
+
+def test_maps_are_exact_where_the_kernel_of_a_start_flag_is_not(monkeypatch):
+    """As `--use-sage-attention` puts it in the place of every attention."""
+    monkeypatch.setattr(flux_math, "optimized_attention", host_attention.wrap_attn(coarse))
+    with torch.inference_mode():
+        assert_maps_are_exact_beside_coarse_attention(tiny_transformer("flux"), "flux")
 
 
 def test_tokens_of_text_and_picture(model, family):

@@ -110,17 +110,17 @@ DATA = {
 }
 
 
-def text_encoder(family: str, seed: int = 0) -> comfy.sd.CLIP:
-    """A CLIP of the family as the host's loader makes it."""
+def text_encoder(family: str, seed: int = 0, **loaded: bool) -> comfy.sd.CLIP:
+    """A CLIP of the family as the host's loader makes it. loaded: False for encoders whose files were not chosen."""
     encoders, tokenizer, configs, data = FAMILIES[family]
-    target = SimpleNamespace(params={}, clip=encoders(), tokenizer=tokenizer)
+    target = SimpleNamespace(params={}, clip=encoders(**loaded), tokenizer=tokenizer)
     options = {"dtype": torch.float32, **{f"{name}_model_config": dict(config) for name, config in configs.items()}}
     data = DATA[data]() if data else {}
     with small_eyes(), served_tokenizers():
         clip = comfy.sd.CLIP(target, tokenizer_data=data, model_options=options)
     with torch.no_grad():
         fill(clip.cond_stage_model, seed + 31)
-    if family == "sd3":
+    if family == "sd3" and loaded.get("t5", True):
         _as_wide_as_the_context(clip.cond_stage_model.t5xxl)
     return clip
 

@@ -156,7 +156,8 @@ def _group(clip, name: str, tokens: Tokens) -> list[Group]:
 
 
 def _is_loaded(model, name: str) -> bool:
-    return getattr(model, f"clip_{name}", None) is not None or getattr(model, name, 0) is not None
+    found = [getattr(model, attribute) for attribute in (f"clip_{name}", name) if hasattr(model, attribute)]
+    return not found or found[0] is not None
 
 
 def _head(entries: Sequence[tuple]) -> int:

@@ -70,6 +70,39 @@ def mix_outputs(
     return _keep_own(rearrange(result, "g n t c -> (g n) t c"), own, key_rows, groups)
 
 
+def mix_tokens(
+    attend: Attention,
+    plain: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    picture: slice,
+    *,
+    weights: Tensor,
+    key_rows: Sequence[int],
+    strength: float,
+    groups: int = 1,
+) -> Tensor:
+    """`mix_outputs` where the picture is a part of the sequence: of a key picture its tokens alone are read, and what
+    else stands in the sequence is a row's own.
+
+    q, k, v: (groups * rows, heads, T, C); picture: its tokens. plain: attention of some rows, whose numbers it gets,
+    too.
+    """
+    own = attend(q, k, v)
+    result, rows = own * (1.0 - strength), q.shape[0] // groups
+    for place, row in enumerate(key_rows):
+        for begin in range(0, groups * rows, rows):
+            readers = [begin + reader for reader in _readers(weights, place)]
+            if not readers:
+                continue
+            asked, values = k[readers], v[readers]
+            asked[:, :, picture], values[:, :, picture] = k[begin + row, :, picture], v[begin + row, :, picture]
+            fraction = weights[[reader - begin for reader in readers], place].to(own).reshape(-1, 1, 1, 1)
+            result[readers] += strength * fraction * plain(q[readers], asked, values, readers)
+    return _keep_own(result, own, key_rows, groups)
+
+
 def active_until(sigmas: Tensor, until: float) -> float:
     """The noise level below which the blend rests.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import comfy.model_patcher
@@ -25,7 +25,8 @@ WIDTH = 8  # of a token's embedding, as the narrow text encoders of the tests ma
 class Kind:
     """channels: of the latent; frames: whether it has a time axis; pooled: width of the pooled output, 0 without one;
     patch: cells of the latent along a side of a token; columns: what the model fills prompts up to a multiple of,
-    before them (left) or behind them; references: whether reference latents are tokens of the sequence."""
+    before them (left) or behind them; references: whether reference latents are tokens of the sequence; copies: how
+    many times a prompt stands there, from the second one on as layers of another encoder."""
 
     make: Callable[[], comfy.model_patcher.ModelPatcher]
     channels: int = 16
@@ -35,6 +36,7 @@ class Kind:
     columns: int = 1
     left: bool = False
     references: bool = False
+    copies: int = 1
 
 
 def model_of(kind: type, **config) -> comfy.model_patcher.ModelPatcher:
@@ -97,6 +99,12 @@ COSMOS = dict(
     pos_emb_cls="rope3d", pos_emb_learnable=True, use_adaln_lora=True, adaln_lora_dim=16,
 )  # fmt: skip
 
+HIDREAM = dict(
+    image_model="hidream", patch_size=2, in_channels=16, out_channels=16, num_layers=1, num_single_layers=1,
+    attention_head_dim=16, num_attention_heads=2, caption_channels=[WIDTH, WIDTH], text_emb_dim=WIDTH,
+    num_routed_experts=0, num_activated_experts=0, axes_dims_rope=(8, 4, 4), llama_layers=[0, 1],
+)  # fmt: skip
+
 KINDS: dict[str, Kind] = {
     "flux": Kind(lambda: model_of(models.Flux, **FLUX1), pooled=WIDTH, references=True),
     "flux 2": Kind(
@@ -110,6 +118,7 @@ KINDS: dict[str, Kind] = {
     "z-image": Kind(lambda: model_of(models.ZImage, **Z_IMAGE), columns=32),
     "wan": Kind(lambda: model_of(models.WAN21_T2V, **WAN), frames=True),
     "wan i2v": Kind(lambda: model_of(models.WAN21_I2V, **WAN | dict(model_type="i2v", in_dim=36)), frames=True),
+    "hidream": Kind(lambda: model_of(models.HiDream, **HIDREAM), pooled=WIDTH, copies=3),
     "cosmos": Kind(lambda: model_of(models.CosmosT2IPredict2, **COSMOS), frames=True),
 }
 FAMILIES = tuple(KINDS)
@@ -138,8 +147,11 @@ def prompt_of(family: str, text: str, length: int = LENGTH) -> Prompt:
     """The same as the model's attention reads it."""
     kind, prompt = KINDS[family], encoded(text, length)
     more = (Token("<more>", "", kind="pad"),) * (-len(prompt) % kind.columns)
-    tokens = (*more, *prompt.tokens) if kind.left else (*prompt.tokens, *more)
-    return Prompt(text, tokens, len(tokens))
+    tokens = ((*more, *prompt.tokens) if kind.left else (*prompt.tokens, *more)) * kind.copies
+    alone = Prompt(text, tokens[: len(tokens) // kind.copies])
+    places = range(0, len(tokens), len(alone))
+    known = [replace(word, columns=tuple(p + c for p in places for c in word.columns)) for word in alone.words]
+    return Prompt(text, tokens, len(tokens), tuple(known))
 
 
 def _embedding(key: str, width: int) -> torch.Tensor:
@@ -152,4 +164,5 @@ def conditioning_of(family: str, text: str, length: int = LENGTH) -> list:
     kind = KINDS[family]
     row = torch.stack([_embedding(str(token.key), WIDTH) for token in encoded(text, length).tokens])
     pooled = {"pooled_output": _embedding(text, kind.pooled)[None]} if kind.pooled else {}
-    return [[row[None], pooled]]
+    layers = {"conditioning_llama3": torch.stack([row + 1, row - 1])[None]} if kind.copies > 1 else {}
+    return [[row[None], {**pooled, **layers}]]

@@ -7,21 +7,24 @@ each carry the key rows they read, with the same result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
+from torch.nn import Module
 
 from ...inversion.trajectory import Trajectory
-from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows
+from ...morphing.attention_blend import BLENDS, Blend, active_until, mix_outputs, mix_rows, mix_tokens
 from ...morphing.schedule import Alphas
-from ..attention.blocks import Block, attention_blocks
+from ..attention.blocks import attention_blocks
 from ..attention.patching import Attend, AttentionPatch, with_attention
+from ..attention.sequence import Attention, ModelCall
+from ..attention.transformer import attention_of_call, transformer_blocks
 from ..batch_rows import PLAN, Rows, alphas_of, count_pictures, key_row, rows_of
-from ..family import diffusion_model
+from ..family import diffusion_model, is_unet
 from ..network_calls import run_uncompiled
-from ..validation import require_unet
 from .extra_keys import ExtraKeys
 from .row_chunks import RESERVED, Limits, RowChunks
 
@@ -54,17 +57,17 @@ def blended(
 
     keys: the inverted key pictures, one row each; needed where `alphas` steps over a key picture that it reads.
     rows_at_once: frames of a model call; 0 takes as many as memory allows. A strength or an `until` of 0 gives the
-    plain clone. Raises ValueError for models without a UNet, and for key pictures out of reach.
+    plain clone. Raises ValueError for models whose attention is not known, and for key pictures out of reach.
     """
     if blend not in BLENDS:
         raise ValueError(f"The blend '{blend}' is unknown: choose one of {', '.join(BLENDS)}.")
-    require_unet(model, NODE)
+    kind = _Blend if is_unet(model) else _TransformerBlend
+    chosen = kind.blocks_of(model)
     clone = model.clone()
     if strength <= 0 or until <= 0:
         return clone
     extra_keys = ExtraKeys(alphas, keys)
-    blocks = [block for block in attention_blocks(diffusion_model(model)) if block[0] == BLOCK]
-    patch = _Blend(alphas, extra_keys.missing, strength, until, blend, blocks, RowChunks(rows_at_once))
+    patch = kind(alphas, extra_keys.missing, strength, until, blend, chosen, RowChunks(rows_at_once))
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, extra_keys.outer_sample)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.apply_model)
@@ -81,13 +84,24 @@ class _Blend:
         strength: float,
         until: float,
         blend: Blend,
-        blocks: list[Block],
+        blocks: list,
         chunks: RowChunks,
     ):
         self.alphas, self.missing, self.strength, self.until, self.chunks = alphas, missing, strength, until, chunks
         self.blend, self.blocks = blend, blocks
         # Two Attention Blends in a row must not read each other's limits.
         self.limits = f"{KEY}_{id(self):x}_limits"
+
+    @staticmethod
+    def blocks_of(model) -> list:
+        """Those whose self-attention is blended."""
+        return [block for block in attention_blocks(diffusion_model(model)) if block[0] == BLOCK]
+
+    def _evaluate(
+        self, network: Module, call: ModelCall, reads: Reads, options: dict, evaluate: Callable[[dict], Tensor]
+    ) -> Tensor:
+        """One model call with its attention blended. network, call: what runs, and what it is given."""
+        return evaluate(with_attention(options, [self._patch(reads)], NODE))
 
     def outer_sample(self, executor, noise, *args, **kwargs):
         """The host's whole sampling run, whose options keep how many pictures it has and how many rows fit."""
@@ -105,10 +119,14 @@ class _Blend:
 
         def call(part: Rows, x, t, c_concat, c_crossattn, control, **kw):
             options = transformer_options if part == rows else limits.without_caches(transformer_options)
+            evaluate = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **kw)
             options = {**options, PLAN: part}
-            if active:
-                options = with_attention(options, [self._patch(self._reads(part, groups))], NODE)
-            return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+            if not active:
+                return evaluate(options)
+            facts = ModelCall(tuple(x.shape), 0 if c_crossattn is None else c_crossattn.shape[1], kw)
+            return self._evaluate(
+                executor.class_obj.diffusion_model, facts, self._reads(part, groups), options, evaluate
+            )
 
         inputs = {"x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn, "control": control, **kw}
         limits = transformer_options.get(self.limits) or Limits()
@@ -162,3 +180,32 @@ class _Blend:
 
     def _mix(self, features: Tensor, reads: Reads) -> Tensor:
         return mix_rows(features, reads.weights, reads.key_rows, self.strength, reads.groups)
+
+
+class _TransformerBlend(_Blend):
+    """The tokens of the frames' pictures read those of the key pictures in the later half of the blocks, as the UNet's
+    decoder is its later half; text and references stay each frame's own. Inputs are blended as keys and values."""
+
+    @staticmethod
+    def blocks_of(model) -> list:
+        found = list(transformer_blocks(model, NODE))
+        return found[len(found) // 2 :]
+
+    def _evaluate(
+        self, network: Module, call: ModelCall, reads: Reads, options: dict, evaluate: Callable[[dict], Tensor]
+    ) -> Tensor:
+        around = partial(self._around, reads)
+        with attention_of_call(network, call, options, around, NODE, blocks=self.blocks) as own:
+            return evaluate(own)
+
+    def _around(self, reads: Reads, attention: Attention) -> Tensor:
+        q, k, v, picture = attention.q, attention.k, attention.v, attention.split.picture
+        if attention.kind == "cross":
+            return attention.attend(q, k, v)
+        mixing = {"weights": reads.weights, "key_rows": reads.key_rows, "groups": reads.groups}
+        if self.blend == "output":
+            return mix_tokens(attention.attend, attention.plain, q, k, v, picture, strength=self.strength, **mixing)
+        k, v = k.clone(), v.clone()
+        for one in (k, v):
+            one[:, :, picture] = self._mix(one[:, :, picture].flatten(1, 2), reads).unflatten(1, (one.shape[1], -1))
+        return attention.attend(q, k, v)

@@ -77,8 +77,8 @@ def reweighted(clip, tokens: Tokens, weights: Sequence[float]) -> Tokens:
 
 # In an entry of CONDITIONING: how many tokens each of its rows had before they were filled up.
 LENGTHS = "palimpsest_lengths"
-# What the encoders of some models leave beside the embedding, for a single text.
-ONE_TEXT_ALONE = ("t5xxl_ids", "conditioning_llama3")
+# What some encoders leave beside the embedding: for a single text alone (Anima), and with a row a text (HiDream).
+ONE_TEXT, MORE_ROWS = "t5xxl_ids", "conditioning_llama3"
 
 
 def encode_tokens(clip, tokens: Tokens) -> list:
@@ -103,11 +103,16 @@ def _joined(parts: Sequence[list], padding: Padding | None) -> list:
     options = dict(parts[0][1])
     if padding is not None:
         options[LENGTHS] = tuple(part[0].shape[1] for part in parts)
-    if any(name in options for name in ONE_TEXT_ALONE) and len(parts) > 1:
+    if ONE_TEXT in options and len(parts) > 1:
         raise ValueError(
-            "The text encoder of this model gives more than one text's tokens, which rows of a batch cannot have: load "
-            "a model of another family (Anima and HiDream are not served)."
+            "The text encoder of this model (Anima) gives tokens beside its embedding, which rows of a batch cannot "
+            "have: load a model of another family."
         )
+    if MORE_ROWS in options:
+        more = [part[1].get(MORE_ROWS) for part in parts]
+        if len({one.shape for one in more if isinstance(one, Tensor)}) != 1:
+            raise ValueError("The texts have different numbers of tokens for this model: shorten the longer ones.")
+        options[MORE_ROWS] = torch.cat(more)
     options.pop("attention_mask", None)  # of one text; the rows' own lengths are known
     pooled = [part[1].get("pooled_output") for part in parts]
     if all(isinstance(one, Tensor) for one in pooled):

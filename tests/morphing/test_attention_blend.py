@@ -254,7 +254,6 @@ def test_a_replacement_that_was_there_is_honoured(model):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda m: blended(tiny_model("flux"), schedule(4)), "UNet"),
         (lambda m: blended(m, schedule(8, 3).part(1, 2)), "key picture 0 and 1"),
         (lambda m: blended(m, schedule(4), blend="all"), "input, values, output"),
         (lambda m: sample(blended(m, schedule(4)), tiny_cond("sd1"), tiny_latent("sd1", batch=3)), "4 frames, but 3"),

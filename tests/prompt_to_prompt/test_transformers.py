@@ -44,9 +44,12 @@ def plan_of(family, texts=TEXTS, length=LENGTH, **settings):
     return plan_edits(prompts[0], prompts[1:], **settings)
 
 
-def run(model, family, texts=TEXTS, *, batch=None, cfg=1.0, steps=STEPS, facts={}, length=LENGTH, size=(8, 6)):
+def run(
+    model, family, texts=TEXTS, *, batch=None, cfg=1.0, steps=STEPS, facts={}, length=LENGTH, size=(8, 6), frames=1
+):
     batch = batch or len(texts)
     noise = noise_of(family, batch, size)
+    noise = noise if frames == 1 else noise.repeat(1, 1, frames, 1, 1)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
     with torch.inference_mode():
         positive = as_rows([conditioning_of(family, text, length) for text in texts], padding_of(model))
@@ -351,3 +354,48 @@ def test_word_maps_of_a_picture_add_up_over_blocks_and_levels(model, family):
     assert bool((maps[:, columns] > 0).all()) and bool((maps.sum(1) <= 1 + 1e-4).all())
     rest = [column for column in range(len(prompt)) if column not in columns]
     assert not bool(maps[:, rest].any())
+
+
+# Families that take ControlNets here, and the width of their blocks.
+CONTROLLED = {"flux": 128, "flux 2": 128, "chroma": 128, "sd3": 128, "qwen-image": 32}
+
+
+def controlled(model, family):
+    """A clone whose calls bring what a ControlNet adds to the picture's tokens, in every block."""
+    clone, tokens = model.clone(), (8 // KINDS[family].patch) * (6 // KINDS[family].patch)
+
+    def wrapper(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kw):
+        added = torch.randn(1, tokens, CONTROLLED[family], generator=torch.Generator().manual_seed(4))
+        control = {"input": [added.expand(len(x), -1, -1)] * 2, "output": [added.expand(len(x), -1, -1)] * 2}
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kw)
+
+    clone.add_wrapper_with_key("apply_model", "control", wrapper)
+    return clone
+
+
+@pytest.mark.parametrize("family", list(CONTROLLED))
+def test_beside_a_controlnet(family):
+    """It acts on sources and edits alike, whichever node stands first, and is left as it is where nothing is edited."""
+    with torch.inference_mode():
+        model = tiny_transformer(family)
+    off, on = plan_of(family, cross_steps=0.0, self_steps=0.0), plan_of(family, cross_steps=1.0)
+    plain = run(controlled(model, family), family)
+    assert not torch.allclose(plain, run(model, family), atol=1e-3)
+    assert torch.equal(run(with_prompt_to_prompt(controlled(model, family), off), family), plain)
+    before = run(with_prompt_to_prompt(controlled(model, family), on), family)
+    behind = run(controlled(with_prompt_to_prompt(model, on), family), family)
+    assert torch.equal(before, behind) and torch.allclose(before[0], plain[0], atol=1e-3)
+    assert not torch.allclose(before[1], plain[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["wan", "cosmos"])
+def test_videos_are_edited_and_have_no_blend(family):
+    with torch.inference_mode():
+        model = tiny_transformer(family)
+    plain = run(model, family, frames=3)
+    assert plain.shape[2] == 3
+    edited = run(with_prompt_to_prompt(model, plan_of(family, cross_steps=1.0)), family, frames=3)
+    assert torch.allclose(edited[0], plain[0], atol=1e-3) and not torch.allclose(edited[1], plain[1], atol=1e-5)
+    columns = tuple(prompt_of(family, text).words[2].columns for text in TEXTS)
+    with pytest.raises(ValueError, match="this latent is a video"):
+        run(with_prompt_to_prompt(model, plan_of(family, blend=LocalBlend(columns))), family, frames=3)

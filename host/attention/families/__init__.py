@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 
 from ..family import TransformerFamily
-from . import chroma, cosmos, flux, krea2, lumina, qwen_image, sd3, wan
+from . import chroma, cosmos, flux, hidream, krea2, lumina, qwen_image, sd3, wan
 
-FAMILIES: list[TransformerFamily] = [one.FAMILY for one in (flux, chroma, sd3, qwen_image, krea2, lumina, wan, cosmos)]
+FAMILIES: list[TransformerFamily] = [
+    one.FAMILY for one in (flux, chroma, sd3, qwen_image, krea2, lumina, wan, cosmos, hidream)
+]
 
 
 def family_of(network: torch.nn.Module) -> TransformerFamily | None:

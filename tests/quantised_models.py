@@ -15,11 +15,18 @@ from . import tiny_models as tiny
 
 # Native: the host computes with quantised numbers, as on a GPU that can; emulated: it dequantises each weight.
 FORMS = {"int8": ("int8_tensorwise", True), "fp8": ("float8_e4m3fn", True), "fp8, emulated": ("float8_e4m3fn", False)}
+# In blocks with scales of their own.
+BLOCKS = {
+    "fp4": ("nvfp4", True),
+    "fp4, emulated": ("nvfp4", False),
+    "mxfp8": ("mxfp8", True),
+    "mxfp8, emulated": ("mxfp8", False),
+}
 
 
 def stored(weight: torch.Tensor, form: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The entries of a file for a weight (out, in), and the weight that they stand for."""
-    kind = FORMS[form][0]
+    kind = (FORMS | BLOCKS)[form][0]
     found = QuantizedTensor.from_float(weight, QUANT_ALGOS[kind]["comfy_tensor_layout"], scale="recalculate")
     marks = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
     return {**found.state_dict("weight"), "comfy_quant": marks}, found.dequantize()

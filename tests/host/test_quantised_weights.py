@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..morphing.parts import random_lora
 from ..morphing.scene import Morph
-from ..quantised_models import FORMS, quantised_file, quantised_model, stored
+from ..quantised_models import BLOCKS, FORMS, quantised_file, quantised_model, stored
 from ..tiny_models import tiny_cond, tiny_latent, tiny_model
 from . import techniques
 from .prompts import reported, run
@@ -27,7 +27,7 @@ logging.getLogger("comfy_kitchen.tensor.fp8").setLevel(logging.ERROR)
 
 def host_layer(weight: Tensor, form: str) -> torch.nn.Module:
     """A linear layer of the host that holds the weight (out, in) in this form, loaded under inference mode."""
-    kind, native = FORMS[form]
+    kind, native = (FORMS | BLOCKS)[form]
     operations = comfy.ops.mixed_precision_ops({}, torch.float32, disabled=() if native else (kind,))
     with torch.inference_mode():
         layer = operations.Linear(*reversed(weight.shape), bias=False)
@@ -64,6 +64,19 @@ def test_a_layers_gradient_is_off_by_its_rounding_alone(form):
     print(f"{form}: {float(error):.2%}, at most {float(limit.norm() / exact.norm()):.2%}")
     assert ((found - exact).abs() <= 1.001 * limit).all() and error > 1e-4
     assert not layer.weight.requires_grad and layer.weight.grad is None
+
+
+@pytest.mark.parametrize("form", [*BLOCKS, "fp8", "fp8, emulated"])
+def test_a_layers_gradient_is_that_of_what_its_weights_stand_for(form):
+    """All forms but int8, whose backward rounds what comes back to it as well."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(96, 64, generator=generator)
+    x, grad = (torch.randn(24, size, generator=generator) for size in (64, 96))
+    layer = host_layer(weight, form)
+    normalise(layer)
+    leaf = x.clone().requires_grad_(True)
+    found = torch.autograd.grad(layer(leaf), leaf, grad)[0]
+    assert torch.allclose(found, grad @ stored(weight, form)[1], atol=1e-3)
 
 
 def gradient(model, family: str) -> Tensor:

@@ -8,6 +8,9 @@ from comfy_api.latest import io
 from ..guidance.finish.crop import around, cut_out, fitting
 from ..host.images import count_of_rows, fitted_mask
 
+ENLARGED = 2
+"""Times by which a crop is enlarged at most: what a model sees more blurred than that it paints blurred."""
+
 
 class CropToMask(io.ComfyNode):
     """Cut the masked part out of a picture, with context, at a size of one's own."""
@@ -32,7 +35,8 @@ class CropToMask(io.ComfyNode):
                     min=0.0,
                     max=8.0,
                     step=0.05,
-                    tooltip="Room on each side, as a multiple of the marked region's longer side. Sane: 0.25 to 1.",
+                    tooltip="Room on each side, as a multiple of the marked region's longer side. Sane: 0.25 to 1. A "
+                    "crop that would be enlarged more than twice gets more.",
                 ),
                 io.Float.Input(
                     "megapixels",
@@ -57,10 +61,11 @@ class CropToMask(io.ComfyNode):
     def execute(cls, picture, mask, context, megapixels, multiple) -> io.NodeOutput:
         count_of_rows({"picture": picture, "mask": mask})
         mask = fitted_mask(mask, picture)
-        box = around(mask, context)
+        area = megapixels * 2**20
+        box = around(mask, context, area**0.5 / ENLARGED)
         if box is None:
             raise ValueError("The input 'mask' marks nothing: paint what is to change in Load Image's Mask Editor.")
-        size = fitting(box, megapixels * 2**20, multiple)
+        size = fitting(box, area, multiple)
         crops = torch.stack([cut_out(one.movedim(-1, 0), box, size).movedim(0, -1) for one in picture])
         place = {"x": box.left, "y": box.top, "width": box.right - box.left, "height": box.bottom - box.top}
         return io.NodeOutput(crops.clamp(0, 1), cut_out(mask, box, size).clamp(0, 1), place)

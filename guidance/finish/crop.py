@@ -11,8 +11,9 @@ from .alignment import Alignment, Box, Size, resample, size_of
 from .composite import bounds
 
 
-def around(mask: Tensor, context: float) -> Box | None:
-    """The box of all that is marked in mask (B, H, W), wider on each side by `context` times its longer side.
+def around(mask: Tensor, context: float, least: float = 0.0) -> Box | None:
+    """The box of all that is marked in mask (B, H, W), wider on each side by `context` times its longer side, and at
+    least `least` pixels wide and high, as far as the picture reaches.
 
     None where nothing is marked.
     """
@@ -22,8 +23,17 @@ def around(mask: Tensor, context: float) -> Box | None:
     room = math.ceil(context * max(box.bottom - box.top, box.right - box.left))
     height, width = size_of(mask)
     return Box(
-        max(0, box.top - room), min(height, box.bottom + room), max(0, box.left - room), min(width, box.right + room)
+        *_widened(box.top - room, box.bottom + room, least, height),
+        *_widened(box.left - room, box.right + room, least, width),
     )
+
+
+def _widened(first: int, last: int, least: float, side: int) -> tuple[int, int]:
+    """first..last within 0..side, and at least so long, on both sides alike where there is room."""
+    first, last = max(0, first), min(side, last)
+    length = max(last - first, min(math.ceil(least), side))
+    first = min(max(0, first - (length - (last - first)) // 2), side - length)
+    return first, first + length
 
 
 def fitting(box: Box, area: float, multiple: int) -> Size:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..morphology import dilate
 from .alignment import Alignment, Box, resized, size_of, warp, within
-from .changes import find
+from .changes import find, without_rings
 from .colour import Cast, Colour, fit
 from .composite import compose, enlarged as scaled, opacity
 from .registration import FULL, Registered, register
 
 Registration = Literal["automatic", "on", "off"]
 
-ROUGH, LEFT = 2**15, 0.2
+ROUGH, LEFT = 2**14, 0.2
 """The size of the copies on which edits are looked for at first, and the fraction that has to remain for a cast."""
 STILL = 0.15
 """Moves of less than this many pixels of the edited picture are none: to undo them would only soften the picture."""
@@ -91,21 +91,40 @@ def finish(
     the edited picture is another one.
     """
     if place is not None:
-        return _within(source, edited, mask, recipe, place, larger=larger, step=step)
+        return _within(source, edited, mask, recipe, place, larger, step)
+    return _whole(source, edited, mask, recipe, Alignment.lying(size_of(source), size_of(edited)), larger, step)
+
+
+def _whole(
+    source: Tensor,
+    edited: Tensor,
+    mask: Tensor | None,
+    recipe: FinishRecipe,
+    lying: Alignment,
+    larger: Tensor | None,
+    step: Callable[[], None],
+) -> Finished:
+    """All of `finish` but for a place. lying: how both lie where nothing has moved."""
     size, small = size_of(source), within(size_of(source), FULL)
     before = resized(source[:3], small)
     after = resized(edited, within(size_of(edited), small[0] * small[1]))
     warnings: list[str] = []
-    lying = Alignment.lying(size, size_of(edited)).at(small, size_of(after))
-    found = _aligned(before, after, lying, recipe, warnings, must=mask is None)
+    found = _aligned(before, after, lying.at(small, size_of(after)), recipe, warnings, must=mask is None)
     step()
     view, known = warp(after, found, "bicubic"), found.overlap().to(before.device)
     cast = _cast(before, view, known, recipe.colour)
     step()
-    wanted = find(cast.laid_on(before), view, known).float() if mask is None else mask
-    # A connected mask is of the source's size, a found one of the copy's.
-    pixels = wanted.shape[0] / small[0]
-    alpha = scaled(opacity(wanted, recipe.grow * pixels, recipe.feather * pixels), size)
+    if mask is None:
+        tinted = cast.laid_on(before)
+        wanted = find(tinted, view, known)
+        alpha = opacity(wanted.float(), recipe.grow, recipe.feather)
+        # Who grows the mask wants what is faint as well.
+        alpha = without_rings(alpha, wanted, tinted, view) if recipe.grow <= 1 else alpha
+    else:
+        # A connected mask is of the source's size, a found one of the copy's.
+        pixels = mask.shape[0] / small[0]
+        alpha = opacity(mask, recipe.grow * pixels, recipe.feather * pixels)
+    alpha = scaled(alpha, size)
     alignment = found.at(size, size_of(edited))
     whole = scaled(known.float(), size) == 1
     warnings += _doubts(alpha, mask, whole)
@@ -133,10 +152,20 @@ def _counted(picture: Tensor, source: Tensor, alpha: Tensor) -> dict:
     return {"fraction": float(changed.float().mean()), "outside": int(outside.sum())}
 
 
-def _within(source: Tensor, edited: Tensor, mask: Tensor | None, recipe: FinishRecipe, place: Box, **rest) -> Finished:
-    """The same for a part of the source; around it nothing changes."""
+def _within(
+    source: Tensor,
+    edited: Tensor,
+    mask: Tensor | None,
+    recipe: FinishRecipe,
+    place: Box,
+    larger: Tensor | None,
+    step: Callable[[], None],
+) -> Finished:
+    """The same for a part of the source, of which all was brought to the edited size; around it nothing changes."""
     rows, columns = slice(place.top, place.bottom), slice(place.left, place.right)
-    part = finish(source[:, rows, columns], edited, None if mask is None else mask[rows, columns], recipe, **rest)
+    here, marked = source[:, rows, columns], None if mask is None else mask[rows, columns]
+    lying = Alignment.stretched(size_of(here), size_of(edited))
+    part = _whole(here, edited, marked, recipe, lying, larger, step)
     picture, alpha = source.clone(), source.new_zeros(size_of(source))
     picture[:, rows, columns], alpha[rows, columns] = part.picture, part.alpha
     return replace(part, picture=picture, alpha=alpha, **_counted(picture, source, alpha))

@@ -183,7 +183,6 @@ def test_any_size(size):
     assert done.picture.shape == source.shape and bool(done.picture.isfinite().all())
 
 
-@pytest.mark.xfail(strict=True, reason="a part that is larger by a few pixels is taken for what VAE Encode cuts off")
 def test_a_place_that_is_hardly_larger_than_the_edited_picture_is_stretched_to_it():
     source, place = textured(SIZE), Box(40, 114, 60, 137)
     crop = cut_out(source, place, (64, 72))

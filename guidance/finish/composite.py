@@ -15,8 +15,8 @@ from .registration import blur, correlation
 
 STRIP = 2**22
 """Pixels that are worked on at a time: a large photo needs little more memory than itself."""
-TILE = 64
-"""The side of the piece of the source whose grain is taken."""
+TILES = 64, 32, 16
+"""The side of the piece of the source whose grain is taken: the largest for which there is one outside the edit."""
 ALIKE = 0.5, 0.8
 """Correlations at which a place begins to have the source's structure, and from which on it has."""
 
@@ -102,7 +102,8 @@ def with_detail(new: Tensor, old: Tensor, amount: float) -> Tensor:
     radius = 3
     smooth = [blur(picture, radius) for picture in (new, old)]
     fine_new, fine_old = new - smooth[0], old - smooth[1]
-    alike = correlation(fine_new.mean(0), fine_old.mean(0), 2 * radius)
+    # In levels of 255: in fractions of one even clear detail is below what a correlation takes for nothing.
+    alike = correlation(255 * fine_new.mean(0), 255 * fine_old.mean(0), 2 * radius)
     weight = amount * ((alike - ALIKE[0]) / (ALIKE[1] - ALIKE[0])).clamp(0, 1)
     # Contrast follows the tone: what was made twice as bright has twice the contrast.
     gain = ((smooth[0] + 0.02) / (smooth[1] + 0.02)).clamp(0.25, 4)
@@ -110,21 +111,28 @@ def with_detail(new: Tensor, old: Tensor, amount: float) -> Tensor:
 
 
 def grain_of(source: Tensor, alpha: Tensor) -> Tensor:
-    """source (3, H, W) -> its noise (3, TILE, TILE) or smaller, from the plainest place that was not edited."""
+    """source (3, H, W) -> its noise (3, side, side), from the plainest place outside the edit; 0 if there is none."""
+    for side in TILES:
+        plainest = _plainest(source, alpha, side)
+        if plainest is not None:
+            return plainest - blur(plainest, 2)
+    return source.new_zeros(3, 2, 2)
+
+
+def _plainest(source: Tensor, alpha: Tensor, side: int) -> Tensor | None:
+    """The square of this side whose neighbourhoods vary the least."""
     height, width = source.shape[1:]
-    side = min(TILE, height, width)
-    plainest, least = source[:, :side, :side], float("inf")
-    for top in range(0, height - side + 1, max(side, (height - side) // 16 or 1)):
-        for left in range(0, width - side + 1, max(side, (width - side) // 16 or 1)):
+    plainest, least = None, float("inf")
+    step = [max(side, (whole - side) // 16) for whole in (height, width)]
+    for top in range(0, height - side + 1, step[0]):
+        for left in range(0, width - side + 1, step[1]):
             tile = source[:, top : top + side, left : left + side]
             # Cut-off black and white have no noise.
             whole = 0.04 < float(tile.mean()) < 0.96 and not (alpha[top : top + side, left : left + side] > 0).any()
             busy = float(blur(tile.mean(0), 2).var()) if whole else float("inf")
             if busy < least:
                 plainest, least = tile, busy
-    if least == float("inf"):
-        return torch.zeros_like(plainest)
-    return plainest - blur(plainest, 2)
+    return plainest
 
 
 def _lacking(noise: Tensor, new: Tensor, part: Box) -> Tensor:

@@ -26,7 +26,6 @@ def lit(size=SIZE) -> torch.Tensor:
     return 1 + 0.4 * torch.linspace(0, 1, size[1]).expand(1, *size)
 
 
-@pytest.mark.xfail(strict=True, reason="detail is below what the correlation takes for nothing")
 def test_what_only_moved_in_tone_keeps_the_source_s_detail():
     """Detail in proportion to the tone: the source under the lamp, as if no model had softened it."""
     source = textured(SIZE) * 0.6
@@ -56,10 +55,7 @@ def std_of(picture: torch.Tensor) -> float:
     return float((picture - blur(picture, 2)).std())
 
 
-NO_ROOM = pytest.mark.xfail(strict=True, reason="no piece of 64 pixels is free of the edit, and no noise is added")
-
-
-@pytest.mark.parametrize("own", [pytest.param(0.0, marks=NO_ROOM), pytest.param(0.5, marks=NO_ROOM), 1.0])
+@pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
 def test_the_edited_region_has_as_much_noise_as_the_source(own):
     """Whatever part of it the edit has by itself; noise adds up by squares."""
     source, edited = noisy(NOISE, 0), noisy(own * NOISE, 1)

@@ -35,7 +35,12 @@ RIM = 2
 """Pixels at the edge of what is known, which are not to be trusted."""
 GAP, SMALLEST = 3, 16
 """Gaps of this radius are closed; parts of fewer pixels are grains of the compression."""
-SAMPLES = 2**16
+RINGS, BESIDE = (0.15, 0.4), 3
+"""At an outline, what differs by less than the first fraction of the largest difference so many pixels round is what
+compression and resampling throw around it; from the second on it is the edit."""
+TRACE = 0.02
+"""So much of it is left: it counts as changed."""
+SAMPLES = 2**14
 
 
 def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
@@ -55,6 +60,15 @@ def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
     mask = fill_holes(close_gaps(mask & (inner | outline[None]), 1))
     mask = without_specks(mask, SMALLEST)[0]
     return mask | (dilate(mask[None], RIM)[0] & known & ~sure)
+
+
+def without_rings(alpha: Tensor, mask: Tensor, source: Tensor, view: Tensor) -> Tensor:
+    """alpha (H, W), how much of the edit is seen, less of it where both pictures are nearly alike at the outline of the
+    mask (H, W) bool that was found in source with the cast and view (3, H, W)."""
+    apart = (view - source).norm(dim=0)
+    beside = apart / grey_dilate(apart[None], BESIDE)[0].clamp_min(1e-6)
+    fraction = ((beside - RINGS[0]) / (RINGS[1] - RINGS[0])).clamp(TRACE, 1)
+    return torch.where(erode(mask[None], RIM)[0], alpha, alpha * fraction)
 
 
 def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from .registration import LUMINANCE
 
 Colour = Literal["off", "gain and offset", "smooth field"]
 
-SAMPLES = 2**15
+SAMPLES = 2**13
 ROUNDS = 8
 DARKEST, LIGHTEST = 2 / 255, 253 / 255
 """Beyond these a channel is cut off, and says nothing of its gain."""

@@ -33,6 +33,8 @@ TAPER = 6
 PEAKS, CANDIDATES = 8, 2
 AGREES = 0.5
 """The correlation from which on a neighbourhood is the same in both pictures."""
+STEPS, MOMENTUM = 12, 0.8
+"""Gauss-Newton steps after a search, at most, and how much of a step goes into the next."""
 PLAIN = 0.01
 """Where less of the picture has texture there is nothing to register by."""
 
@@ -72,7 +74,7 @@ def register(source: Tensor, edited: Tensor) -> Registered:
         return Registered(alignment=start, matched=0.0, plain=True)
     found = refine(checked, checked.fit(start), 2)
     if found.farthest() > 1 or matched(checked, found) < AGREES:
-        found = refine(checked, checked.fit(_searched(Level.of(source, edited, SEARCHED), start)), 6)
+        found = refine(checked, checked.fit(_searched(Level.of(source, edited, SEARCHED), start)), STEPS)
     agrees = matched(checked, found)
     for area in (SETTLED, FULL):
         level = Level.of(source, edited, area)
@@ -151,6 +153,7 @@ def refine(level: Level, alignment: Alignment, steps: int) -> Alignment:
     """The alignment of the level after at most so many Gauss-Newton steps; fewer where it stands still."""
     h, w = level.source.shape
     basis = _basis((h, w), level.source)
+    last = torch.zeros(6, dtype=torch.float64)
     for _ in range(steps):
         view = warp(level.edited[None], alignment)[0]
         inside = alignment.overlap().to(view.device)
@@ -162,7 +165,11 @@ def refine(level: Level, alignment: Alignment, steps: int) -> Alignment:
         normal = (weighted @ jacobian.T).double().cpu()
         right = (weighted @ error.flatten()).double().cpu()
         damped = normal + torch.eye(6, dtype=torch.float64) * (1e-4 * normal.diag().mean() + 1e-12)
-        matrix, shift = _as_affine(torch.linalg.solve(damped, right), (h, w))
+        move = torch.linalg.solve(damped, right)
+        # What agrees already holds back what does not yet, most where little texture fixes a zoom or turn: as long as
+        # steps lead the same way, each goes on with the one before.
+        last = move + MOMENTUM * last * float(move @ last > 0)
+        matrix, shift = _as_affine(last, (h, w))
         alignment = alignment.after(matrix, shift)
         ends = corners((h, w))
         if float((ends @ matrix.T + shift - ends).abs().max()) < 0.01:

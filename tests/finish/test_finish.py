@@ -1,5 +1,7 @@
 """Edits whose truth is known: the move is found, the mask covers the edit, and nothing else changes, to the bit."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,6 +161,23 @@ def test_a_flat_source_is_taken_as_it_lies():
     done = finish(source, edited)
     assert "too plain" in done.warnings[0]
     assert 0.9 < float((done.alpha[80:160, 100:200] > 0).float().mean())
+
+
+def test_an_edit_of_nearly_everything_is_doubted():
+    known = truth(0.7, seed=3, kind="recoloured")
+    doubts = finish(known.source, known.edited).warnings
+    assert any("Most of the picture has changed" in one for one in doubts)
+
+
+def test_the_report_is_in_plain_words():
+    move = Move(size=SIZE, right=3.2, wider=1.011, higher=1.011, turned=0.5)
+    known = truth(0.06, move, seed=4, cast=Cast(gain=(1.06, 1.0, 0.94)))
+    assert re.fullmatch(
+        r"The edited picture was moved by 3\.[123] px, enlarged 1\.[012] %, turned by 0\.[45]\d degrees right, "
+        r"(brighter by 0\.\d %, |darker by 0\.\d %, )?warmer by [45678]\.\d %; [5678]\.\d % of the picture changed; "
+        r"outside the mask 0 pixels changed\.",
+        report(finish(known.source, known.edited)),
+    )
 
 
 def test_a_tiny_edit_is_doubted():

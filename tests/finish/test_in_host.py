@@ -100,13 +100,13 @@ def test_a_crop_goes_back_to_its_place(known):
     mask[:, 100:140, 150:200] = 1
     with torch.inference_mode():
         crop, crop_mask, place = CropToMask.execute(image(known.source), mask, 0.5, 0.0625, 8).args
-    assert place == {"x": 125, "y": 75, "width": 100, "height": 90} and crop.shape[1] % 8 == crop.shape[2] % 8 == 0
-    assert float(crop_mask.mean()) == pytest.approx(40 * 50 / (100 * 90), rel=0.05)
+    assert place == {"x": 111, "y": 56, "width": 128, "height": 128} and crop.shape[1] % 8 == crop.shape[2] % 8 == 0
+    assert float(crop_mask.mean()) == pytest.approx(40 * 50 / 128**2, rel=0.05)
     same, alpha, _ = executed(image(known.source), crop, mask=mask, place=place, registration="off", colour="off")
     assert torch.equal(same[alpha == 0], image(known.source)[alpha == 0]) and bool(alpha[0, 120, 170] == 1)
     # What was not edited comes back through both resamplings as it was.
     assert (same - image(known.source)).abs().mean() < 0.002
-    with pytest.raises(ValueError, match="'place' reaches to 225 x 165, but the source is 320 x 150"):
+    with pytest.raises(ValueError, match="'place' reaches to 239 x 184, but the source is 320 x 150"):
         executed(image(known.source)[:, :150], crop, place=place)
     with pytest.raises(ValueError, match="'mask' marks nothing"):
         CropToMask.execute(image(known.source), mask * 0, 0.5, 0.0625, 8)

@@ -133,6 +133,7 @@ class FlowWarp(io.ComfyNode):
                 io.Mask.Output("fill_mask", tooltip="What was filled and wants inpainting: bare places, grown."),
                 io.Mask.Output("occluded", tooltip="On the old picture: what is hidden or has left it."),
                 io.Mask.Output("uncovered", tooltip="On the new picture: what the old one did not show."),
+                io.Mask.Output("moved", tooltip="On the new picture: what has come there, not grown."),
             ],
         )
 
@@ -141,7 +142,7 @@ class FlowWarp(io.ComfyNode):
         flow, layers, image = matched(*fitted_flow(flow, layers, require_picture(image, "image", 1)), image)
         landing = land(plain(flow).cpu(), layers)
         warped = forward_warp(as_pictures(image), landing, grow=grow)
-        masks = (landing.edit_mask(grow), landing.to_fill(grow), landing.occluded, landing.uncovered)
+        masks = (landing.edit_mask(grow), landing.to_fill(grow), landing.occluded, landing.uncovered, landing.arrived)
         return io.NodeOutput(as_image(warped), *(mask.float() for mask in masks))
 
 

@@ -37,6 +37,7 @@ class PaintedMask(io.ComfyNode):
                 io.Mask.Output("mask", tooltip="White (1) = edit, black (0) = keep."),
                 io.String.Output("note", tooltip="Which mask it is, and how much of the picture it covers."),
                 io.Boolean.Output("painted", tooltip="Whether it was painted by hand."),
+                io.Float.Output("covered", tooltip="How much of the picture it covers, 0 to 1."),
             ],
         )  # fmt: skip
 
@@ -47,13 +48,15 @@ class PaintedMask(io.ComfyNode):
     @classmethod
     def execute(cls, painted=None, found=None, picture=None, words="") -> io.NodeOutput:
         if is_painted(painted):
-            return io.NodeOutput(painted, f"Mask painted by hand: {covered(painted)}.", True)
+            return io.NodeOutput(
+                painted, f"Mask painted by hand: {covered(painted)}.", True, float(painted.float().mean())
+            )
         if found is None:
             size = (64, 64) if picture is None else tuple(picture.shape[1:3])
-            return io.NodeOutput(torch.ones(1, *size), "No mask: the whole picture may change.", False)
+            return io.NodeOutput(torch.ones(1, *size), "No mask: the whole picture may change.", False, 1.0)
         thing = f", {words.strip()}" if words.strip() else ""
         text = covered(found) + thing if is_painted(found) else NOTHING_FOUND
-        return io.NodeOutput(found, f"Mask found: {text}.", False)
+        return io.NodeOutput(found, f"Mask found: {text}.", False, float(found.float().mean()))
 
 
 def is_painted(mask) -> bool:

@@ -124,9 +124,10 @@ class Scene:
         things = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
         return f"{things} on {ground}"
 
-    def render(self) -> Tensor:
-        """The picture, (3, 256, 256) float32 in 0..1, with smooth edges and soft shadows."""
-        points = pixel_grid()
+    def render(self, points: Tensor | None = None) -> Tensor:
+        """The picture, (3, 256, 256) float32 in 0..1, with smooth edges and soft shadows; or what is seen at points
+        (H, W, 2), a pixel apart."""
+        points = pixel_grid() if points is None else points
         picture = self.ground.paint(points)
         for item in self.objects:
             shadow = distance(item.field(points - torch.tensor(SHADOW_OFFSET)))

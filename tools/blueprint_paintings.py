@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .blueprint_graph import Graph
-from .blueprint_parts import MODELS, PHOTO, Wish, either, finished, joined, sampled, scaled, text
+from .blueprint_graph import Graph, Ref
+from .blueprint_parts import (
+    CLOSER,
+    MODELS,
+    PHOTO,
+    Wish,
+    by_itself,
+    cropped,
+    either,
+    joined,
+    pixel_true,
+    reported,
+    said_of_size,
+    sampled,
+    text,
+)
 
 MOVE_IT = {
     "caption": ("what the picture shows", ""),
@@ -14,6 +28,7 @@ MOVE_IT = {
     "seed": ("seed", 0),
     "steps": ("steps", 20),
     "cfg": ("cfg", 3.0),
+    **CLOSER,
 }
 DRAW_IT = {
     "caption": ("what is drawn", ""),
@@ -36,13 +51,16 @@ MORPH = {
 def move_it(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "flow": "FLOW", "layers": "MASK"}, MOVE_IT)
     denoise = g.add("PrimitiveFloat", "Denoise", value=g.denoise)[0]
-    small = scaled(g)[0]
     everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
+    whole = cropped(g, everything, "To the model's size")
+    small = whole["crop"]
     still = g.add("PalimpsestFlowFromTransform", "No motion", mask=everything)[0]
     flow = g.add("PalimpsestFlowCompose", "The motion, if there is any", flows__flow0=still, flows__flow1=still,
                  flows__flow2=g.flow)["flow"]  # fmt: skip
     arrows = g.add("PalimpsestFlowPreview", flow=flow)
-    mask = g.add("PalimpsestFlowWarp", "What may change", flow=flow, image=small, grow=10, layers=g.layers)["edit_mask"]
+    masks = g.add("PalimpsestFlowWarp", "What may change", flow=flow, image=small, grow=10, layers=g.layers)
+    warped = g.add("PalimpsestFlowWarp", "The photo's own pixels, moved", flow=flow, image=g.picture, grow=10,
+                   layers=g.layers)  # fmt: skip
     caption = g.add("CLIPTextEncode", "What the picture shows", clip=g.clip, text=g.caption)[0]
     empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]
     latent = g.add("VAEEncode", pixels=small, vae=g.vae)[0]
@@ -54,13 +72,37 @@ def move_it(info: Mapping[str, dict]) -> Wish:
     hint = text(g, "Nothing moves? Outline a thing on Flow Canvas and drag it. A double is left, or a seam? Raise the "
                    "denoise; it looks different? Lower it.")  # fmt: skip
     idle = text(g, "Nothing was moved: the denoise is 0.", "Nothing to do")
-    notes = either(g, to_do, idle, joined(g, arrows["note"], hint), "What was done")
-    shown = finished(g, made, mask, notes, to_do)
+    mask = g.add("MaskComposite", "What is painted", destination=masks["edit_mask"], source=masks["moved"], x=0, y=0,
+                 operation="subtract")[0]  # fmt: skip
+    first = pixel_true(g, warped["image"], made, mask, whole["place"], "The moved pixels, and what is painted", 0)
+    found = g.add("PalimpsestPaintedMask", "How much is painted", found=masks["edit_mask"])
+    alone = by_itself(g, found)
+    second = painted_closer(g, first["picture"], mask, (caption, empty, noise, denoise))
+    picture = either(g, alone, first["picture"], second, "The last pass")
+    where = g.add("MaskComposite", "All that may change", destination=warped["edit_mask"], source=first["mask"], x=0,
+                  y=0, operation="add")[0]  # fmt: skip
+    notes = either(g, to_do, idle, joined(g, arrows["note"], said_of_size(g, alone), hint), "What was done")
+    shown = reported(g, picture, where, notes, to_do)
     return Wish(
         "Move It", g, shown.number,
         "What was dragged, turned or scaled on Flow Canvas is painted at its new place, and its old one is filled.",
         ("drag object", "move object", "motion guidance", "rotate object"),
     )  # fmt: skip
+
+
+def painted_closer(g: Graph, picture: Ref, mask: Ref, parts: tuple[Ref, Ref, Ref, Ref]) -> Ref:
+    """What the mask marks painted once more in a crop of the picture, from little noise: what is there gets detail.
+
+    parts: caption, negative prompt, noise and denoise.
+    """
+    caption, empty, noise, denoise = parts
+    crop = cropped(g, mask, "What is painted, to the model's size", picture)
+    latent = g.add("SetLatentNoiseMask", samples=g.add("VAEEncode", pixels=crop["crop"], vae=g.vae)[0],
+                   mask=crop["crop_mask"])[0]  # fmt: skip
+    less = g.add("ComfyMathExpression", "Less noise", expression="min(a, 0.4)", values__a=denoise)["FLOAT"]
+    sigmas = g.add("BasicScheduler", model=g.model, scheduler="normal", steps=g.steps, denoise=less)[0]
+    made = sampled(g, g.model, caption, empty, noise, sigmas, latent)
+    return pixel_true(g, picture, made, mask, crop["place"], "The same, painted closer", 0)["picture"]
 
 
 def draw_it(info: Mapping[str, dict]) -> Wish:

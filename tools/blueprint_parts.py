@@ -61,6 +61,43 @@ def scaled(g: Graph) -> Node:
                  megapixels=g.megapixels, resolution_steps=8)  # fmt: skip
 
 
+CLOSER = {"closer": ("small finds by themselves, at full size", True)}
+"""The control of the second pass."""
+ALONE = "a or (b and 0 < c < 0.25 and d * e > 2 * 1048576 * f)"
+"""a: whether the mask was painted; b: the control; c: how much of the photo the mask covers; d, e: the photo's sides;
+f: the megapixels that the model paints. Where the photo has no more of them, a crop of it shows nothing new."""
+
+
+def by_itself(g: Graph, painted: Node) -> Ref:
+    """Whether the place of a mask is edited by itself, in a crop of the photo: one that was painted always is; one that
+    was found, where it is small. painted: a Painted Mask."""
+    size = g.add("GetImageSize", "The photo's size", image=g.picture)
+    closer = g.add("PrimitiveBoolean", "Small finds by themselves?", value=g.closer)[0]
+    megapixels = g.add("PrimitiveFloat", "Megapixels", value=g.megapixels)[0]
+    return g.add("ComfyMathExpression", "The place by itself?", expression=ALONE, values__a=painted["painted"],
+                 values__b=closer, values__c=painted["covered"], values__d=size["width"], values__e=size["height"],
+                 values__f=megapixels)["BOOL"]  # fmt: skip
+
+
+def cropped(g: Graph, mask: Ref, title: str, picture: Ref | None = None) -> Node:
+    """What the mask marks, with room around it, at the model's size; of a mask of everything the whole photo."""
+    return g.add("PalimpsestCropToMask", title, picture=picture or g.picture, mask=mask, megapixels=g.megapixels,
+                 multiple=8)  # fmt: skip
+
+
+def place_or_all(g: Graph, alone: Ref, mask: Ref) -> tuple[Node, Ref]:
+    """The crop that is edited, of the mask's place or of the whole photo; and the mask on it."""
+    everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
+    crop = cropped(g, either(g, alone, everything, mask, "The place, or all"), "To the model's size")
+    return crop, either(g, alone, mask, crop["crop_mask"], "The mask there")
+
+
+def said_of_size(g: Graph, alone: Ref) -> Ref:
+    """A line of the report."""
+    near = text(g, "The place was edited by itself, at the model's full size.")
+    return either(g, alone, text(g, "The picture was edited as a whole."), near, "How large?")
+
+
 def to_be_done(g: Graph, strength: Ref, old: Ref, new: Ref, pattern: str = BOTH) -> Ref:
     """Whether all is typed that the edit needs, and its strength is above 0."""
     both = g.add("StringConcatenate", string_a=old, string_b=new, delimiter="=>")[0]
@@ -95,14 +132,24 @@ def sampled(g: Graph, model: Ref, positive: Ref, negative: Ref, noise: Ref, sigm
     return g.add("VAEDecode", samples=made, vae=g.vae)[0]
 
 
-def finished(g: Graph, edited: Ref, mask: Ref, notes: Ref, to_do: Ref, results: str = "picture") -> Node:
-    """The edit inside the mask, the photo's own pixels outside of it, and the report; all the photo's where there is
-    nothing to do. notes: what stands above the numbers."""
-    made = g.add("PalimpsestPixelTrueFinish", "The photo's own pixels outside", source=g.picture, edited=edited,
-                 registration="off", colour="off", mask=mask)  # fmt: skip
-    picture = either(g, to_do, g.picture, made["picture"], "The edit, or the photo")
+def pixel_true(g: Graph, source: Ref, edited: Ref, mask: Ref, place: Ref, title: str, seam: int = 1) -> Node:
+    """An edit of our own in its source: nothing has moved, and colours are the model's own. seam: pixels by which the
+    mask grows, and over which the edit passes into the source."""
+    return g.add("PalimpsestPixelTrueFinish", title, source=source, edited=edited, registration="off", colour="off",
+                 grow=seam, feather=seam, mask=mask, place=place)  # fmt: skip
+
+
+def finished(g: Graph, edited: Ref, mask: Ref, place: Ref, notes: Ref, to_do: Ref, results: str = "picture") -> Node:
+    """The edit inside the mask, the photo's own pixels outside of it, and the report. place: what was edited."""
+    made = pixel_true(g, g.picture, edited, mask, place, "The photo's own pixels outside")
+    return reported(g, made["picture"], made["mask"], notes, to_do, results)
+
+
+def reported(g: Graph, picture: Ref, mask: Ref, notes: Ref, to_do: Ref, results: str = "picture") -> Node:
+    """What the blueprint hands out; the photo where there is nothing to do. notes: what stands above the numbers."""
+    picture = either(g, to_do, g.picture, picture, "The edit, or the photo")
     nothing = g.add("SolidMask", "No mask", value=0.0, width=64, height=64)[0]
-    where = either(g, to_do, nothing, made["mask"], "The mask, or none")
+    where = either(g, to_do, nothing, mask, "The mask, or none")
     report = g.add("PalimpsestEditReport", source=g.picture, edit=picture, mask=where, notes=notes)
     g.give(**{results: picture}, mask=where, comparison=report["panel"], report=report["report"])
     # The front end hands a subgraph's face the pictures of nodes that it knows.

@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 import pytest
+import torch
+from palimpsest.papercut.make_pictures import SCENES
 from palimpsest.tools.blueprint_graph import Graph, face_of, workflow
 from palimpsest.tools.blueprints import FOLDER, files, wishes
 from palimpsest.tools.places import ROOT
@@ -106,6 +108,58 @@ def test_a_painted_mask_comes_first_and_an_unpainted_one_counts_as_none(host_cli
     assert "Mask painted by hand: 17 %" in run(host_client, "Edit by Words", painted, **asked)[1]["report"]
     assert "Mask found" in run(host_client, "Edit by Words", unpainted, **asked)[1]["report"]
     assert "painted by hand" in run(host_client, "Remove", painted, **BRIEF)[1]["report"]
+
+
+@pytest.fixture(scope="module")
+def large(host, tmp_path_factory):
+    """The sources of a photo of four times the pixels, in whose middle the heart is small; painted: with its mask."""
+    side = torch.arange(512.0) - 128
+    points = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
+    scene, folder = SCENES["source"], tmp_path_factory.mktemp("large")
+    drawn = {"large.png": scene.render(points).movedim(0, -1), "large_mask.png": (scene.labels(points) >= 0).float()}
+    for file, picture in drawn.items():
+        Image.fromarray((picture * 255).byte().numpy()).save(folder / file)
+        host.client.upload(folder / file)
+    mask = lambda g: g.add("LoadImageMask", image="large_mask.png", channel="red")[0]
+    photo = lambda g: {"picture": g.add("LoadImage", image="large.png")["IMAGE"]}
+    moved = lambda g: {**photo(g), "flow": g.add("PalimpsestFlowFromTransform", mask=mask(g), move_x=40.0)[0]}
+    painted = lambda g: {**photo(g), "mask": mask(g)}
+    return {"photo": photo, "moved": moved, "painted": painted, "before": np.asarray(Image.open(folder / "large.png"))}
+
+
+ALONE, WHOLE = "The place was edited by itself, at the model's full size.", "The picture was edited as a whole."
+
+
+@each_edit
+def test_a_small_find_in_a_large_photo_is_edited_by_itself(host_client, large, name):
+    asked = {**ASKED[name][0], **BRIEF}
+    sources = large["moved" if name == "Move It" else "photo"]
+    made = []
+    for closer, said in ((True, ALONE), (False, WHOLE)):
+        pictures, texts = run(host_client, name, sources, **asked, closer=closer)
+        after = (pictures.get("pictures") or pictures["picture"])[0]
+        mask = pictures["mask"][0][..., 0] > 0
+        small = 0 < mask.mean() < 0.25
+        assert after.shape == large["before"].shape and (after == large["before"])[~mask].all()
+        assert (said if small else WHOLE) in texts["report"]
+        made.append(after)
+    assert not small or (made[0] != made[1]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in ASKED if name != "Move It"])
+def test_a_painted_place_is_edited_by_itself(host_client, large, name):
+    pictures, texts = run(host_client, name, large["painted"], **ASKED[name][0], **BRIEF, closer=False)
+    after = (pictures.get("pictures") or pictures["picture"])[0]
+    mask = pictures["mask"][0][..., 0] > 0
+    assert ALONE in texts["report"] and 0 < mask.mean() < 0.1
+    assert (after == large["before"])[~mask].all() and (after != large["before"])[mask].any()
+
+
+def test_what_has_moved_has_the_photo_s_own_pixels(host_client, large):
+    """A move by whole pixels: the heart's inside is the photo's, to the bit."""
+    pictures, _ = run(host_client, "Move It", large["moved"], caption=CAPTION, **BRIEF)
+    (after,) = pictures["picture"]
+    assert (after[236:276, 276:316] == large["before"][236:276, 236:276]).all()
 
 
 def test_motion_is_in_pixels_of_the_photo_and_none_is_no_error(host_client):

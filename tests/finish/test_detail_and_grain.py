@@ -109,8 +109,8 @@ def test_memory_grows_with_the_photo_by_no_more_than_three_of_it(monkeypatch):
     for factor in (4, 8):
         size = (96 * factor, 128 * factor)
         source = torch.nn.functional.interpolate(textured((96, 128))[None], size, mode="bicubic")[0].clamp(0, 1)
-        with Peak() as held:
+        with Peak() as memory:
             assert finish(source, edited).alpha.any()
-        peaks.append(held.peak)
+        peaks.append(memory.peak)
         bytes_of.append(source.nbytes)
     assert peaks[1] - peaks[0] <= 3 * (bytes_of[1] - bytes_of[0])

@@ -1,6 +1,6 @@
 """The pictures and the edits of them: photographs of scikit-image and scikit-learn, and Papercut's scenes.
 
-Both packages are optional: `pip install scikit-image scikit-learn`. Their pictures are read as files.
+Both packages come with `make setup`; without them only Papercut is measured. Their pictures are read as files.
 """
 
 from __future__ import annotations

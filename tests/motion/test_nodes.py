@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,19 @@ def test_compose_save_and_load(nodes, mask):
         assert torch.equal(loaded, flow) and (kind == "flo" or torch.equal(order, layers))
     mark = nodes["LoadFlow"].fingerprint_inputs
     assert mark(file=name) and mark(file="gone.flo") == ""
+
+
+def test_an_array_of_numpy_is_listed_and_read(nodes):
+    from palimpsest.host import folders
+
+    flow = torch.ones(8, 12, 2)
+    path = folders.new_file("flows", "of numpy", ".npy")
+    np.save(path, flow.numpy())
+    try:
+        listed = [one for one in nodes["LoadFlow"].define_schema().inputs[0].options if path.name in one]
+        assert len(listed) == 1 and torch.equal(run(nodes["LoadFlow"], file=listed[0])[0], flow[None])
+    finally:
+        path.unlink()
 
 
 def test_the_canvas_without_and_with_a_drawing(nodes, caplog):

@@ -100,6 +100,15 @@ class Session:
 
         return self._by_rows(x, sigma, used, evaluate)[0]
 
+    def guided_by(self, x: Tensor, sigma: float | Tensor, cond: str, negative: str, cfg: float) -> Tensor:
+        """x0 by CFG between two named conditionings, its hooks honoured; with cfg 1 the negative is skipped."""
+        if cfg == 1:
+            return self.denoise(x, sigma, cond)
+        found = self.denoise_each(x, sigma, [cond, negative])
+        levels, options = self.levels(x, sigma), self._extra_args["model_options"]
+        ends = {"model_options": options, "cond": self.entries(cond), "uncond": self.entries(negative)}
+        return comfy.samplers.cfg_function(self.model, *found, cfg, x, levels, **ends)
+
     def checkpointed(self):
         """Context manager for gradient runs: backward in less memory and a third more time."""
         return checkpointed(self.model.diffusion_model)

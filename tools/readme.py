@@ -20,7 +20,7 @@ GROUPS = ("inversion", "editing", "motion", "sketch", "morph")
 ORDER = (
     "DDIMInvert InversionCheck SaveTrajectory LoadTrajectory NegativePromptInversion NullTextOptimize ProximalGuidance "
     "TrajectoryAnchor "
-    "PromptToPrompt WordAttentionMask DiffEditMask DiffEditHeadStart EditReport "
+    "PromptToPrompt WordAttentionMask SourceGuidance InversionFreeEdit DiffEditMask DiffEditHeadStart EditReport "
     "FlowCanvas FlowFromTransform FlowFromPoints FlowFromImages FlowCompose FlowPreview SaveFlow LoadFlow FlowWarp "
     "FlowGuidanceSampler FlowGuidanceReport "
     "SketchPrepare LoadEdgePredictor EdgePredictorGuidance BestSeed EdgePredictorTrain EdgePredictorPreview "

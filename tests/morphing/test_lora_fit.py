@@ -56,11 +56,19 @@ def test_a_batch_of_pictures_is_as_many_single_fits(samples):
     together = fit_loras(model, latents, conds, recipe)
     RESULTS.clear()
     alone = fit_loras(model, latents, conds, recipe, pictures_at_once=1)
-    for one, other in zip(together, alone):
+
+    def done(fit, i):
+        """What a LoRA does to the prediction of picture i."""
+        patched = interpolated(model, [fit.lora], Alphas((0.0,), 1))
+        asked = conds[i], latents[i : i + 1], 0.7
+        return ask(patched, *asked) - ask(model, *asked)
+
+    for i, (one, other) in enumerate(zip(together, alone)):
         assert torch.allclose(torch.tensor(one.losses), torch.tensor(other.losses), rtol=1e-3)
-        # Adam takes a whole step where a gradient is next to nothing, and then rounding may turn its sign.
-        for key, value in one.lora.items():
-            assert (value - other.lora[key]).abs().mean() < 1e-4, key
+        # Adam takes a whole step where a gradient is next to nothing, and then rounding may turn its sign: single
+        # weights may differ, not what all of them do. Another picture's LoRA does something else altogether.
+        mine, wanted, stranger = done(one, i), done(other, i), done(alone[i - 1], i)
+        assert (mine - wanted).norm() < 0.02 * wanted.norm() < 0.5 * (stranger - wanted).norm()
 
 
 def test_nothing_is_fitted_twice():

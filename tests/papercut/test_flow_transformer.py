@@ -209,6 +209,7 @@ def test_distances_are_negative_on_the_cut_out_and_one_far_from_it():
     found = distances(scene)
     assert found.shape == (64, 64) and found[32, 32] < -0.99 and found[0, 0] > 0.99
     inside = found[32] < 0
-    assert inside.sum().item() == pytest.approx(2 * 0.95 * 60 / 4, abs=1)
+    # A chord of 28.5 cells holds the middles of 28 or 29.
+    assert inside.sum().item() in (28, 29)
     assert (distances(replace(scene, objects=())) == 1).all()
     assert per_token(found[None], 8).shape == (1, 64, 16)

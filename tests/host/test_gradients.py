@@ -27,13 +27,13 @@ def both_gradients(model, conds, latent, *, cfg: float = 1.0) -> tuple[float, fl
     gradient = with_denoiser(model, conds, latent, SIGMAS, by_gradient, cfg=cfg, gradients=True)
     length = gradient.norm()
 
-    def slope(session, size: float):
+    def difference(session, size: float):
         step = size * gradient / length * x.norm()
         above, below = (session.guided(x + s * step, 0.7).double() for s in (1, -1))
         # a^2 - b^2 as (a - b)(a + b): the loss itself is too large for the difference of two of them.
         return ((above - below) * (above + below - 2 * target)).sum() / (2 * step.norm())
 
-    by_difference = lambda session: extrapolated(lambda size: slope(session, size), 5e-3)
+    by_difference = lambda session: extrapolated(lambda size: difference(session, size), 5e-3)
     return float(with_denoiser(model, conds, latent, SIGMAS, by_difference, cfg=cfg)), float(length)
 
 

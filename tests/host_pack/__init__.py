@@ -156,12 +156,12 @@ def both_gradients(model, conds: dict, samples: torch.Tensor, sigmas: torch.Tens
         loss = ((session.guided(leaf, session.sigmas[0]) - plain(target)) ** 2).sum()
         return torch.autograd.grad(loss, leaf)[0]
 
-    def slope(session: Session, size: float):
+    def change(session: Session, size: float):
         step = size * gradient / gradient.norm() * x.norm()
         above, below = (session.guided(x + sign * step, session.sigmas[0]).double() for sign in (1, -1))
         return ((above - below) * (above + below - 2 * target)).sum() / (2 * step.norm())
 
-    by_difference = lambda session: extrapolated(lambda size: slope(session, size), 5e-3)
+    by_difference = lambda session: extrapolated(lambda size: change(session, size), 5e-3)
     gradient = with_denoiser(model, conds, samples, sigmas, by_gradient, cfg=cfg, gradients=True)
     difference = with_denoiser(model, conds, samples, sigmas, by_difference, cfg=cfg)
     return {"gradient": float(gradient.norm()), "difference": float(difference), "sum": float(gradient.double().sum())}
@@ -201,13 +201,13 @@ class TestDecodeGradient(io.ComfyNode):
             gradient = torch.autograd.grad((picture**2).sum(), leaf)[0]
             asked = any(weight.requires_grad for weight in vae.first_stage_model.parameters())
 
-        def slope(size: float):
+        def change(size: float):
             step = size * gradient / gradient.norm() * samples.norm()
             above, below = (network.decode(samples + sign * step).double() for sign in (1, -1))
             return ((above - below) * (above + below)).sum() / (2 * step.norm())
 
         with gradients_through([vae.patcher]), torch.no_grad():
-            difference = extrapolated(slope, 5e-3)
+            difference = extrapolated(change, 5e-3)
         found = {"gradient": float(gradient.norm()), "difference": float(difference), "asked": asked, "fresh": fresh}
         return io.NodeOutput(ui=ui.PreviewText(json.dumps(found)))
 

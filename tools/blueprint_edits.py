@@ -128,7 +128,10 @@ def change_only_that(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "mask": "MASK"}, CHANGE_ONLY_THAT)
     depth = g.add("PrimitiveFloat", "Depth", value=g.depth)[0]
     to_do = to_be_done(g, depth, g.what_it_shows, g.what_it_becomes, pattern=NEW)
-    whole = g.add("VAEEncode", pixels=scaled(g)[0], vae=g.vae)[0]
+    # The same node as for the crop, so that the change fits where the crop is the whole photo.
+    everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
+    photo = cropped(g, everything, "The whole photo, to the model's size")
+    whole = g.add("VAEEncode", pixels=photo["crop"], vae=g.vae)[0]
     old = g.add("CLIPTextEncode", "What is there", clip=g.clip, text=g.what_it_shows)[0]
     new = g.add("CLIPTextEncode", "What it becomes", clip=g.clip, text=g.what_it_becomes)[0]
     empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]

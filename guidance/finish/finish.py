@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..morphology import dilate
@@ -19,6 +20,8 @@ Registration = Literal["automatic", "on", "off"]
 
 ROUGH, LEFT = 2**14, 0.2
 """The size of the copies on which edits are looked for at first, and the fraction that has to remain for a cast."""
+VISIBLE = 1 / 255
+"""Less of the edit than this shows in no picture of 8 bits but by rounding, where its mask would be nothing."""
 STILL = 0.15
 """Moves of less than this many pixels of the edited picture are none: to undo them would only soften the picture."""
 SAME_PICTURE = 0.2
@@ -129,6 +132,7 @@ def _whole(
     whole = scaled(known.float(), size) == 1
     warnings += _doubts(alpha, mask, whole)
     alpha = alpha * whole
+    alpha = torch.where(alpha > VISIBLE, alpha, 0)
     step()
     shown = edited if larger is None else larger
     picture = compose(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-WEIGHT = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
+WEIGHT = r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$"
 
 
 def take_emphasis(text: str, weight: float = 1.0) -> tuple[str, list[float]]:
@@ -17,9 +17,9 @@ def take_emphasis(text: str, weight: float = 1.0) -> tuple[str, list[float]]:
     place = 0
     while place < len(text):
         end = _closing(text, place) if text[place] == "(" else None
-        found = WEIGHT.search(text, place + 1, end) if end else None
+        found = re.search(WEIGHT, text[place + 1 : end]) if end else None
         if end and found:
-            letters, inner = take_emphasis(text[place + 1 : found.start()], float(found[1]))
+            letters, inner = take_emphasis(text[place + 1 :][: found.start()], float(found[1]))
             place = end + 1
         else:
             place += _is_escaped(text, place)

@@ -20,7 +20,7 @@ UNKNOWN = b"\xff"
 PIECE_BLANK, BYTE_BLANK, WORD_END, WORD_INSIDE = "\N{LOWER ONE EIGHTH BLOCK}", chr(256 + ord(" ")), "</w>", "##"
 SCRIPTS_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 # An embedding's name; what English leaves out behind an apostrophe, as CLIP cuts it.
-WHOLE = re.compile(r"embedding:[^\s,]+|['\u2019](?:s|t|re|ve|m|ll|d)(?!\w)", re.IGNORECASE)
+WHOLE = r"embedding:[^\s,]+|['\u2019](?:s|t|re|ve|m|ll|d)(?!\w)"
 Owners = list[set[int]]
 
 
@@ -75,7 +75,7 @@ def cut(text: str, found: Owners) -> list[tuple[int, int]]:
     Runs of letters, of digits and of signs. Where a script has no blanks, tokens are the words.
     """
     spans, place = [], 0
-    for whole in WHOLE.finditer(text):
+    for whole in re.finditer(WHOLE, text, re.IGNORECASE):
         spans += [*_runs(text, place, whole.start(), found), whole.span()]
         place = whole.end()
     return [*spans, *_runs(text, place, len(text), found)]

@@ -146,7 +146,7 @@ def test_what_is_measured_is_the_blueprint():
     values = {node["type"]: node["widgets_values"] for node in graph["nodes"]}
     mask = values["PalimpsestDiffEditMask"][:14]  # before the preset
     assert values["BasicScheduler"][:2] == ["normal", round(methods.STEPS * methods.DEPTH)]
-    assert values["PrimitiveFloat"] == [methods.DEPTH]
+    assert [n["widgets_values"] for n in graph["nodes"] if n.get("title") == "Depth"] == [[methods.DEPTH]]
     assert values["CFGGuider"] == [methods.CFG] and values["PalimpsestDiffEditHeadStart"] == [
         methods.HEAD_START,
         methods.DRAFTS,

@@ -48,7 +48,7 @@ def test_every_input_has_a_tooltip_and_every_node_a_description(nodes):
 def test_transform_warp_and_preview(nodes, mask):
     flow = transform(nodes, mask, move_x=9)
     image = torch.rand(1, 48, 64, 3)
-    moved, edit, fill, occluded, uncovered = run(nodes["FlowWarp"], flow=flow, image=image, grow=0)
+    moved, edit, fill, occluded, uncovered, _ = run(nodes["FlowWarp"], flow=flow, image=image, grow=0)
     assert torch.equal(moved[0, 10:30, 21:45], image[0, 10:30, 12:36])
     assert torch.equal(edit[0] > 0, (mask[0] > 0) | (mask[0] > 0).roll(9, 1))
     assert torch.equal(fill, uncovered) and float(occluded.sum()) == float(uncovered.sum()) == 20 * 9

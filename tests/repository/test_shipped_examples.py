@@ -32,7 +32,7 @@ BRIEF = {
     "BasicScheduler": {"steps": 3}, "KSampler": {"steps": 2}, "PalimpsestLoRAFit": {"steps": 2},
     "PalimpsestEdgePredictorTrain": {"steps": 10, "batch_size": 2}, "PalimpsestPromptList": {"count": 2},
     "PalimpsestMorphSchedule": {"frames": 4}, "PalimpsestReschedule": {"frames": 4},
-    "PalimpsestNullTextOptimize": {"iterations": 2},
+    "PalimpsestNullTextOptimize": {"iterations": 2}, "PalimpsestCropToMask": {"megapixels": 1 / 64},
 }  # fmt: skip
 
 

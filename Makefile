@@ -12,7 +12,7 @@ export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test test-core test-portable bench lint archive readme train thumbnails stamp blueprints setup venv clean distclean
+.PHONY: all demo serve test test-core test-portable bench lint archive readme families train thumbnails stamp blueprints setup venv clean distclean
 
 all: demo
 
@@ -56,6 +56,10 @@ train: venv
 
 readme: venv
 	@$(RUN) -m palimpsest.tools.readme
+
+# The README's table of techniques by family of models, by the test that tries them.
+families: venv
+	@FAMILIES=write OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q tests/host/test_families.py
 
 # After a look at the demo's gallery: the pictures of the Templates dialog.
 thumbnails: venv

@@ -1,4 +1,4 @@
-"""The blueprints that paint what is drawn, dragged or lies between: Move It, Draw It, Morph."""
+"""The blueprints that paint: Move It, Draw It with Train an Edge Predictor, Morph."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ DRAW_IT = {
     "seed": ("seed", 0),
     "steps": ("steps", 30),
     "cfg": ("cfg", 7.5),
+}
+TRAIN = {
+    "prompts": ("what it paints to learn from (a line each; empty: a built-in list)", ""),
+    "pictures": ("pictures", 100),
+    "width": ("width", 512),
+    "height": ("height", 512),
+    "seed": ("seed", 0),
+    "steps": ("steps a picture", 20),
+    "cfg": ("cfg", 7.5),
+    "learning": ("how long it learns", 1000),
+    "file": ("name of the file", "my_edges"),
 }
 MORPH = {
     "captions": ("captions (a line a picture)", ""),
@@ -129,6 +140,41 @@ def draw_it(info: Mapping[str, dict]) -> Wish:
         "Draw It", g, shown.number,
         "A drawing and a caption become a picture, without a ControlNet: a small predictor reads the coming edges.",
         ("sketch to image", "scribble", "draw", "line art"),
+    )  # fmt: skip
+
+
+def train_predictor(info: Mapping[str, dict]) -> Wish:
+    g = Graph(info, MODELS, TRAIN)
+    series = g.add("PalimpsestPromptList", "What it paints", prompts=g.prompts, count=g.pictures, seed=g.seed)
+    captions = g.add("CLIPTextEncode", "Its prompts", clip=g.clip, text=series["prompts"])[0]
+    empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]
+    latent = g.add("EmptyLatentImage", width=g.width, height=g.height, batch_size=1)[0]
+    made = g.add("KSampler", "Paints them", model=g.model, positive=captions, negative=empty, latent_image=latent,
+                 seed=series["seeds"], steps=g.steps, cfg=g.cfg, sampler_name="euler",
+                 scheduler="normal")[0]  # fmt: skip
+    pictures = g.add("VAEDecode", samples=made, vae=g.vae)[0]
+    edges = g.add("Canny", "Their edges (or any other map)", image=pictures, low_threshold=0.1, high_threshold=0.25)[0]
+    trained = g.add("PalimpsestEdgePredictorTrain", model=g.model, vae=g.vae, clip=g.clip, images=pictures, edges=edges,
+                    conditioning=captions, steps=g.learning, detail="4", learning_rate=0.003, width=128)  # fmt: skip
+    saved = g.add("PalimpsestSaveEdgePredictor", edge_predictor=trained["edge_predictor"], filename_prefix=g.file)[0]
+    all_of, few = ([g.add("RebatchImages", images=one, batch_size=4096)[0] for one in (pictures, edges)], [])
+    for one in all_of:
+        few.append(g.add("ImageFromBatch", "Some of them", image=one, batch_index=0, length=3)[0])
+    seen = g.add("PalimpsestEdgePredictorPreview", model=g.model, vae=g.vae, clip=g.clip, image=few[0], edges=few[1],
+                 edge_predictor=trained["edge_predictor"], percents="0.5, 0.3")  # fmt: skip
+    count = g.add("GetImageSize", image=all_of[0])["batch_size"]
+    report = g.add("StringFormat", f_string="{a} pictures were painted, and their edges learned (loss on those kept "
+                   "aside: {b:.3f}). Saved as {c}: press R, and Load Edge Predictor finds it. Drawings are followed "
+                   "too loosely? Let it paint more pictures, of what you mean to draw.", values__a=count,
+                   values__b=trained["held_out_loss"], values__c=saved)[0]  # fmt: skip
+    shown = g.add("PreviewImage", "Pictures, edges, and the edges seen", images=seen["panel"])
+    g.give(edge_predictor=trained["edge_predictor"], pictures=all_of[0], edges_seen=seen["predicted"],
+           loss_plot=trained["loss_plot"], report=report)  # fmt: skip
+    return Wish(
+        "Train an Edge Predictor", g, shown.number,
+        "The model paints pictures and teaches a small network by them what counts as an edge, for Draw It. No picture "
+        "of yours is needed.",
+        ("train sketch", "edge predictor", "sketch guidance training", "lgp"),
     )  # fmt: skip
 
 

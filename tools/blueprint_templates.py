@@ -21,6 +21,12 @@ SD15 = {
 }
 GIRL, HEART = "a drawing of a girl in a {} dress on a green hill", "a {} striped heart on a cream checked ground"
 CHECKPOINT, PICTURE = 1, 2
+PAINTED = "\n".join((
+    HEART.format("red"), "a yellow dotted moon on a lilac gradient ground",
+    "a blue dotted cross on a mint plain ground", "a green triangle on a lilac gradient ground",
+    "a purple star on a mint plain ground", "a green circle and an orange striped square on a grey waves ground",
+))  # fmt: skip
+"""What the demo lets Papercut learn from."""
 DRAG = read(EXAMPLES / "Drag a thing.json")["extra"]["palimpsest"]["demo"]["7"]["canvas"]
 """What the demo draws on Flow Canvas: the heart goes up and to the right."""
 
@@ -28,7 +34,8 @@ DRAG = read(EXAMPLES / "Drag a thing.json")["extra"]["palimpsest"]["demo"]["7"][
 @dataclass(frozen=True)
 class Template:
     """A wish's place in the Templates dialog. values: of its face; demo: what the demo sets there; choose: how the
-    first line of the note goes on; story: what the gallery says; app: the widgets of the face that the app shows."""
+    first line of the note goes on; story: what the gallery says; app: the widgets of the face that the app shows;
+    photo: the demo's picture, "" where there is none."""
 
     name: str
     number: int
@@ -68,10 +75,10 @@ TEMPLATES = {
     ),
     "Move It": Template(
         "Move it", 4,
-        "your picture in **Load Image**, outline a thing on **Flow Canvas** and drag it, say what the picture shows; "
-        "press **Run**.",
+        "your picture in **Load Image**, outline a thing on **Flow Canvas** and drag it; press **Run**. Say what the "
+        "picture shows where its old place is filled too plainly.",
         "A thing is outlined and dragged; it is painted at its new place, and the old one is filled.",
-        {"caption": "a drawing of a girl on a green hill under a blue sky", "steps": 40},
+        {"steps": 40},
         {"caption": HEART.format("red"), "steps": 8}, more={"3": {"canvas": DRAG}},
     ),
     "Draw It": Template(
@@ -84,15 +91,26 @@ TEMPLATES = {
         {"caption": "a purple star on a mint plain ground", "width": 256, "height": 256, "steps": 20, "cfg": 5.0},
         photo="papercut_star_sketch.png", more={"3": {"file": "papercut-edges.safetensors"}},
     ),
+    "Train an Edge Predictor": Template(
+        "Train an edge predictor", 11,
+        "press **Run**: your model paints pictures, learns their edges, and saves what *Draw it* needs. No picture of "
+        "yours is needed.",
+        "The model paints pictures, and a small network learns from them what counts as an edge: here what it sees in "
+        "one of them halfway through a run.",
+        {"steps": 20},
+        {"prompts": PAINTED, "pictures": 12, "width": 256, "height": 256, "cfg": 5.0, "learning": 300,
+         "file": "demo_edges"}, photo="",
+    ),
     "Morph": Template(
         "Morph", 6,
-        "a picture in each **Load Image**, write what each shows, a line a picture; press **Run**.",
+        "a picture of your own in each **Load Image** (as it stands both load the same); press **Run**. Write what "
+        "each shows, a line a picture, where things fade rather than turn into each other.",
         "Each picture is learned for a moment, and the frames between them are painted in one batch.",
-        {"captions": "a drawing of a girl on a green hill\na drawing of a girl on a green hill, upside down"},
+        {},
         {"captions": "a pink heart on a mint plain ground\na purple star on a mint plain ground", "frames": 9,
          "steps": 12, "lora_steps": 60},
         photo="papercut_key_2.png",
-        more={"3": {"image": "papercut_key_3.png"}, "4": {"mode": 4}, "5": {"width": 0, "height": 0}},
+        more={"3": {"image": "papercut_key_3.png"}, "4": {"width": 0, "height": 0}},
     ),
 }  # fmt: skip
 NOTE = "{number} of 12. Choose a checkpoint in **Load Checkpoint** and {choose}\n\n## {name}\n\n{done} {size}"
@@ -118,27 +136,31 @@ def template(wish: Wish, info: Mapping[str, dict]) -> dict:
     g = Graph({**info, definition["id"]: face_of(definition, wish.graph)})
     loaded = g.add("CheckpointLoaderSimple", ckpt_name=SD15["name"])
     models = {name: loaded[name.upper()] for name in ("model", "clip", "vae")}
-    picture = g.add("LoadImage", "Your picture", image="example.png")
-    node = g.add(definition["id"], **models, **_sources(wish.name, g, loaded, picture), **one.values)
-    saved = _saved(wish, g, node)
+    node = g.add(definition["id"], **models, **_sources(wish, g, loaded), **one.values)
+    before, after = _shown(wish, g, node)
     scaled, compared = "megapixels" in wish.graph.controls, "comparison" in wish.graph.results
     done, size = COMPARED if compared else REPORTED, MEGAPIXELS if scaled else PIXELS
     _note(g, NOTE.format(name=one.name, number=one.number, choose=one.choose, done=done, size=size))
-    demo = {str(CHECKPOINT): {"ckpt_name": "papercut.safetensors"}, str(PICTURE): {"image": one.photo}, **one.more}
+    demo = {str(CHECKPOINT): {"ckpt_name": "papercut.safetensors"}, **one.more}
+    demo |= {str(PICTURE): {"image": one.photo}} if one.photo else {}
     demo[str(node.number)] = {**one.demo, **({"megapixels": 0.0625} if scaled else {})}
-    facts = {"number": one.number, "title": wish.name, "story": one.story, "before": str(PICTURE),
-             "after": str(saved.number), "demo": demo}  # fmt: skip
+    facts = {"number": one.number, "title": wish.name, "story": one.story, "before": str(before),
+             "after": str(after), "demo": demo}  # fmt: skip
     extra: dict[str, Any] = {"palimpsest": facts}
     if one.app:
         inputs = [[str(PICTURE), "image"], *([str(node.number), name] for name in one.app)]
-        extra |= {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [str(saved.number)]}}
+        extra |= {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [str(after)]}}
     made = wish.on(workflow(one.name, g, [definition], extra, pack()))
     made["nodes"][0]["properties"]["models"] = [SD15]
     return made
 
 
-def _sources(name: str, g: Graph, loaded: Node, picture: Node) -> dict[str, Ref]:
+def _sources(wish: Wish, g: Graph, loaded: Node) -> dict[str, Ref]:
     """What the blueprint gets beside the model."""
+    name = wish.name
+    if not TEMPLATES[name].photo:
+        return {}
+    picture = g.add("LoadImage", "Your picture", image="example.png")
     if name == "Move It":
         canvas = g.add("PalimpsestFlowCanvas", "Drag here", image=picture["IMAGE"])
         return {"picture": picture["IMAGE"], "flow": canvas["flow"], "layers": canvas["layers"]}
@@ -147,21 +169,25 @@ def _sources(name: str, g: Graph, loaded: Node, picture: Node) -> dict[str, Ref]
         return {"drawing": picture["IMAGE"], "edge_predictor": predictor["edge_predictor"]}
     if name == "Morph":
         second = g.add("LoadImage", "Your second picture", image="example.png")
-        turned = g.add("ImageRotate", "Bypass me (Ctrl+B)", image=second["IMAGE"], rotation="180 degrees")
-        keys = g.add("PalimpsestKeyPictures", pictures__picture0=picture["IMAGE"], pictures__picture1=turned[0],
+        keys = g.add("PalimpsestKeyPictures", pictures__picture0=picture["IMAGE"], pictures__picture1=second["IMAGE"],
                      width=512, height=512)  # fmt: skip
         return {"pictures": keys["pictures"]}
     return {"picture": picture["IMAGE"], "mask": picture["MASK"]}
 
 
-def _saved(wish: Wish, g: Graph, node: Node) -> Node:
-    """The node that saves, and one that shows the comparison: not every front end shows it on the blueprint's face."""
+def _shown(wish: Wish, g: Graph, node: Node) -> tuple[int, int]:
+    """The numbers of the nodes with the picture before and after: that which saves comes last, behind one that shows
+    the comparison, since not every front end shows it on the blueprint's face."""
+    if not TEMPLATES[wish.name].photo:
+        painted = g.add("PreviewImage", "What it has learned from", images=node["pictures"])
+        g.add("PreviewImage", "How it learned", images=node["loss_plot"])
+        return painted.number, g.add("PreviewImage", "Which edges it sees", images=node["edges_seen"]).number
     if "comparison" in wish.graph.results:
         g.add("PreviewImage", "What was done", images=node["comparison"])
     prefix = f"palimpsest/{TEMPLATES[wish.name].name.lower().replace(' ', '_')}"
     if wish.name == "Morph":
-        return g.add("SaveAnimatedWEBP", images=node[0], filename_prefix=prefix, fps=8.0)
-    return g.add("SaveImage", images=node[0], filename_prefix=prefix)
+        return PICTURE, g.add("SaveAnimatedWEBP", images=node[0], filename_prefix=prefix, fps=8.0).number
+    return PICTURE, g.add("SaveImage", images=node[0], filename_prefix=prefix).number
 
 
 def for_programs(wish: Wish, info: Mapping[str, dict]) -> dict:

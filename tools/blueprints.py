@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .blueprint_edits import caption_edit, change_only_that, remove
-from .blueprint_paintings import draw_it, morph, move_it
+from .blueprint_paintings import draw_it, morph, move_it, train_predictor
 from .blueprint_parts import Wish
 from .blueprint_templates import TEMPLATES, folder_template, for_programs, template
 from .examples import EXAMPLES
@@ -16,7 +16,7 @@ from .places import ROOT
 from .stamp import text_of
 
 FOLDER = ROOT / "subgraphs"
-WISHES = (caption_edit, change_only_that, remove, move_it, draw_it, morph)
+WISHES = (caption_edit, change_only_that, remove, move_it, draw_it, train_predictor, morph)
 
 
 def wishes(info: Mapping[str, dict]) -> list[Wish]:

@@ -86,6 +86,16 @@ def test_an_edit_changes_the_picture_inside_its_mask_alone(host_client, name):
     assert "% of the picture" in texts["report"] and "?" in texts["report"]
 
 
+@pytest.mark.parametrize("count", [1, 9])
+def test_one_edit_or_nine_give_as_many_pictures(host_client, count):
+    colours = ("blue", "green", "yellow", "purple", "orange", "pink", "grey", "black", "white")
+    edits = "\n".join(NEW.replace("blue", colour) for colour in colours[:count])
+    asked = {"caption": CAPTION, "edits": edits, "megapixels": 0.02, "steps": 2}
+    pictures, texts = run(host_client, "Edit by Words", **asked)
+    assert len(pictures["pictures"]) == len(pictures["mask"]) == count
+    assert texts["report"].count("pixels changed outside the mask: 0") == count
+
+
 @each_edit
 def test_nothing_to_do_gives_the_photo_itself_and_says_so(host_client, name):
     asked, idle = ASKED[name]
@@ -187,6 +197,21 @@ def test_a_drawing_guides_and_blank_paper_leaves_the_caption_alone(host_client):
     assert "follows your strokes" in texts["report"] and "Nothing is drawn" in nothing["report"]
     assert drawn["edges_found"][0].any() and not plain["edges_found"][0].any()
     assert (drawn["picture"][0] != plain["picture"][0]).any() and (idle["picture"][0] == plain["picture"][0]).all()
+
+
+def test_a_predictor_is_taught_without_pictures_and_guides(host_client):
+    asked = {"prompts": "a purple star on a mint plain ground\na red heart on a cream plain ground", "pictures": 4,
+             "width": 128, "height": 128, "steps": 3, "learning": 10, "file": "taught_here"}  # fmt: skip
+    pictures, texts = run(host_client, "Train an Edge Predictor", lambda g: {}, **asked)
+    assert len(pictures["pictures"]) == 4 and len(pictures["edges_seen"]) == 6
+    assert texts["report"].startswith("4 pictures were painted") and "taught_here_00001_.safetensors" in texts["report"]
+
+    def drawing(g: Graph) -> dict:
+        predictor = g.add("PalimpsestLoadEdgePredictor", file="taught_here_00001_.safetensors")
+        return {"drawing": g.add("LoadImage", image="papercut_star_sketch.png")[0], "edge_predictor": predictor[0]}
+
+    brief = {"caption": "a purple star", "width": 128, "height": 128, "steps": 2}
+    assert "follows your strokes" in run(host_client, "Draw It", drawing, **brief)[1]["report"]
 
 
 @pytest.mark.parametrize("captions", ["a pink heart on a mint plain ground\na purple star on a mint plain ground", ""])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from palimpsest.benchmarks.sketch.suite_taught import work
 from palimpsest.tools.examples import EXAMPLES
 from palimpsest.tools.places import ROOT
 from PIL import Image
@@ -22,6 +23,7 @@ ASKED = {
     "Move it": {"caption": "a red heart", "canvas": json.dumps(CANVAS)},
     "Draw it": {"picture": PICTURES / "papercut_star_sketch.png", "edge_predictor": "papercut-edges.safetensors",
                 "caption": "a purple star", "width": 128, "height": 128},
+    "Train an edge predictor": {"pictures": 2, "width": 64, "height": 64, "learning": 10, "file": "by_a_program"},
     "Morph": {"picture2": PICTURES / "papercut_star.png", "frames": 3, "lora_steps": 1},
 }  # fmt: skip
 
@@ -31,13 +33,21 @@ def test_there_is_a_prompt_for_each_wish_and_the_client_is_short():
     assert len((API / "run.py").read_text(encoding="utf-8").splitlines()) <= 40
 
 
+def test_painting_costs_no_more_than_learning():
+    prompt = json.loads((API / "Train an edge predictor.json").read_text(encoding="utf-8"))
+    assert 1 < work(prompt) <= 2
+
+
 @pytest.mark.parametrize("name", ASKED)
-def test_the_client_runs_it_and_fetches_a_picture(host_client, tmp_path, name):
-    sized = {} if name in ("Draw it", "Morph") else {"megapixels": 0.03}
+def test_the_client_runs_it_and_fetches_a_picture(host, host_client, tmp_path, name):
+    sized = {} if name in ("Draw it", "Morph", "Train an edge predictor") else {"megapixels": 0.03}
     words = [f"{key}={value}" for key, value in {**BRIEF, **sized, **ASKED[name]}.items()]
     command = [sys.executable, API / "run.py", API / f"{name}.json", f"url={host_client.url}", f"to={tmp_path}"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    if name == "Train an edge predictor":
+        assert list((host.base / "output" / "edge_predictors").glob("by_a_program_*"))
+        return
     (made,) = tmp_path.iterdir()
     with Image.open(made) as picture:
         assert picture.width > 100 and getattr(picture, "n_frames", 1) == (3 if name == "Morph" else 1)

@@ -61,11 +61,19 @@ def half_way(client):
     return listen
 
 
+SHORT = {
+    "PalimpsestLoRAFit": ("steps", 8),
+    "PalimpsestEdgePredictorTrain": ("steps", 60),
+    "PalimpsestPromptList": ("count", 4),
+}
+
+
 def briefly(prompt: dict) -> dict:
-    """The prompt with short LoRA fits: each takes a minute, three times over here; the demo makes them in full."""
+    """The prompt with short fits and lessons: each takes a minute, three times here; the demo makes them in full."""
     for entry in prompt.values():
-        if entry["class_type"] == "PalimpsestLoRAFit":
-            entry["inputs"]["steps"] = min(entry["inputs"]["steps"], 8)
+        name, most = SHORT.get(entry["class_type"], ("", 0))
+        if isinstance(entry["inputs"].get(name), int):
+            entry["inputs"][name] = min(entry["inputs"][name], most)
     return prompt
 
 

@@ -36,6 +36,16 @@ BRIEF = {
 }  # fmt: skip
 
 
+TYPED = "a photo of a {} on a lawn"
+# What a person does with a template of a wish: the pictures to choose, what is typed over what, whether they drag.
+DONE = {
+    "Edit by words": (1, ["dog", "fox"], False), "Change only that": (1, ["dog", "fox"], False),
+    "Remove": (1, ["dog"], False), "Move it": (1, [], True), "Draw it": (1, ["dog"], False), "Morph": (2, [], False),
+    "Train an edge predictor": (0, [], False),
+}  # fmt: skip
+each_wish = pytest.mark.parametrize("name", DONE)
+
+
 @pytest.fixture(scope="module")
 def stocked(host):
     """The host with the public models under their names, and the picture of every ComfyUI, also in a folder."""
@@ -111,16 +121,70 @@ def test_the_demos_host_sees_the_models_of_the_comfyui_that_runs(host, tmp_path,
     assert config["base_path"] == str(HOST / "ComfyUI" / "models") and config["checkpoints"] == "checkpoints"
 
 
+def run_briefly(stocked, name: str) -> None:
+    prompt = briefly(to_prompt(read(example(name)), stocked.client.object_info()))
+    assert stocked.client.run(prompt, 300.0).status == "success"
+
+
 def teach(stocked, prompt: dict) -> None:
     """The predictor that a prompt loads, made by the example that its note names."""
     made = stocked.base / "output" / "edge_predictors"
     before = set(made.glob("*"))
-    teaching = briefly(to_prompt(read(example("Train an edge predictor")), stocked.client.object_info()))
-    assert stocked.client.run(teaching, 300.0).status == "success"
+    run_briefly(stocked, "Train an edge predictor")
     (file,) = set(made.glob("*")) - before
     for entry in prompt.values():
         if entry["class_type"] == "PalimpsestLoadEdgePredictor":
             entry["inputs"]["file"] = file.name
+
+
+def face_of(workflow: dict) -> dict[str, object]:
+    """The values of a template's blueprint by the names of its controls."""
+    (node,) = (one for one in workflow["nodes"] if one["type"] == workflow["definitions"]["subgraphs"][0]["id"])
+    names = [slot["name"] for slot in node["inputs"] if slot.get("widget")]
+    return dict(zip(names, node["widgets_values"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def first_runs(stocked, tmp_path_factory):
+    """What came of each template in the hands of a person with pictures of their own, and how much they did."""
+    folder, asked = tmp_path_factory.mktemp("own"), {}
+    pictures = [str(shutil.copy(HOST / "ComfyUI" / "input" / "example.png", folder / f"mine_{i}.png")) for i in (1, 2)]
+    run_briefly(stocked, "Train an edge predictor")  # the predictor that is at hand
+    for name, (count, words, drag) in DONE.items():
+        workflow = read(example(name))
+        typed = [value for value in face_of(workflow).values() if isinstance(value, str) and len(value) > 10]
+        texts = [[old, TYPED.format(word)] for old, word in zip(typed, words)]
+        asked[name] = {"path": str(example(name)), "pictures": pictures[:count], "texts": texts, "drag": drag}
+    return browse(Path(__file__).with_name("first_run_browser.mjs"), stocked, False, templates=asked, brief=BRIEF)
+
+
+@needs_browser
+@each_wish
+def test_at_most_four_actions_lead_to_the_first_picture(first_runs, name):
+    seen = first_runs[name]
+    assert seen["error"] == "" and len(seen["actions"]) <= 4, seen
+    assert seen["actions"][0] == "open" and seen["actions"][-1] == "run"
+    assert any(kind == ("temp" if name.startswith("Train") else "output") for kind, _ in seen["files"])
+
+
+@needs_browser
+@pytest.mark.parametrize("name", list(DONE)[:3])
+def test_the_first_three_open_as_apps_with_the_controls_that_they_name(first_runs, name):
+    data, values = read(example(name))["extra"]["linearData"], face_of(read(example(name)))
+    texts = [values[control] for node, control in data["inputs"][1:]]
+    assert first_runs[name]["app"] == {"pictures": 1, "texts": texts}
+
+
+@each_wish
+def test_the_first_three_are_apps_of_what_is_in_their_graph(name):
+    workflow = read(example(name))
+    extra, nodes = workflow["extra"], {str(node["id"]): node for node in workflow["nodes"]}
+    assert extra.get("linearMode", False) == ("linearData" in extra) == (name in list(DONE)[:3])
+    if "linearData" in extra:
+        (picture, *texts), (saved,) = extra["linearData"]["inputs"], extra["linearData"]["outputs"]
+        assert nodes[picture[0]]["type"] == "LoadImage" and nodes[saved]["type"] == "SaveImage"
+        assert {nodes[node]["type"] for node, _ in texts} == {workflow["definitions"]["subgraphs"][0]["id"]}
+        assert {control for _, control in texts} <= face_of(workflow).keys()
 
 
 @each_example

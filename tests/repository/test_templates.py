@@ -23,6 +23,9 @@ LOADERS = {
     "CheckpointLoaderSimple", "CLIPLoader", "CLIPVisionLoader", "ControlNetLoader", "DualCLIPLoader",
     "OpticalFlowLoader", "UNETLoader", "VAELoader",
 }  # fmt: skip
+CHOICES = {"enable", "disable", "fixed", "randomize", "increment", "decrement"}
+# The paper's (arXiv 2312.07409).
+MORPHING = {"PalimpsestAttentionBlend": "ddim_uniform"}
 NAMES = {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in examples()}
 
 
@@ -62,18 +65,33 @@ def models_of(workflow: dict) -> set[tuple[str, str, str, str]]:
 
 
 @cache
-def published() -> set[tuple[str, str, str, str]]:
-    """The same of the templates that the host itself requires."""
+def host_templates() -> list[dict]:
+    """The templates that the host itself requires, those that load a model."""
     spec = find_spec("comfyui_workflow_templates_json") or find_spec("comfyui_workflow_templates")
     if spec is None:
         pytest.skip("the host's own templates are not installed")
-    found = set()
+    found = []
     for path in Path(next(iter(spec.submodule_search_locations))).parent.glob("comfyui_workflow_templates*/**/*.json"):
         text = path.read_text(encoding="utf-8")
         if any(f'"{loader}"' in text for loader in LOADERS) and '"models"' in text:
             workflow = json.loads(text)
-            if isinstance(workflow, dict) and "nodes" in workflow:
-                found |= models_of(workflow)
+            found += [workflow] if isinstance(workflow, dict) and "nodes" in workflow else []
+    return found
+
+
+def published() -> set[tuple[str, str, str, str]]:
+    """models_of all of those."""
+    return set().union(*map(models_of, host_templates()))
+
+
+def sampling_of(workflow: dict) -> set[str]:
+    """What a workflow samples with: names of samplers and schedules, and the kinds of nodes that shift a model's."""
+    found = set()
+    for node in nodes_of(workflow):
+        values = [one for one in node.get("widgets_values") or () if isinstance(one, str)]
+        if node["type"] in ("KSampler", "KSamplerAdvanced", "KSamplerSelect", "BasicScheduler"):
+            found |= {one for one in values if one not in CHOICES}
+        found |= {node["type"]} if node["type"].startswith("ModelSampling") else set()
     return found
 
 
@@ -86,6 +104,16 @@ def test_each_model_has_the_link_that_the_host_s_own_templates_have(path):
         if node["type"] in LOADERS:
             (model,) = node["properties"]["models"]
             assert node["widgets_values"][0] == model["name"], f"{path.stem}, node {node['id']}"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("path", examples(), ids=lambda path: path.stem)
+def test_each_model_is_sampled_as_in_the_host_s_own_templates(path):
+    workflow = read(path)
+    names = {name for _, name, *_ in models_of(workflow) if name.startswith(("v1-5", "sd_xl"))}
+    theirs = (one for one in host_templates() if names & {name for _, name, *_ in models_of(one)})
+    own = {MORPHING[node["type"]] for node in nodes_of(workflow) if node["type"] in MORPHING}
+    assert sampling_of(workflow) <= own.union(*map(sampling_of, theirs))
 
 
 @pytest.mark.parametrize("path", examples(), ids=lambda path: path.stem)

@@ -53,21 +53,12 @@ class Optimiser:
         self.adam.load_state_dict(state["adam"])
 
 
-# Polar Express (arXiv 2505.16932): four of its steps spread the singular values as five of Muon's quintic do.
-STEPS = (
-    (8.2872, -23.5959, 17.3004),
-    (4.1071, -2.9478, 0.5448),
-    (3.9487, -2.9089, 0.5518),
-    (3.3184, -2.4885, 0.5100),
-)
-
-
 def _orthogonal(x: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices to x (N, a, b), roughly: singular values within a factor of two of 1."""
+    """The nearest (semi-)orthogonal matrices to x (N, a, b), roughly: Newton-Schulz with Muon's quintic."""
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)).to(FAST)
-    for a, b, c in STEPS:
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(FAST)
+    for _ in range(5):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.mT if tall else x).float()

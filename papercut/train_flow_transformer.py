@@ -41,6 +41,7 @@ class Recipe:
     level: float = 1.5  # mean and std of the logit of sigma
     spread: float = 1.2
     drop: float = 0.1  # captions left out, for guidance without classifier
+    coarse: float = 0.0  # weight, beside 1, of the velocity's error averaged over each token's pixels
     geometry: float = 0.0  # weight of the head that reads signed distances after the double blocks
     decay: float = 0.999  # of the averaged weights
 
@@ -126,9 +127,11 @@ class Trainer:
                 stride=256 // self.recipe.side,
             )
             guess = self.head(features)
-        flow = F.mse_loss(answer.float(), noise - latents)
-        shape = F.mse_loss(guess.float(), distances)
-        (flow + self.recipe.geometry * shape).backward()
+        error = answer.float() - (noise - latents)
+        flow, shape = error.square().mean(), F.mse_loss(guess.float(), distances)
+        # The velocity that is best for one is best for the other; outlines are coarse, patterns and grain are not.
+        coarse = F.avg_pool2d(error, self.config.patch).square().mean() if self.recipe.coarse else 0.0
+        (flow + self.recipe.coarse * coarse + self.recipe.geometry * shape).backward()
         self.optimiser.update(self.rate())
         self.ema.step(self.model.parameters())
         self.step += 1

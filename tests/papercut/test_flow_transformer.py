@@ -107,7 +107,7 @@ def test_muon_turns_a_matrix_by_an_almost_orthogonal_step_and_leaves_adams_alone
     signs = other.grad.sign()
     optimiser.update(0.1)
     strengths = torch.linalg.svdvals(matrix.detach()) / (0.2 * 0.1 * 48**0.5)
-    assert strengths.min() > 0.4 and strengths.max() < 1.8  # the iteration stops early, on purpose
+    assert strengths.min() > 0.4 and strengths.max() < 1.4  # Newton-Schulz stops early, on purpose
     torch.testing.assert_close(other.detach(), -0.1 * signs, rtol=1e-3, atol=1e-4)
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
+LOOKS = RESULTS.with_name("looks.json")
 RELATIONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
 TARGET = re.compile(r"(>=|<=|==|>|<) (-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 
@@ -116,6 +117,19 @@ def save(rows: Iterable[Row], path: Path = RESULTS) -> None:
     """A row a line, so that a new measurement is a small change."""
     lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
     path.write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
+
+
+def load_looks(path: Path = LOOKS) -> dict[str, int]:
+    """How often each technique was measured on the test split."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def save_look(rows: Iterable[Row], path: Path = LOOKS) -> None:
+    """One look more for each technique that has a value among the rows."""
+    looks = load_looks(path)
+    for name in {row.technique for row in rows if row.value is not None}:
+        looks[name] = looks.get(name, 0) + 1
+    path.write_text(json.dumps(looks, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def number(value: float | None) -> str:

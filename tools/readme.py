@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from ..benchmarks.headlines import HEADLINES, headline_cells
-from ..benchmarks.results import HEAD, Row, cells, load as load_rows, summary
+from ..benchmarks.results import HEAD, Row, cells, load as load_rows, load_looks, summary
 from .places import ROOT
 
 README = ROOT / "README.md"
@@ -33,8 +33,8 @@ RESULTS_HEAD = """# Results
 Made by `make bench` and `make readme`; do not edit. Every row is one of `results.json`, where its machine and day stand
 as well. *faithful* takes the paper's steps one by one; for motion guidance its runs are shortened to what a CPU allows,
 and the rows say to how many of the paper's 5000 evaluations. *fast* is what the nodes do by default, or by a setting
-that the row names. How settings are chosen and numbers reported:
-[CONTRIBUTING](../CONTRIBUTING.md#benchmarks).
+that the row names. The list below says how often each technique was measured on the test split. How
+settings are chosen and numbers reported: [CONTRIBUTING](../CONTRIBUTING.md#benchmarks).
 """
 
 
@@ -73,12 +73,22 @@ def headline_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines + [f"| {' | '.join(headline_cells(one, rows))} |" for one in HEADLINES])
 
 
-def results_page(rows: Sequence[Row]) -> str:
+def entry(name: str, looks: int) -> str:
+    """A line of the list of techniques: its link, and how often it was measured on the test split."""
+    times = f"{looks} time" + ("s" if looks != 1 else "")
+    return f"- [{name}](#{anchor(name)}): {f'{times} on the test split' if looks else 'on other scenes, or none'}"
+
+
+def results_page(rows: Sequence[Row], looks: Mapping[str, int]) -> str:
     """All rows: first how the targets stand, then a section a technique: what has a target, then the rest."""
     if not rows:
         return f"{RESULTS_HEAD}\nNothing has been measured yet; `make bench` does it.\n"
     names = dict.fromkeys(row.technique for row in rows)
-    parts = [RESULTS_HEAD, summary(rows), "\n".join(f"- [{name}](#{anchor(name)})" for name in names)]
+    parts = [
+        RESULTS_HEAD,
+        summary(rows),
+        "\n".join(entry(name, looks.get(name, 0)) for name in names),
+    ]
     for technique, group in groupby(rows, key=lambda row: row.technique):
         group = list(group)
         aimed, rest = [row for row in group if row.target], [row for row in group if not row.target]
@@ -138,7 +148,7 @@ def main() -> int:
     rows = load_rows()
     fresh = {
         README: renewed(README.read_text(encoding="utf-8"), registered_schemas(), rows),
-        RESULTS: results_page(rows),
+        RESULTS: results_page(rows, load_looks()),
     }
     for path, text in fresh.items():
         changed = not path.is_file() or path.read_text(encoding="utf-8") != text

@@ -38,6 +38,7 @@ from ..results import Row, error_of_mean, mean
 
 TECHNIQUE = "Fast editing"
 TECHNIQUES = (TECHNIQUE,)
+TEST_SPLIT = False
 FIRST, EDITS = 28, 56
 # Source Guidance: the low 9 of 15 steps, up to the ratio of noise to picture that Flux and SD3 have there, whose
 # schedules are shifted by 3. The strength is of 0.2 to 1; the published 1 overshoots on Papercut, whose usual CFG is 4.

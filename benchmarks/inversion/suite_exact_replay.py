@@ -33,6 +33,7 @@ from ..results import Row, error_of_mean, mean
 
 TECHNIQUE = "Exact replay"
 TECHNIQUES = (TECHNIQUE,)
+TEST_SPLIT = False
 EDITS = 100
 MODES = {"plain": False, "exact replay": True}
 MEASURES = {

@@ -20,6 +20,7 @@ from .suite import fraction
 
 TECHNIQUE = "Motion Guidance, faithful with damping"
 TECHNIQUES = (TECHNIQUE,)
+TEST_SPLIT = False
 MOVES, SCENES, SPLIT = ("move 16 px", "move 32 px"), 2, "validation"
 STEPS, RECURSION = 8, 10
 SETTINGS = {"faithful": "off", "faithful, damped": "on"}

@@ -18,6 +18,7 @@ from ..results import Row
 
 TECHNIQUE = "Sketch Prepare"
 TECHNIQUES = (TECHNIQUE,)
+TEST_SPLIT = False
 SIDE, WIDTH, CIRCLES, TURNS = 2048, 12, 20, 5
 
 

@@ -21,6 +21,7 @@ from .fixtures import FIRST_SEED, Fixtures, Tests, judged, load, with_guidance
 
 TECHNIQUE = "Sketch guidance, taught by the model's own pictures"
 TECHNIQUES = (TECHNIQUE,)
+TEST_SPLIT = False
 SHIPPED, TAUGHT = "shipped predictor", "taught by the model"
 KINDS = ("outline", "wobbled")
 SCENES, PICTURES = 32, 100

@@ -5,6 +5,9 @@ section 3.2). Guidance pushes everywhere, also where source and edit agree; smal
 
 with prox the hard threshold (l0: keep or drop) or the soft one (l1: shrink), at a quantile of the difference. As
 D_c - D_u and the paper's epsilon_c - epsilon_u differ by a factor alone, both cut the same places.
+
+Ours takes these formulas row by row. The published code differs, and is here as `published`: one quantile
+of the whole batch, the source's row among it; an l0 that shrinks; an l1 that shrinks twice.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from ..inversion.diffusion import append_dims
 from .morphology import grey_dilate
 
 Threshold = Literal["hard", "soft"]
+Form = Literal["palimpsest", "published l0", "published l1", "published none"]
 # torch.quantile refuses larger inputs.
 MOST_VALUES = 2**23
 
@@ -50,3 +54,22 @@ def changed(conditional: Tensor, unconditional: Tensor, quantile: float, grow: i
     size = (conditional - unconditional).abs()
     mask = (size > row_quantile(size, quantile)).to(size).amax(1, keepdim=True)
     return grey_dilate(mask, grow)
+
+
+def published(difference: Tensor, quantile: float, form: Form) -> tuple[Tensor, Tensor]:
+    """The difference D_c - D_u (B, C, h, w) as the published code leaves it, and the limit it was cut at, a number.
+
+    l1 as that code has it: what is left of the noise's difference below zero is moved up by the limit, small or large.
+    The noise's difference has the other sign than this one.
+    """
+    limit = row_quantile(difference.abs().flatten()[None, None, None], quantile).reshape(())
+    left = difference - difference.clamp(-limit, limit)
+    if form == "published l1":
+        left = torch.where(left > 0, left - limit, torch.where(left > -limit, left, left + limit))
+    return left, limit
+
+
+def published_mask(left: Tensor, limit: Tensor, grow: int) -> Tensor:
+    """(B, C, h, w), 1 where the published code takes a value for edited: what is left still passes the limit, near
+    it in its own channel."""
+    return grey_dilate((left.abs() > limit).to(left), grow)

@@ -28,6 +28,15 @@ DIFFEDIT_MASK: Presets = {
     },
 }  # fmt: skip
 
+# ProxEdit, arXiv 2306.05414, and the examples of its code, which pull below time 400 of 1000.
+_PROXIMAL = {"quantile": 0.7, "pull": 1.0, "pull_from": 0.6, "grow": 1}
+PROXIMAL: Presets = {
+    PUBLISHED: {**_PROXIMAL, "form": "published l0"},
+    "as published, l1": {**_PROXIMAL, "form": "published l1"},
+    "as published, none": {**_PROXIMAL, "form": "published none"},
+    OURS: {**_PROXIMAL, "form": "palimpsest"},
+}
+
 # Sketch-Guided Text-to-Image Diffusion, arXiv 2211.13752, section 4: beta 1.6, the first half of the steps.
 SKETCH_GUIDANCE: Presets = {
     PUBLISHED: {

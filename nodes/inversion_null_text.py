@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from comfy_api.latest import io, ui
 
-from ..guidance.proximal import Threshold
+from ..guidance.proximal import Form, Threshold
 from ..host.compatibility import warn_of_another_caption
 from ..host.inversion.null_text import fit_null_text
 from ..host.prompts import connected_or_encoded, text_of_input
@@ -16,6 +16,7 @@ from ..host.validation import require_conditioning, require_unconditional
 from ..inversion.negative_prompt import between
 from ..inversion.null_text_run import MODES, NullText, NullTextRecipe
 from ._loss_plot import plot
+from ._presets import PROXIMAL, preset_input, with_presets
 from .sockets import Trajectory, advanced
 
 CATEGORY = "Palimpsest/inversion"
@@ -262,20 +263,27 @@ class ProximalGuidance(io.ComfyNode):
                     advanced=True,
                     tooltip="Cells of the latent (8 pixels each) round a change that stay free of the pull.",
                 ),
+                advanced(
+                    io.Combo,
+                    "form",
+                    "palimpsest: ours, the paper's formulas for each picture by itself. published: as the paper's code "
+                    "does it, where threshold has no say; none is plain guidance. Their pull wants euler or ddim.",
+                    options=list(get_args(Form)),
+                    default="palimpsest",
+                ),
+                preset_input(PROXIMAL),
             ],
             outputs=[io.Model.Output("model", tooltip="A copy of the model, for any sampler or guider.")],
         )
 
     @classmethod
+    @with_presets(PROXIMAL)
     def execute(
-        cls, model, quantile=0.7, threshold="hard", trajectory=None, pull=1.0, pull_from=0.6, grow=1
+        cls, model, quantile=0.7, threshold="hard", trajectory=None, pull=1.0, pull_from=0.6, grow=1, form="palimpsest"
     ) -> io.NodeOutput:
         require_unconditional(model, "Proximal Guidance")
-        return io.NodeOutput(
-            with_proximal_guidance(
-                model, quantile, threshold, trajectory=trajectory, pull=pull, pull_from=pull_from, grow=grow
-            )
-        )
+        settings = {"pull": pull, "pull_from": pull_from, "grow": grow, "form": form}
+        return io.NodeOutput(with_proximal_guidance(model, quantile, threshold, trajectory=trajectory, **settings))
 
 
 NODES = (NullTextOptimize, NegativePromptInversion, ProximalGuidance)

@@ -4,6 +4,7 @@ import pytest
 from palimpsest.nodes import _presets as presets
 from palimpsest.nodes.diffedit import DiffEditMask
 from palimpsest.nodes.flow import FlowFromTransform
+from palimpsest.nodes.inversion_null_text import ProximalGuidance
 from palimpsest.nodes.sketch import EdgePredictorGuidance
 from palimpsest.tools.places import ROOT
 
@@ -11,6 +12,7 @@ NODES = {
     "PalimpsestDiffEditMask": (DiffEditMask, presets.DIFFEDIT_MASK),
     "PalimpsestEdgePredictorGuidance": (EdgePredictorGuidance, presets.SKETCH_GUIDANCE),
     "PalimpsestFlowFromTransform": (FlowFromTransform, presets.FLOW_TRANSFORM),
+    "PalimpsestProximalGuidance": (ProximalGuidance, presets.PROXIMAL),
 }
 each_node = pytest.mark.parametrize("node_id", NODES)
 

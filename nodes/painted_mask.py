@@ -29,8 +29,7 @@ class PaintedMask(io.ComfyNode):
                          "pixel counts as none."),
                 optional(io.Mask, "found", "Taken where nothing is painted; what finds it does not run otherwise.",
                          lazy=True),
-                optional(io.Image, "picture", "Only for its size: the whole picture is the mask where there is no "
-                         "other."),
+                optional(io.Image, "picture", "The whole of it is the mask where there is no other; it is handed on."),
                 optional(io.String, "words", "What was looked for, for the note.", default="", dynamic_prompts=False),
             ],
             outputs=[
@@ -38,6 +37,8 @@ class PaintedMask(io.ComfyNode):
                 io.String.Output("note", tooltip="Which mask it is, and how much of the picture it covers."),
                 io.Boolean.Output("painted", tooltip="Whether it was painted by hand."),
                 io.Float.Output("covered", tooltip="How much of the picture it covers, 0 to 1."),
+                io.Image.Output("picture", tooltip="The picture as it came in; a grey pixel where none is connected."),
+                io.Boolean.Output("given", tooltip="Whether a picture is connected."),
             ],
         )  # fmt: skip
 
@@ -47,16 +48,20 @@ class PaintedMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, painted=None, found=None, picture=None, words="") -> io.NodeOutput:
-        if is_painted(painted):
-            return io.NodeOutput(
-                painted, f"Mask painted by hand: {covered(painted)}.", True, float(painted.float().mean())
-            )
-        if found is None:
-            size = (64, 64) if picture is None else tuple(picture.shape[1:3])
-            return io.NodeOutput(torch.ones(1, *size), "No mask: the whole picture may change.", False, 1.0)
-        thing = f", {words.strip()}" if words.strip() else ""
-        text = covered(found) + thing if is_painted(found) else NOTHING_FOUND
-        return io.NodeOutput(found, f"Mask found: {text}.", False, float(found.float().mean()))
+        mask, note = chosen(painted, found, picture, words)
+        handed = torch.full((1, 1, 1, 3), 0.5) if picture is None else picture
+        return io.NodeOutput(mask, note, is_painted(painted), float(mask.float().mean()), handed, picture is not None)
+
+
+def chosen(painted, found, picture, words: str) -> tuple[torch.Tensor, str]:
+    """The mask, and which it is."""
+    if is_painted(painted):
+        return painted, f"Mask painted by hand: {covered(painted)}."
+    if found is None:
+        size = (64, 64) if picture is None else tuple(picture.shape[1:3])
+        return torch.ones(1, *size), "No mask: the whole picture may change."
+    thing = f", {words.strip()}" if words.strip() else ""
+    return found, f"Mask found: {covered(found) + thing if is_painted(found) else NOTHING_FOUND}."
 
 
 def is_painted(mask) -> bool:

@@ -19,6 +19,10 @@ from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 CATEGORY = "Palimpsest/sketch"
 PREDICTOR_TIP = "From Edge Predictor Train or Load Edge Predictor; it must have been trained for this model's family."
+NO_PREDICTOR = (
+    "No edge predictor is connected: Load Edge Predictor loads one, and the template 'Train an edge predictor' makes "
+    "one for your model."
+)
 SKETCH_TIP = (
     "The drawing: light strokes on dark or dark on light, in any size of the picture's proportions. One, or one for "
     "each picture of the batch."
@@ -163,7 +167,7 @@ class EdgePredictorGuidance(io.ComfyNode):
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with; the output is a copy."),
-                EdgePredictorSocket.Input("edge_predictor", tooltip=PREDICTOR_TIP),
+                EdgePredictorSocket.Input("edge_predictor", optional=True, tooltip=PREDICTOR_TIP),
                 io.Image.Input("sketch", tooltip=SKETCH_TIP),
                 io.Float.Input(
                     "strength",
@@ -221,8 +225,8 @@ class EdgePredictorGuidance(io.ComfyNode):
     def execute(
         cls,
         model,
-        edge_predictor,
-        sketch,
+        edge_predictor=None,
+        sketch=None,
         strength=1.6,
         end_percent=0.5,
         mask=None,
@@ -237,6 +241,8 @@ class EdgePredictorGuidance(io.ComfyNode):
         hold=0.15,
         scale=SketchRecipe.scale,
     ) -> io.NodeOutput:
+        if edge_predictor is None:
+            raise ValueError(NO_PREDICTOR)
         require_predictor_of(model, edge_predictor.spec, "Edge Predictor Guidance")
         if edge_predictor.spec.target == "latent":
             require_vae(model, vae)

@@ -10,11 +10,13 @@ from .blueprint_parts import (
     NEW,
     PHOTO,
     Wish,
+    both_typed,
     by_itself,
     cropped,
     either,
     finished,
     joined,
+    or_none,
     place_or_all,
     said_of_size,
     sampled,
@@ -60,7 +62,7 @@ REMOVE = {
 def caption_edit(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "mask": "MASK"}, CAPTION_EDIT)
     strength = g.add("PrimitiveFloat", "Strength", value=g.strength)[0]
-    to_do = to_be_done(g, strength, g.caption, g.edits)
+    to_do = to_be_done(g, or_none(g, "picture"), strength, both_typed(g, g.caption, g.edits))
     sigmas = g.add("BasicScheduler", model=g.model, scheduler="normal", steps=g.steps, denoise=1.0)[0]
     painted = g.add("PalimpsestPaintedMask", "Painted, or all", painted=g.mask, picture=g.picture)
     unpainted = g.add("ComfyNotNode", "Unpainted?", value=painted["painted"])[0]
@@ -82,8 +84,8 @@ def caption_edit(info: Mapping[str, dict]) -> Wish:
                   image=g.add("VAEDecode", samples=samples, vae=g.vae)[0], batch_index=1, length=4096)[0]  # fmt: skip
     hint = text(g, "Too much or too little changes? Lower or raise the strength, or paint a mask on the photo.")
     notes = joined(g, mask["note"], said_of_size(g, near), edit["report"], hint)
-    idle = text(g, "Nothing was changed: say what the picture shows and what it is to show, with a word changed, and a "
-                   "strength above 0.", "Nothing to do")  # fmt: skip
+    idle = text(g, "Nothing was changed: connect a picture, say what it shows and what it is to show, with a word "
+                   "changed, and a strength above 0.", "Nothing to do")  # fmt: skip
     notes = either(g, to_do, idle, notes, "What was done")
     shown = finished(g, edits, mask["mask"], place, notes, to_do, "pictures")
     return Wish(
@@ -127,7 +129,8 @@ def anchored(g: Graph, model: Ref, trajectory: Ref, mask: Ref, strength: Ref) ->
 def change_only_that(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "mask": "MASK"}, CHANGE_ONLY_THAT)
     depth = g.add("PrimitiveFloat", "Depth", value=g.depth)[0]
-    to_do = to_be_done(g, depth, g.what_it_shows, g.what_it_becomes, pattern=NEW)
+    typed = both_typed(g, g.what_it_shows, g.what_it_becomes, pattern=NEW)
+    to_do = to_be_done(g, or_none(g, "picture"), depth, typed)
     # The same node as for the crop, so that the change fits where the crop is the whole photo.
     everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
     photo = cropped(g, everything, "The whole photo, to the model's size")
@@ -155,7 +158,8 @@ def change_only_that(info: Mapping[str, dict]) -> Wish:
     hint = text(
         g, "The wrong place? Paint a mask on the photo. Too little changes? Raise the depth; too much? Lower it."
     )
-    idle = text(g, "Nothing was changed: say what is there and what it becomes, with a depth above 0.", "Nothing to do")
+    idle = text(g, "Nothing was changed: connect a picture, say what is there and what it becomes, with a depth above "
+                   "0.", "Nothing to do")  # fmt: skip
     note = either(g, alone, found["note"], closer["note"])
     notes = either(g, to_do, idle, joined(g, hard["note"], said_of_size(g, alone), note, hint), "What was done")
     shown = finished(g, made, soft, crop["place"], notes, to_do)
@@ -170,6 +174,7 @@ def change_only_that(info: Mapping[str, dict]) -> Wish:
 def remove(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "mask": "MASK"}, REMOVE)
     depth = g.add("PrimitiveFloat", "Depth", value=g.depth)[0]
+    there = or_none(g, "picture")
     whole = g.add("VAEEncode", pixels=scaled(g)[0], vae=g.vae)[0]
     thing = g.add("CLIPTextEncode", "What goes", clip=g.clip, text=g.what_goes)[0]
     anything = g.add("CLIPTextEncode", "Anything else", clip=g.clip, text="")[0]
@@ -179,8 +184,9 @@ def remove(info: Mapping[str, dict]) -> Wish:
     typed = g.add("RegexMatch", "Is anything typed?", string=g.what_goes, regex_pattern=r"\S")[0]
     place = either(g, typed, nothing, seen, "Seen, or nothing")
     mask = g.add("PalimpsestPaintedMask", "Painted, or found", painted=g.mask, found=place, words=g.what_goes)
-    to_do = g.add("ComfyMathExpression", "Is there anything to do?", expression="(a + b) * c > 0", values__a=typed,
-                  values__b=mask["painted"], values__c=depth)["BOOL"]  # fmt: skip
+    said = g.add("ComfyMathExpression", "Typed or painted?", expression="a + b", values__a=typed,
+                 values__b=mask["painted"])["BOOL"]  # fmt: skip
+    to_do = to_be_done(g, there, depth, said)
     grown = g.add("GrowMask", "With its edge", mask=mask["mask"], expand=8, tapered_corners=True)[0]
     alone = by_itself(g, mask)
     crop, there = place_or_all(g, alone, grown)
@@ -190,7 +196,7 @@ def remove(info: Mapping[str, dict]) -> Wish:
     noise = g.add("RandomNoise", noise_seed=g.seed)[0]
     made = sampled(g, g.model, anything, thing, noise, sigmas, latent)
     hint = text(g, "The wrong place? Paint a mask on the photo. Something else stands there now? Lower the depth.")
-    idle = text(g, "Nothing was removed: say what goes, or paint a mask on the photo; with a depth above 0.",
+    idle = text(g, "Nothing was removed: connect a picture, say what goes or paint a mask on it, with a depth above 0.",
                 "Nothing to do")  # fmt: skip
     notes = either(g, to_do, idle, joined(g, mask["note"], said_of_size(g, alone), hint), "What was done")
     shown = finished(g, made, grown, crop["place"], notes, to_do)

@@ -81,6 +81,10 @@ class Graph:
             raise AttributeError(name)
         return Ref(FACE, names.index(name), self.sockets.get(name, ""))
 
+    def replace(self, name: str, ref: Ref) -> None:
+        """From here on a socket of the face stands for `ref`."""
+        setattr(self, name, ref)
+
     def add(self, kind: str, title: str = "", **given: Any) -> Node:
         """A node; given: its inputs by name ("__" for a dot), links as `Ref`, the rest widgets' values."""
         given = {name.replace("__", "."): value for name, value in given.items()}

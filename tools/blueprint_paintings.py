@@ -14,6 +14,7 @@ from .blueprint_parts import (
     cropped,
     either,
     joined,
+    or_none,
     pixel_true,
     reported,
     said_of_size,
@@ -62,6 +63,7 @@ MORPH = {
 def move_it(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {**PHOTO, "flow": "FLOW", "layers": "MASK"}, MOVE_IT)
     denoise = g.add("PrimitiveFloat", "Denoise", value=g.denoise)[0]
+    there = or_none(g, "picture")
     everything = g.add("PalimpsestPaintedMask", "The whole photo", picture=g.picture)["mask"]
     whole = cropped(g, everything, "To the model's size")
     small = whole["crop"]
@@ -79,10 +81,11 @@ def move_it(info: Mapping[str, dict]) -> Wish:
     sigmas = g.add("BasicScheduler", model=g.model, scheduler="normal", steps=g.steps, denoise=denoise)[0]
     noise = g.add("RandomNoise", noise_seed=g.seed)[0]
     made = sampled(g, g.model, caption, empty, noise, sigmas, latent, sampler)
-    to_do = g.add("ComfyMathExpression", "Is there anything to do?", expression="a > 0", values__a=denoise)["BOOL"]
+    to_do = g.add("ComfyMathExpression", "Is there anything to do?", expression="a * b > 0", values__a=denoise,
+                  values__b=there)["BOOL"]  # fmt: skip
     hint = text(g, "Nothing moves? Outline a thing on Flow Canvas and drag it. A double is left, or a seam? Raise the "
                    "denoise; it looks different? Lower it.")  # fmt: skip
-    idle = text(g, "Nothing was moved: the denoise is 0.", "Nothing to do")
+    idle = text(g, "Nothing was moved: connect a picture, and set the denoise above 0.", "Nothing to do")
     mask = g.add("MaskComposite", "What is painted", destination=masks["edit_mask"], source=masks["moved"], x=0, y=0,
                  operation="subtract")[0]  # fmt: skip
     first = pixel_true(g, warped["image"], made, mask, whole["place"], "The moved pixels, and what is painted", 0)
@@ -118,11 +121,16 @@ def painted_closer(g: Graph, picture: Ref, mask: Ref, parts: tuple[Ref, Ref, Ref
 
 def draw_it(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {"drawing": "IMAGE", "edge_predictor": "EDGE_PREDICTOR", **MODELS}, DRAW_IT)
+    or_none(g, "drawing")
     sketch = g.add("PalimpsestSketchPrepare", image=g.drawing, width=g.width, height=g.height, blank=True)
     drawn = g.add("PalimpsestPaintedMask", "Is anything drawn?", painted=sketch["strokes"])["painted"]
+    nothing = g.add("PrimitiveBoolean", "Nothing", value=False)[0]
+    taught = g.add("ComfyOrNode", "Is a predictor connected?", values__value0=nothing,
+                   values__value1=g.edge_predictor)[0]  # fmt: skip
     guided = g.add("PalimpsestEdgePredictorGuidance", model=g.model, edge_predictor=g.edge_predictor,
                    sketch=sketch["sketch"], strength=g.strength)["model"]  # fmt: skip
-    model = either(g, drawn, g.model, guided, "Guided, or not")
+    both = g.add("ComfyAndNode", "Drawn, and a predictor?", values__value0=drawn, values__value1=taught)[0]
+    model = either(g, both, g.model, guided, "Guided, or not")
     caption = g.add("CLIPTextEncode", "What is drawn", clip=g.clip, text=g.caption)[0]
     empty = g.add("CLIPTextEncode", "Negative prompt", clip=g.clip, text="")[0]
     latent = g.add("EmptyLatentImage", width=g.width, height=g.height, batch_size=1)[0]
@@ -132,7 +140,9 @@ def draw_it(info: Mapping[str, dict]) -> Wish:
     follows = text(g, "The picture follows your strokes. Too loosely? Raise the strength; too stiff? Lower it, or take "
                    "another seed.")  # fmt: skip
     none = text(g, "Nothing is drawn, so the caption alone speaks: draw on the Painter, or connect a drawing.")
-    report = either(g, drawn, none, follows, "What was done")
+    untaught = text(g, "No edge predictor is connected, so the caption alone speaks: the template Train an edge "
+                       "predictor makes one for your model, and Load Edge Predictor finds it.")  # fmt: skip
+    report = either(g, drawn, none, either(g, taught, untaught, follows), "What was done")
     pair = g.add("ImageStitch", "Strokes and picture", image1=sketch["sketch"], image2=made)[0]
     shown = g.add("PreviewImage", images=pair)
     g.give(picture=made, edges_found=sketch["sketch"], report=report)
@@ -180,7 +190,9 @@ def train_predictor(info: Mapping[str, dict]) -> Wish:
 
 def morph(info: Mapping[str, dict]) -> Wish:
     g = Graph(info, {"pictures": "IMAGE", **MODELS}, MORPH)
+    or_none(g, "pictures")
     keys = g.add("PalimpsestKeyPictures", pictures__picture0=g.pictures)
+    several = g.add("ComfyMathExpression", "Several pictures?", expression="a > 1", values__a=keys["count"])["BOOL"]
     latent = g.add("VAEEncode", pixels=keys["pictures"], vae=g.vae)[0]
     typed = g.add("RegexMatch", "Is anything typed?", string=g.captions, regex_pattern=r"\S")[0]
     rows = g.add("PalimpsestPromptList", "A caption a picture", prompts=g.captions, count=keys["count"], clip=g.clip)
@@ -203,10 +215,12 @@ def morph(info: Mapping[str, dict]) -> Wish:
     guider = g.add("BasicGuider", model=model, conditioning=worded(when["alphas"]))[0]
     made = g.add("SamplerCustomAdvanced", noise=start["noise"], guider=guider, sigmas=sigmas,
                  sampler=g.add("KSamplerSelect", sampler_name="euler")[0], latent_image=start["latent"])[0]  # fmt: skip
-    frames = g.add("VAEDecode", samples=made, vae=g.vae)[0]
+    frames = either(g, several, keys["pictures"], g.add("VAEDecode", samples=made, vae=g.vae)[0], "The frames")
     report = g.add("StringFormat", f_string="{a} frames through {b} pictures. Things fade where they should turn into "
                    "each other? Say in the captions what each picture shows, in words alike.", values__a=when["count"],
                    values__b=keys["count"])[0]  # fmt: skip
+    idle = text(g, "Nothing was morphed: connect pictures, two or more.", "Nothing to do")
+    report = either(g, several, idle, report, "What was done")
     shown = g.add("PreviewImage", images=frames)
     g.give(frames=frames, report=report)
     return Wish(

@@ -55,6 +55,13 @@ class Wish:
         return canvas
 
 
+def or_none(g: Graph, name: str) -> Ref:
+    """Whether pictures are connected to a socket of the face; where none are, a grey pixel takes their place."""
+    given = g.add("PalimpsestPaintedMask", "What is connected, or none", picture=getattr(g, name))
+    g.replace(name, given["picture"])
+    return given["given"]
+
+
 def scaled(g: Graph) -> Node:
     """The photo at the size that the model paints, in whole latent cells."""
     return g.add("ImageScaleToTotalPixels", "To the model's size", image=g.picture, upscale_method="lanczos",
@@ -98,12 +105,15 @@ def said_of_size(g: Graph, alone: Ref) -> Ref:
     return either(g, alone, text(g, "The picture was edited as a whole."), near, "How large?")
 
 
-def to_be_done(g: Graph, strength: Ref, old: Ref, new: Ref, pattern: str = BOTH) -> Ref:
-    """Whether all is typed that the edit needs, and its strength is above 0."""
+def to_be_done(g: Graph, there: Ref, strength: Ref, typed: Ref) -> Ref:
+    """Whether a picture is there, all is typed that the edit needs, and its strength is above 0."""
+    return g.add("ComfyMathExpression", "Is there anything to do?", expression="a * b * c > 0", values__a=typed,
+                 values__b=strength, values__c=there)["BOOL"]  # fmt: skip
+
+
+def both_typed(g: Graph, old: Ref, new: Ref, pattern: str = BOTH) -> Ref:
     both = g.add("StringConcatenate", string_a=old, string_b=new, delimiter="=>")[0]
-    typed = g.add("RegexMatch", "Is all typed?", string=both, regex_pattern=pattern, dotall=True)[0]
-    return g.add("ComfyMathExpression", "Is there anything to do?", expression="a * b > 0", values__a=typed,
-                 values__b=strength)["BOOL"]  # fmt: skip
+    return g.add("RegexMatch", "Is all typed?", string=both, regex_pattern=pattern, dotall=True)[0]
 
 
 def either(g: Graph, switch: Ref, otherwise: Ref, then: Ref, title: str = "") -> Ref:

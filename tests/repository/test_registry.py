@@ -69,7 +69,7 @@ def test_the_ranges_are_those_that_are_tested():
     assert f'requires-comfyui = ">={".".join(map(str, COMFYUI_VERSION))}"' in PROJECT
     pinned = re.search(r"comfyui-frontend-package==(\S+)", (HOST / "ComfyUI" / "requirements.txt").read_text())[1]
     newest = tuple(map(int, NEWEST.split(".")))
-    assert f'"comfyui-frontend-package>={pinned},<{newest[0]}.{newest[1] + 1}"' in PROJECT
+    assert f'"comfyui-frontend-package>={pinned},<{newest[0]}.{newest[1] + 1}.0"' in PROJECT
 
 
 def test_the_owner_stands_in_three_files_that_agree():

@@ -30,6 +30,10 @@ await browse(async ({ given, page, show }) => {
     await page.waitForTimeout(700);
     const seen = { red: await red(page), files: [], links: [] };
     if (given.missing && graph.nodes.some((node) => node.properties?.models?.length)) {
+      // An app says how many errors there are, and leads to the graph.
+      const graphed = page.getByRole("button", { name: "Show errors in graph" });
+      if (await graphed.isVisible()) await graphed.click();
+      await page.waitForTimeout(300);
       const details = page.getByText("View details");
       if (await details.isVisible()) await details.click();
       await page.locator('button[aria-label^="Download "]').first().waitFor();

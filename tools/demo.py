@@ -17,7 +17,7 @@ from PIL import Image
 from .client import Client, HostError, Result
 from .examples import EXAMPLES, examples, facts_of, for_demo, slug
 from .gallery import Exhibit, Item, write_gallery
-from .own_model import lend, with_checkpoint
+from .own_model import in_order, lend, with_checkpoint
 from .places import ROOT
 from .server import Host
 from .setup import read_record
@@ -175,8 +175,11 @@ def run_all(paths: list[Path], checkpoint: str, megapixels: float | None) -> lis
         prepare = partial(with_checkpoint, name=checkpoint, megapixels=megapixels)
     with Host.start(installation, extra=lend(installation) if checkpoint else ()) as host:
         starting.done()
-        labels = (f"[{number}/{len(paths)}] {path.stem}" for number, path in enumerate(paths, 1))
-        return [show(host.client, path, label, DEMO / slug(path.stem), prepare) for path, label in zip(paths, labels)]
+        made = {}
+        for number, path in enumerate(in_order(paths) if checkpoint else paths, 1):
+            label = f"[{number}/{len(paths)}] {path.stem}"
+            made[path] = show(host.client, path, label, DEMO / slug(path.stem), prepare)
+        return [made[path] for path in paths]
 
 
 def main(settings: Mapping[str, str] = os.environ) -> int:

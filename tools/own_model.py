@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .client import HostError
@@ -16,6 +16,9 @@ from .examples import set_widgets, widgets_of
 from .places import HOST, Installation
 
 FOLDERS = ("checkpoints", "optical_flow", "loras", "edge_predictors")
+TEACHER, TAUGHT = "Train an edge predictor", "my_edges_*.safetensors"
+"""The example that makes what another loads, and under which name; and the folder that a third one edits."""
+PICTURES = "my_pictures"
 
 
 def with_checkpoint(workflow: Mapping, info: Mapping[str, dict], name: str, megapixels: float | None = None) -> dict:
@@ -36,10 +39,22 @@ def with_checkpoint(workflow: Mapping, info: Mapping[str, dict], name: str, mega
     return changed
 
 
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """The example that teaches an edge predictor before those that load it."""
+    return sorted(paths, key=lambda path: path.stem != TEACHER)
+
+
 def lend(installation: Installation) -> tuple[str, ...]:
-    """Gives the demo's host the models and the example picture of the ComfyUI that runs; its further arguments."""
-    comfyui = Path(installation.comfyui)
-    shutil.copy2(comfyui / "input" / "example.png", Path(installation.base) / "input" / "example.png")
+    """Gives the demo's host the models and the example picture of the ComfyUI that runs; its further arguments.
+
+    A predictor that an earlier demo has left may be another model's, and goes.
+    """
+    comfyui, base = Path(installation.comfyui), Path(installation.base)
+    for folder in (base / "input", base / "input" / PICTURES):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(comfyui / "input" / "example.png", folder / "example.png")
+    for old in (base / "output" / "edge_predictors").glob(TAUGHT):
+        old.unlink()
     places = {name: name for name in FOLDERS}
     config = HOST / "own_models.yaml"
     # JSON is YAML, too.

@@ -1,18 +1,19 @@
-# make demo | test | bench | serve | lint | archive | clean. Each does its own set-up first; see README.md.
+# make demo | judge | test | bench | serve | lint | archive | clean. Each does its own set-up first; see README.md.
 # make test-core needs no set-up: Python with the packages of tools/requirements-core.txt is enough.
 # Settings: COMFYUI=path (use that ComfyUI), PORT=8188, SUITE=name (one benchmark), DEVICE=gpu, ARGS="-k word" (tests).
 PYTHON ?= python3
 SUITE ?=
 CHECKPOINT ?=
 MEGAPIXELS ?=
+SET ?=
 PORT ?= 8188
 ARGS ?=
-export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS
+export PORT DEVICE COMFYUI COMFYUI_PYTHON CHECKPOINT MEGAPIXELS SET URL TECHNIQUES CASES STEPS CFG VISION TEXT DINO
 
 # The pack is imported as `palimpsest`; the safe path keeps its folders from hiding the host's modules.
 RUN = PYTHONPATH=.host/packages PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 "$$(cat .host/python)"
 
-.PHONY: all demo serve test test-core test-portable bench lint archive readme families train thumbnails stamp blueprints setup venv clean distclean
+.PHONY: all demo judge serve test test-core test-portable bench lint archive readme families train thumbnails stamp blueprints setup venv clean distclean
 
 all: demo
 
@@ -27,6 +28,11 @@ venv: setup
 
 demo: setup
 	@$(RUN) -m palimpsest.tools.demo
+
+# The templates on a benchmark of the field, on a model of one's own: COMFYUI=path CHECKPOINT=name SET=folder make judge.
+# All settings are in benchmarks/judge/run.py; the table and the page come into judged/.
+judge: setup
+	@$(RUN) -m palimpsest.benchmarks.judge.run
 
 serve: setup
 	@$(RUN) -m palimpsest.tools.serve

@@ -15,7 +15,7 @@ from .client import HostError
 from .examples import set_widgets, widgets_of
 from .places import HOST, Installation
 
-FOLDERS = ("checkpoints", "optical_flow", "loras", "edge_predictors")
+FOLDERS = ("checkpoints", "optical_flow", "loras", "edge_predictors", "clip_vision", "text_encoders")
 TEACHER, TAUGHT = "Train an edge predictor", "my_edges_*.safetensors"
 """The example that makes what another loads, and under which name; and the folder that a third one edits."""
 PICTURES = "my_pictures"

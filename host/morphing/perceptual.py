@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
 from typing import Literal, get_args
 
 import comfy.model_management
 import torch
 from torch import Tensor
-from torchvision.models import AlexNet_Weights
 
 from ...morphing.frame_distance import pairs, plain_between, table, token_between
+from ...morphing.lpips_network import lpips_network
 from ..memory import chunked_cat
 from ..progress import check_interrupt
 
 Measure = Literal["latents", "clip vision", "lpips"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+OTHERS = "or choose `latents` or `clip vision`."
 # Frames (N, ...) twice, or one of them alone the first time -> their distances (N,).
 Between = Callable[[Tensor, Tensor], Tensor]
 
@@ -76,36 +75,9 @@ def _tokens(clip, images: Tensor) -> Tensor:
     return tokens if isinstance(tokens, Tensor) and tokens.ndim == 3 else output["last_hidden_state"]
 
 
-def _lpips_network():
-    """LPIPS (arXiv 1801.03924) with AlexNet, as its package makes it, which would download what is not here."""
-    others = "or choose `latents` or `clip vision`."
-    try:
-        # No import statement: tests/needs.py takes those for packages that the tests of this module cannot do without.
-        lpips = import_module("lpips")
-    except ImportError as error:
-        raise ValueError(
-            "The measure `lpips` needs the Python package lpips, which this ComfyUI does not have: install it, "
-            f"{others}"
-        ) from error
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-    if not file.is_file():
-        raise ValueError(
-            f"The measure `lpips` needs the weights of AlexNet, and nothing is downloaded for you: put {url} into "
-            f"{file.parent}, {others}"
-        )
-    try:
-        return lpips.LPIPS(net="alex", verbose=False)
-    except Exception as error:
-        raise ValueError(
-            f"The measure `lpips` cannot be made from the installed package lpips and {file.name} ({error}): install "
-            f"both anew, {others}"
-        ) from error
-
-
 def _lpips() -> Between:
     device = comfy.model_management.get_torch_device()
-    network = _lpips_network().to(device).train(False).requires_grad_(False)
+    network = lpips_network("alex", "The measure `lpips`", OTHERS).to(device)
 
     def between(before: Tensor, after: Tensor) -> Tensor:
         before = before.expand_as(after)

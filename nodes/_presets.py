@@ -9,6 +9,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.published import Sampling, beside_published
+
 AS_SET, PUBLISHED, OURS = "as set", "as published", "our defaults"
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -28,7 +30,22 @@ DIFFEDIT_MASK: Presets = {
     },
 }  # fmt: skip
 
+# Prompt-to-Prompt, arXiv 2208.01626, and its code with Null-text Inversion, arXiv 2211.09794. CFG and steps belong to
+# the sampler.
+PROMPT_TO_PROMPT_SAMPLING = Sampling(7.5, 50)
+PROMPT_TO_PROMPT: Presets = {
+    PUBLISHED: {
+        "cross_steps": 0.8, "self_steps": 0.4, "blend_threshold": 0.3, "blend_start": 0.2,
+        "self_layers": "at most 32 x 32 cells",
+    },
+    OURS: {
+        "cross_steps": 0.8, "self_steps": 0.5, "blend_threshold": 0.4, "blend_start": 0.2,
+        "self_layers": "from half the latent's size",
+    },
+}  # fmt: skip
+
 # ProxEdit, arXiv 2306.05414, and the examples of its code, which pull below time 400 of 1000.
+PROXIMAL_SAMPLING = Sampling(7.5, 50)
 _PROXIMAL = {"quantile": 0.7, "pull": 1.0, "pull_from": 0.6, "grow": 1}
 PROXIMAL: Presets = {
     PUBLISHED: {**_PROXIMAL, "form": "published l0"},
@@ -78,8 +95,11 @@ def preset_input(presets: Presets) -> io.Combo.Input:
     )
 
 
-def with_presets(presets: Presets) -> Callable:
+def with_presets(presets: Presets, published: Sampling | None = None) -> Callable:
     """Decorates `execute`: the values of the chosen preset take the place of those that are given.
+
+    published: CFG and steps of the paper, where the node's first output is a MODEL. With a published preset its runs
+    say where they sample otherwise.
 
     The decorated function takes `preset` besides and raises ValueError where there is none of that name.
     """
@@ -93,7 +113,12 @@ def with_presets(presets: Presets) -> Callable:
                 raise ValueError(f"There is no preset '{preset}': choose one of {', '.join([AS_SET, *presets])}.")
             bound = signature.bind(*args, **values)
             bound.arguments.update(presets.get(preset, {}))
-            return execute(*bound.args, **bound.kwargs)
+            found = execute(*bound.args, **bound.kwargs)
+            if published is None or not preset.startswith(PUBLISHED):
+                return found
+            technique = args[0].define_schema().display_name
+            model, *others = found.args
+            return io.NodeOutput(beside_published(model, technique, published), *others, ui=found.ui)
 
         return run
 

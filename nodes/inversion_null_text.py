@@ -16,7 +16,7 @@ from ..host.validation import require_conditioning, require_unconditional
 from ..inversion.negative_prompt import between
 from ..inversion.null_text_run import MODES, NullText, NullTextRecipe
 from ._loss_plot import plot
-from ._presets import PROXIMAL, preset_input, with_presets
+from ._presets import PROXIMAL, PROXIMAL_SAMPLING, preset_input, with_presets
 from .sockets import Trajectory, advanced
 
 CATEGORY = "Palimpsest/inversion"
@@ -277,7 +277,7 @@ class ProximalGuidance(io.ComfyNode):
         )
 
     @classmethod
-    @with_presets(PROXIMAL)
+    @with_presets(PROXIMAL, PROXIMAL_SAMPLING)
     def execute(
         cls, model, quantile=0.7, threshold="hard", trajectory=None, pull=1.0, pull_from=0.6, grow=1, form="palimpsest"
     ) -> io.NodeOutput:

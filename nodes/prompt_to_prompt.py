@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..guidance.prompt_to_prompt.changed_things import changed_things, columns_of
 from ..guidance.prompt_to_prompt.pairing import METHODS
 from ..guidance.prompt_to_prompt.plan import EditPlan, LocalBlend, chosen_columns, plan_edits, uncovered
+from ..guidance.prompt_to_prompt.windows import WordWindow, parse_windows
 from ..host.attention.transformer import padding_of
 from ..host.notify import notify
 from ..host.prompt_to_prompt.negative_rows import negative_rows
@@ -18,6 +19,7 @@ from ..host.prompt_to_prompt.text_encoders import in_context
 from ..host.prompt_to_prompt.tokens import as_rows, encode_tokens, read_prompt, reweighted
 from ..host.prompts import FROM_CLIP
 from ..host.validation import require_prompt_of
+from ._presets import PROMPT_TO_PROMPT, PROMPT_TO_PROMPT_SAMPLING, preset_input, with_presets
 from .sockets import advanced, optional
 
 CATEGORY = "Palimpsest/editing"
@@ -27,7 +29,10 @@ WHERE = {
     "from a quarter": {"self_reduction": 4},
     "everywhere": {"self_reduction": 1},
     "first third of the blocks": {"self_reduction": 1, "depth": 1 / 3},
+    "at most 32 x 32 cells": {"self_reduction": 1, "self_cells": 32 * 32},
 }
+# Whether words that replace others keep their own attention.
+REPLACED = {"take the old word's place": False, "keep their own (Refine)": True}
 
 
 def listed_phrases(clip, text: str) -> list:
@@ -45,11 +50,24 @@ def _place_inputs() -> list[io.Input]:
                  "strongest. Lower is wider. Sane: 0.2 to 0.5.", default=0.4, min=0.0, max=1.0, step=0.05, round=0.01),
         advanced(io.Float, "blend_start", "Fraction of the steps before the blend begins. Sane: 0.1 to 0.4.",
                  default=0.2, min=0.0, max=1.0, step=0.05, round=0.01),
-        advanced(io.Combo, "self_layers", "Layers whose shapes are kept. The finest ones hold textures more than "
-                 "shapes. Blocks of transformers are of one size: all, or for models of few steps the first third.",
+        advanced(io.Combo, "self_layers", "Layers whose shapes are kept; the finest hold textures. SDXL: half the "
+                 "latent is all it has, 32 x 32 cells (published) the coarse ones. Transformers: all, or a third.",
                  options=list(WHERE), default=next(iter(WHERE))),
         optional(io.String, "keep_words", "Words whose place stays as it is, between commas: the thing in front, "
                  "where its ground changes. With or without blend_words.", default="", dynamic_prompts=False),
+    ]  # fmt: skip
+
+
+def _published_inputs() -> list[io.Input]:
+    """What the published code has besides."""
+    return [
+        advanced(io.String, "word_steps", "Steps of its own for a word of the edits, as fractions with or without a "
+                 "start: 'star: 0.4' or 'star: 0.1 to 0.4', between commas. All others have cross_steps.",
+                 default="", dynamic_prompts=False),
+        advanced(io.Combo, "replaced_words", "Where a word stands for another: at the old word's place, or where the "
+                 "model puts it (the official Refine), which frees its shape.",
+                 options=list(REPLACED), default=next(iter(REPLACED))),
+        preset_input(PROMPT_TO_PROMPT),
     ]  # fmt: skip
 
 
@@ -138,6 +156,7 @@ class PromptToPrompt(io.ComfyNode):
                     "nouns. Off: the whole picture may change then.",
                     default=False,
                 ),
+                *_published_inputs(),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="Sample with it a batch of one picture more than there are edits."),
@@ -149,6 +168,7 @@ class PromptToPrompt(io.ComfyNode):
         )
 
     @classmethod
+    @with_presets(PROMPT_TO_PROMPT, PROMPT_TO_PROMPT_SAMPLING)
     def execute(
         cls,
         model,
@@ -166,13 +186,19 @@ class PromptToPrompt(io.ComfyNode):
         negative=None,
         pairing=METHODS[0],
         auto_blend=False,
+        word_steps="",
+        replaced_words=next(iter(REPLACED)),
     ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
+        windows = [WordWindow(read_prompt(clip, word)[0], *span) for word, *span in parse_windows(word_steps)]
 
         def planned(prompts) -> EditPlan:
             blend = _blend(clip, prompts, blend_words, keep_words, blend_start, blend_threshold)
-            settings = {"cross_steps": cross_steps, "self_steps": self_steps, "blend": blend, "pairing": pairing}
+            settings = {
+                "cross_steps": cross_steps, "self_steps": self_steps, "blend": blend, "pairing": pairing,
+                "word_steps": windows, "own_maps": REPLACED[replaced_words],
+            }  # fmt: skip
             return plan_edits(prompts[0], prompts[1:], **settings, **WHERE[self_layers])
 
         plan = planned([prompt for prompt, _ in read])

@@ -14,6 +14,7 @@ from .attention_control import Roles
 from .local_blend import heat, outline
 from .pairing import Method
 from .token_alignment import Alignment, Prompt, align
+from .windows import WordWindow, windows_of, within
 
 # Half of the strongest: where a smooth map has its outline.
 HALF = 0.5
@@ -39,8 +40,9 @@ class LocalBlend:
 @dataclass(frozen=True, eq=False)
 class EditPlan:
     """cross_steps, self_steps: fractions (0..1) of the run's steps with the source's attention.
-    self_reduction: self-attention is kept where the map is at least so many times smaller than the latent; depth: of a
-    transformer, whose maps have one size, the fraction (0..1) of its blocks that are edited, from the first on."""
+    self_reduction, self_cells: self-attention is kept where the map is at least so many times smaller than the latent,
+    and has at most so many cells; depth: of a transformer, whose maps have one size, the fraction (0..1) of its blocks
+    that are edited, from the first on. windows: (K, 2) for each edit, where words have steps of their own."""
 
     source: Prompt
     edits: tuple[Prompt, ...]
@@ -50,6 +52,15 @@ class EditPlan:
     self_reduction: int = 2
     blend: LocalBlend | None = None
     depth: float = 1.0
+    self_cells: int | None = None
+    windows: tuple[Tensor, ...] = ()
+
+    def alignments_at(self, step: int, steps: int) -> tuple[Alignment, ...]:
+        """How the edits' attention is made in a step (from 0) of a run of `steps`; nothing where it is their own."""
+        if not self.windows:
+            return self.alignments if step < int(steps * self.cross_steps + 1e-6) else ()
+        found = tuple(within(one, window, step, steps) for one, window in zip(self.alignments, self.windows))
+        return found if any(bool(one.take.any()) for one in found) else ()
 
     @property
     def rows(self) -> int:
@@ -129,13 +140,18 @@ def plan_edits(
     blend: LocalBlend | None = None,
     pairing: Method = "by phrase",
     depth: float = 1.0,
+    self_cells: int | None = None,
+    word_steps: Sequence[WordWindow] = (),
+    own_maps: bool = False,
 ) -> EditPlan:
-    """Raises ValueError for an empty source, no edits, or an edit that changes nothing."""
+    """own_maps: whether words that replace others keep their own attention; word_steps: windows of single words.
+
+    Raises ValueError for an empty source, no edits, or an edit that changes nothing."""
     if not source.words:
         raise ValueError("The source text is empty: write the caption that the picture was inverted with.")
     if not edits:
         raise ValueError("There is no edited text: write one on a line of its own for each picture to make.")
-    alignments = tuple(align(source, edit, pairing) for edit in edits)
+    alignments = tuple(align(source, edit, pairing, own_maps=own_maps) for edit in edits)
     for number, (edit, alignment) in enumerate(zip(edits, alignments), 1):
         if not edit.words:
             raise ValueError(f"Edited text {number} is empty: write what its picture should show, or remove the line.")
@@ -153,6 +169,8 @@ def plan_edits(
         self_reduction=self_reduction,
         blend=blend,
         depth=depth,
+        self_cells=self_cells,
+        windows=windows_of(edits, word_steps, cross_steps),
     )
 
 

@@ -163,8 +163,9 @@ class Alignment:
         return f"{self.kind}: {', '.join(parts) or 'nothing changes'}"
 
 
-def align(source: Prompt, edit: Prompt, method: Method = "by phrase") -> Alignment:
-    """The alignment of two prompts; method: how their words are paired."""
+def align(source: Prompt, edit: Prompt, method: Method = "by phrase", *, own_maps: bool = False) -> Alignment:
+    """The alignment of two prompts; method: how their words are paired; own_maps: words that replace others keep their
+    own attention, as the official Refine has it."""
     take, new = torch.zeros(len(source), len(edit)), torch.zeros(len(edit))
     scale, encoded = edit.weights.clone(), torch.ones(len(edit))
     old, fresh = source.words, edit.words
@@ -172,7 +173,10 @@ def align(source: Prompt, edit: Prompt, method: Method = "by phrase") -> Alignme
     for i, j in found.kept:
         _keep(take, scale, encoded, source, old[i], fresh[j])
     for group, j in found.swaps:
-        _spread(take, [column for i in group for column in old[i].columns], fresh[j].columns)
+        if own_maps:
+            new[list(fresh[j].columns)] = 1.0
+        else:
+            _spread(take, [column for i in group for column in old[i].columns], fresh[j].columns)
     for j in found.added:
         new[list(fresh[j].columns)] = 1.0
     _marks(take, new, scale, encoded, source, edit)

@@ -68,6 +68,11 @@ def with_prompt_to_prompt(model, plan: EditPlan):
 def _calls_of(model, plan: EditPlan) -> tuple[dict, type[Call]]:
     """The blocks of the network with attention, with the reduction of their maps, and how a call of it is edited."""
     if not is_unet(model):
+        if plan.self_cells is not None:
+            raise ValueError(
+                "At most 32 x 32 cells is a choice for UNets, and the maps of this transformer have one size: set "
+                "self_layers to one of the others."
+            )
         return transformer_blocks(model, TECHNIQUE), TransformerCall
     if plan.depth != 1:
         raise ValueError(

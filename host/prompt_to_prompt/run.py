@@ -13,6 +13,7 @@ from torch import Tensor
 from ...guidance.prompt_to_prompt.attention_control import Roles, early, edited_maps, step_of
 from ...guidance.prompt_to_prompt.map_sums import MapSums
 from ...guidance.prompt_to_prompt.plan import EditPlan
+from ...guidance.prompt_to_prompt.token_alignment import Alignment
 from ..attention.parts import Part, parts_of_call
 from .own_prompt import Asked
 
@@ -46,7 +47,7 @@ class Call:
     def keep(self, part: Part, maps: Sequence[Tensor]) -> None:
         """Adds a layer's maps (K, h, w) of the rows of a part to the run's."""
         run = self.run
-        maps = edited_maps(maps, run.roles, run.plan.alignments) if run.cross else maps
+        maps = edited_maps(maps, run.roles, run.alignments) if run.cross else maps
         for row, one in enumerate(maps):
             run.maps.add(row, one, self.shape[-2:], part.top, part.left)
 
@@ -54,9 +55,10 @@ class Call:
 @dataclass
 class EditRun:
     """rows: of the whole batch; size: of the latent; blocks: of the network, and how many times smaller than the latent
-    their maps are; step: of the model call under way; latent: what the host is asked about in it, (B, C, h, w); asked:
-    which of its conditionings are the plan's own; calls: made of the model with them; of: the kind of call; lengths: of
-    the conditioning of each text by itself, where rows of unequal length are filled up.
+    their maps are; step: of the model call under way, and alignments: how it edits attention; latent: what the host is
+    asked about in it, (B, C, h, w); asked: which of its conditionings are the plan's own; calls: made of the model with
+    them; of: the kind of call; lengths: of the conditioning of each text by itself, where rows of unequal length are
+    filled up.
     """
 
     plan: EditPlan
@@ -68,7 +70,7 @@ class EditRun:
     of: type[Call]
     guider: object = None
     step: int = 0
-    cross: bool = False
+    alignments: tuple[Alignment, ...] = ()
     self_: bool = False
     blends: bool = False
     latent: Tensor | None = None
@@ -82,10 +84,15 @@ class EditRun:
         """Who is who in the whole batch."""
         return Roles.of(self.rows, self.plan.rows)
 
+    @property
+    def cross(self) -> bool:
+        """Whether words have places from the source in this step."""
+        return bool(self.alignments)
+
     def begin(self, sigma: float) -> None:
         plan = self.plan
         self.step = step_of(sigma, self.schedule)
-        self.cross = early(sigma, self.schedule, plan.cross_steps)
+        self.alignments = plan.alignments_at(self.step, len(self.schedule) - 1)
         self.self_ = early(sigma, self.schedule, plan.self_steps)
         steps = len(self.schedule) - 1
         self.blends = plan.blend is not None and self.step >= int(steps * plan.blend.start + 1e-6)

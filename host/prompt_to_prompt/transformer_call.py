@@ -76,7 +76,7 @@ class TransformerCall(Call):
         columns = attention.split.text.stop - attention.split.text.start
         if columns not in self._alignments:
             left = bool(attention.begins)
-            self._alignments[columns] = [fitted(one, columns, left=left) for one in self.run.plan.alignments]
+            self._alignments[columns] = [fitted(one, columns, left=left) for one in self.run.alignments]
         return self._alignments[columns]
 
     def _look(self, attention: Attention) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor
@@ -22,10 +23,16 @@ class UNetCall(Call):
 
     def patches(self) -> list[AttentionPatch]:
         run = self.run
-        coarse = [block for block, factor in run.blocks.items() if factor >= run.plan.self_reduction]
+        coarse = [block for block, factor in run.blocks.items() if self._keeps_shapes(factor)]
         read = [block for block, factor in run.blocks.items() if factor == run.maps.factor]
         cross = AttentionPatch("attn2", list(run.blocks) if run.cross else read, around=self.around_cross_attention)
         return [AttentionPatch("attn1", coarse, before=self.as_the_source), cross] if run.self_ else [cross]
+
+    def _keeps_shapes(self, factor: int) -> bool:
+        """Whether self-attention is the source's in blocks whose maps are so many times smaller than the latent."""
+        plan = self.run.plan
+        cells = prod(-(-side // factor) for side in self.shape[-2:])
+        return factor >= plan.self_reduction and (plan.self_cells is None or cells <= plan.self_cells)
 
     def as_the_source(self, n: Tensor, k: Tensor, v: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
         """Before self-attention: every edit asks, and is asked, as its source."""
@@ -40,7 +47,7 @@ class UNetCall(Call):
             self._look(q, k, options)
         if not run.cross:
             return attend(q, k, v)
-        return cross_attention(q, k, v, self.roles, run.plan.alignments, attend, plain_attention(options))
+        return cross_attention(q, k, v, self.roles, run.alignments, attend, plain_attention(options))
 
     def _check(self, rows: Tensor, options: Mapping) -> None:
         """Nothing between the call and its attention has cut it again."""

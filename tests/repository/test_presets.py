@@ -5,6 +5,7 @@ from palimpsest.nodes import _presets as presets
 from palimpsest.nodes.diffedit import DiffEditMask
 from palimpsest.nodes.flow import FlowFromTransform
 from palimpsest.nodes.inversion_null_text import ProximalGuidance
+from palimpsest.nodes.prompt_to_prompt import PromptToPrompt
 from palimpsest.nodes.sketch import EdgePredictorGuidance
 from palimpsest.tools.places import ROOT
 
@@ -12,6 +13,7 @@ NODES = {
     "PalimpsestDiffEditMask": (DiffEditMask, presets.DIFFEDIT_MASK),
     "PalimpsestEdgePredictorGuidance": (EdgePredictorGuidance, presets.SKETCH_GUIDANCE),
     "PalimpsestFlowFromTransform": (FlowFromTransform, presets.FLOW_TRANSFORM),
+    "PalimpsestPromptToPrompt": (PromptToPrompt, presets.PROMPT_TO_PROMPT),
     "PalimpsestProximalGuidance": (ProximalGuidance, presets.PROXIMAL),
 }
 each_node = pytest.mark.parametrize("node_id", NODES)

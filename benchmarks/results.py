@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
-LOOKS = RESULTS.with_name("looks.json")
+TEST_RUNS = RESULTS.with_name("test_runs.json")
 RELATIONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
 TARGET = re.compile(r"(>=|<=|==|>|<) (-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 
@@ -119,17 +119,17 @@ def save(rows: Iterable[Row], path: Path = RESULTS) -> None:
     path.write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
 
 
-def load_looks(path: Path = LOOKS) -> dict[str, int]:
+def load_test_runs(path: Path = TEST_RUNS) -> dict[str, int]:
     """How often each technique was measured on the test split."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def save_look(rows: Iterable[Row], path: Path = LOOKS) -> None:
-    """One look more for each technique that has a value among the rows."""
-    looks = load_looks(path)
+def save_test_run(rows: Iterable[Row], path: Path = TEST_RUNS) -> None:
+    """One run more for each technique that has a value among the rows."""
+    runs = load_test_runs(path)
     for name in {row.technique for row in rows if row.value is not None}:
-        looks[name] = looks.get(name, 0) + 1
-    path.write_text(json.dumps(looks, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        runs[name] = runs.get(name, 0) + 1
+    path.write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def number(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 A suite is a file `<technique>/suite.py` or `<technique>/suite_<part>.py` with `rows(context)`, which yields
 `context.row(...)`; see `context.py`. `make bench SUITE=diffedit_settings` runs `diffedit/suite_settings.py` alone, and
-leaves the rows of the others as they are. Each run counts as a look at the test split, but for suites with
+leaves the rows of the others as they are. Each run is counted in `test_runs.json`, but for suites with
 `TEST_SPLIT = False`, whose scenes are others.
 """
 
@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from .context import Context
-from .results import RESULTS, Row, load, merge, save, save_look, summary, table
+from .results import RESULTS, Row, load, merge, save, save_test_run, summary, table
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -50,7 +50,7 @@ def run_suite(name: str, context: Context) -> list[Row]:
     print(f"({name}: {time.monotonic() - start:.0f} s)", flush=True)
     save(merge(load(), rows, getattr(module, "TECHNIQUES", ())))
     if getattr(module, "TEST_SPLIT", True):
-        save_look(rows)
+        save_test_run(rows)
     return rows
 
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from ..benchmarks.headlines import HEADLINES, headline_cells
-from ..benchmarks.results import HEAD, Row, cells, load as load_rows, load_looks, summary
+from ..benchmarks.results import HEAD, Row, cells, load as load_rows, load_test_runs, summary
 from .places import ROOT
 
 README = ROOT / "README.md"
@@ -73,13 +73,13 @@ def headline_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines + [f"| {' | '.join(headline_cells(one, rows))} |" for one in HEADLINES])
 
 
-def entry(name: str, looks: int) -> str:
+def entry(name: str, runs: int) -> str:
     """A line of the list of techniques: its link, and how often it was measured on the test split."""
-    times = f"{looks} time" + ("s" if looks != 1 else "")
-    return f"- [{name}](#{anchor(name)}): {f'{times} on the test split' if looks else 'on other scenes, or none'}"
+    times = f"{runs} time" + ("s" if runs != 1 else "")
+    return f"- [{name}](#{anchor(name)}): {f'{times} on the test split' if runs else 'on other scenes, or none'}"
 
 
-def results_page(rows: Sequence[Row], looks: Mapping[str, int]) -> str:
+def results_page(rows: Sequence[Row], test_runs: Mapping[str, int]) -> str:
     """All rows: first how the targets stand, then a section a technique: what has a target, then the rest."""
     if not rows:
         return f"{RESULTS_HEAD}\nNothing has been measured yet; `make bench` does it.\n"
@@ -87,7 +87,7 @@ def results_page(rows: Sequence[Row], looks: Mapping[str, int]) -> str:
     parts = [
         RESULTS_HEAD,
         summary(rows),
-        "\n".join(entry(name, looks.get(name, 0)) for name in names),
+        "\n".join(entry(name, test_runs.get(name, 0)) for name in names),
     ]
     for technique, group in groupby(rows, key=lambda row: row.technique):
         group = list(group)
@@ -148,7 +148,7 @@ def main() -> int:
     rows = load_rows()
     fresh = {
         README: renewed(README.read_text(encoding="utf-8"), registered_schemas(), rows),
-        RESULTS: results_page(rows, load_looks()),
+        RESULTS: results_page(rows, load_test_runs()),
     }
     for path, text in fresh.items():
         changed = not path.is_file() or path.read_text(encoding="utf-8") != text

@@ -197,8 +197,9 @@ def mode_rows(context, group: str, mode: str, all_of: Sequence[Measured]) -> Ite
 
 
 def groups(found: Iterable[tuple[Case, Found]]) -> dict[str, list[Found]]:
-    parted: dict[str, list[Found]] = {"photographs": [], "Papercut": [], "repeated textures": []}
+    parted: dict[str, list[Found]] = {"all pictures": [], "photographs": [], "Papercut": [], "repeated textures": []}
     for case, one in found:
+        parted["all pictures"].append(one)
         parted["Papercut" if case.name.startswith("scene") else "photographs"].append(one)
         if case.name in TEXTURES:
             parted["repeated textures"].append(one)

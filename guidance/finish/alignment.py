@@ -9,6 +9,7 @@ Lanczos with three lobes, wider where the picture shrinks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ class Box(NamedTuple):
     bottom: int
     left: int
     right: int
+
+    def wider(self, pixels: int, size: Size) -> Box:
+        """By so many pixels on each side, within a picture of this size."""
+        height, width = size
+        top, left = max(0, self.top - pixels), max(0, self.left - pixels)
+        return Box(top, min(height, self.bottom + pixels), left, min(width, self.right + pixels))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,16 +202,24 @@ def _along(picture: Tensor, places: Tensor, shrink: float, dim: int) -> Tensor:
     index = nearest.long()
     total = torch.zeros_like(places)
     out = picture.new_zeros(picture.shape[0], *places.shape)
-    for tap in range(1 - half, half + 1):
-        weight = _lanczos((part - tap) / wide)
+    for tap, weight in _lanczos(part, range(1 - half, half + 1), wide):
         total += weight
         at = (index + tap).clamp_(0, size - 1)
         out += weight * picture.gather(dim, at.expand(picture.shape[0], *at.shape))
     return out / total
 
 
-def _lanczos(x: Tensor) -> Tensor:
-    return torch.sinc(x) * torch.sinc(x / LOBES) * (x.abs() < LOBES)
+def _lanczos(part: Tensor, taps: Iterable[int], wide: float) -> Iterator[tuple[int, Tensor]]:
+    """Each tap with sinc(x) sinc(x / LOBES) at x = (part - tap) / wide, 0 beyond the lobes.
+
+    Sines of differences come from those of the two parts, which are taken once.
+    """
+    waves = [(turn, (turn * part).sin(), (turn * part).cos()) for turn in (math.pi / wide, math.pi / wide / LOBES)]
+    for tap in taps:
+        x = (part - tap) / wide
+        narrow, broad = (sin * math.cos(turn * tap) - cos * math.sin(turn * tap) for turn, sin, cos in waves)
+        value = narrow * broad * (LOBES / math.pi**2) / x.square()
+        yield tap, torch.where(x.abs() < 1e-3, 1.0, value) * (x.abs() < LOBES)
 
 
 def resized(picture: Tensor, size: Size) -> Tensor:

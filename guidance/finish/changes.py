@@ -65,7 +65,7 @@ def find(source: Tensor, view: Tensor, known: Tensor) -> Tensor:
 def without_rings(alpha: Tensor, mask: Tensor, source: Tensor, view: Tensor) -> Tensor:
     """alpha (H, W), how much of the edit is seen, less of it where both pictures are nearly alike at the outline of the
     mask (H, W) bool that was found in source with the cast and view (3, H, W)."""
-    apart = (view - source).norm(dim=0)
+    apart = (view - source).square().sum(0).sqrt()
     beside = apart / grey_dilate(apart[None], BESIDE)[0].clamp_min(1e-6)
     fraction = ((beside - RINGS[0]) / (RINGS[1] - RINGS[0])).clamp(TRACE, 1)
     return torch.where(erode(mask[None], RIM)[0], alpha, alpha * fraction)
@@ -77,32 +77,37 @@ def strangeness(source: Tensor, view: Tensor, known: Tensor) -> tuple[Tensor, Te
     The first is of single pixels, the second of neighbourhoods as well.
     """
     difference = view - source
-    texture, variance = _energies(source)
-    coloured = _energies(source - source.mean(0))[0]
+    texture, coloured = _texture(source), _texture(source - source.mean(0))
     # Blocks of 8 pixels of brightness and 16 of colour share what an outline in them loses.
     coloured = coloured + SPREAD * blur(coloured, 8)
     rough = texture + SPREAD * blur(texture, 4)
     sharp = difference.square().sum(0)
     fine = blur(sharp, 1)
     faint = blur(difference, 3).square().sum(0)
-    usual = known & (fine < PLAUSIBLE[0] * variance + 3 * PLAUSIBLE[1] ** 2)
-    usual = usual if usual.any() else known
     step = max(1, int((source[0].numel() / SAMPLES) ** 0.5))
     thin = (slice(None, None, step),) * 2
+    usual = known[thin] & (fine[thin] < PLAUSIBLE[0] * _variance(source, step) + 3 * PLAUSIBLE[1] ** 2)
+    usual = usual if usual.any() else known[thin]
     levels = []
     for energy, quiet, lost in ((fine, QUIET, 1.0), (faint, FAINT, AVERAGED)):
-        even, steep = _usual(energy[thin][usual[thin]], texture[thin][usual[thin]])
+        even, steep = _usual(energy[thin][usual], texture[thin][usual])
         even = max(even, 3 * quiet**2)
         levels.append(even + max(steep, LEAST * lost) * rough + COLOUR * lost * coloured)
     return (sharp / levels[0]).sqrt(), torch.maximum(fine / levels[0], faint / levels[1]).sqrt()
 
 
-def _energies(source: Tensor) -> tuple[Tensor, Tensor]:
-    """(H, W) twice: the energy of the colours' change from pixel to pixel; and their variance in a neighbourhood."""
+def _texture(source: Tensor) -> Tensor:
+    """(H, W): the energy of the colours' change from pixel to pixel, in a neighbourhood."""
     across = F.pad((source[:, :, 1:] - source[:, :, :-1]).square().sum(0), (0, 1))
     down = F.pad((source[:, 1:] - source[:, :-1]).square().sum(0), (0, 0, 0, 1))
-    variance = blur(source.square().sum(0), 3) - blur(source, 3).square().sum(0)
-    return blur(across + down, 2), variance.clamp_min(0)
+    return blur(across + down, 2)
+
+
+def _variance(source: Tensor, step: int) -> Tensor:
+    """(H / step, W / step): of the colours in a neighbourhood, at one place in so many."""
+    padded = F.pad(source[None], (3,) * 4, mode="replicate")
+    mean = F.avg_pool2d(padded, 7, step)[0]
+    return (F.avg_pool2d(padded.square().sum(1), 7, step)[0] - mean.square().sum(0)).clamp_min(0)
 
 
 def _usual(energy: Tensor, texture: Tensor) -> tuple[float, float]:

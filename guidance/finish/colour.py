@@ -101,18 +101,17 @@ def _regression(before: Tensor, after: Tensor, terms: Tensor) -> tuple[Tensor, T
     whole = (after > DARKEST) & (after < LIGHTEST) & (before > DARKEST) & (before < LIGHTEST)
     error = (after - before).square().sum(0)
     wished = terms.new_tensor([1.0, *[0.0] * len(terms)]).double()
+    basis = torch.cat([before[:, None], terms.expand(3, -1, -1)], 1)  # (3, 1 + T, N)
+    gentle = torch.diag(terms.new_tensor([1.0, 1e-6, *[0.01] * (len(terms) - 1)]).double())
     for _ in range(ROUNDS):
         # The median, though more than half of what is seen may be edited: no cast is as large as MOST.
         scale = error.median().clamp(max=3 * MOST**2) + LEAST**2
         weight = (1 + error / (4 * scale)).pow(-2)
-        found = []
-        for channel in range(3):
-            basis = torch.cat([before[channel : channel + 1], terms])
-            weighted = basis * (weight * (whole[channel] + 1e-6))
-            normal, right = (weighted @ basis.T).double(), (weighted @ after[channel]).double()
-            # A picture of hardly any range does not separate a gain from an offset: then it is an even offset.
-            ridge = torch.diag(1e-3 * normal[1, 1] * terms.new_tensor([1.0, 1e-6, *[0.01] * (len(terms) - 1)]).double())
-            found.append(torch.linalg.solve(normal + ridge, right + ridge @ wished).to(before))
-        gain, factors = torch.stack(found)[:, 0].clamp(0.5, 2.0), torch.stack(found)[:, 1:]
+        weighted = basis * (weight * (whole + 1e-6))[:, None]
+        normal, right = (weighted @ basis.mT).double(), (weighted @ after[:, :, None]).double()[..., 0]
+        # A picture of hardly any range does not separate a gain from an offset: then it is an even offset.
+        ridge = 1e-3 * normal[:, 1, 1, None, None] * gentle
+        found = torch.linalg.solve(normal + ridge, right + ridge @ wished).to(before)
+        gain, factors = found[:, 0].clamp(0.5, 2.0), found[:, 1:]
         error = (after - gain[:, None] * before - factors @ terms).square().sum(0)
     return gain, factors, weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +30,17 @@ def opacity(mask: Tensor, grow: float, feather: float) -> Tensor:
     """
     if (not grow and not feather) or not (mask >= 0.5).any():
         return mask
-    inside = (mask >= 0.5).cpu().numpy()
+    inside, alpha = mask >= 0.5, torch.zeros_like(mask)
+    box = bounds(inside).wider(ceil(max(grow, 0) + feather) + 1, mask.shape)
+    here = slice(box.top, box.bottom), slice(box.left, box.right)
+    marked = inside[here].cpu().numpy()
     # Pixels outside count from 1, pixels inside from 0 down.
-    far = ndimage.distance_transform_edt(~inside)
+    far = ndimage.distance_transform_edt(~marked)
     if grow < 0:
-        far = far - ndimage.distance_transform_edt(inside) + inside
+        far = far - ndimage.distance_transform_edt(marked) + marked
     out = torch.from_numpy(far).to(mask) - grow
-    return (1 - out.clamp_min(0) / (feather + 1)).clamp(0, 1)
+    alpha[here] = (1 - out.clamp_min(0) / (feather + 1)).clamp(0, 1)
+    return alpha
 
 
 def enlarged(alpha: Tensor, size: Size) -> Tensor:

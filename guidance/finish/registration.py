@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,12 @@ from torch import Tensor
 
 from .alignment import Alignment, Size, corners, resized, size_of, warp, within
 
-SEARCHED, CHECKED, SETTLED, FULL = 2**13, 2**16, 2**18, 2**20
-"""Pixels of the copies on which the move is searched for, checked, settled to a fraction of a pixel, and refined."""
+SEARCHED, CHECKED, FULL = 2**13, 2**16, 2**20
+"""Pixels of the copies on which the move is searched for, on which it is checked, and of the largest ones."""
+LEVELS = (2**14, 12), (CHECKED, 6), (2**18, 1), (FULL, 1)
+"""Pixels of the copies on which a move is refined in turn, and Gauss-Newton steps there, at most."""
+LARGER = 3
+"""A copy that has not so many times the pixels of the one before adds nothing."""
 LUMINANCE = (0.299, 0.587, 0.114)
 CONTRAST = 0.02
 """Contrasts below this are noise, not texture."""
@@ -33,8 +38,10 @@ TAPER = 6
 PEAKS, CANDIDATES = 8, 2
 AGREES = 0.5
 """The correlation from which on a neighbourhood is the same in both pictures."""
-STEPS, MOMENTUM = 12, 0.8
-"""Gauss-Newton steps after a search, at most, and how much of a step goes into the next."""
+MOMENTUM = 0.8
+"""How much of a Gauss-Newton step goes into the next."""
+NEAR = 0.35
+"""Pixels of the coarsest copies: what has moved no further is not searched for."""
 PLAIN = 0.01
 """Where less of the picture has texture there is nothing to register by."""
 
@@ -51,35 +58,56 @@ class Registered:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Level:
-    """Both pictures at one size, as contrasts (h, w)."""
+    """Both pictures at one size, grey (1, h, w), and their contrasts (h, w)."""
 
+    greys: tuple[Tensor, Tensor]
     source: Tensor
     edited: Tensor
 
     @classmethod
-    def of(cls, source: Tensor, edited: Tensor, area: int) -> Level:
-        """From pictures (3, H, W): both at about the same number of pixels, no more than `area` and their own."""
-        area = min(area, source.shape[1] * source.shape[2], edited.shape[1] * edited.shape[2])
-        return cls(source=_contrast(source, area), edited=_contrast(edited, area))
+    def of(cls, greys: tuple[Tensor, Tensor], area: int) -> Level:
+        """Both at about the same number of pixels, no more than `area` and their own."""
+        area = min(area, *(grey.numel() for grey in greys))
+        before, after = (resized(grey, within(size_of(grey), area)) for grey in greys)
+        return cls(greys=(before, after), source=_contrast(before[0]), edited=_contrast(after[0]))
+
+    @cached_property
+    def textured(self) -> Tensor:
+        """(h, w) bool: where the source has texture."""
+        return _textured(self.source)
 
     def fit(self, alignment: Alignment) -> Alignment:
         return alignment.at(size_of(self.source), size_of(self.edited))
 
 
+def _levels(source: Tensor, edited: Tensor) -> dict[int, Level]:
+    """Those of SEARCHED and LEVELS by their size, each made from the next larger one; those that add nothing are left
+    out."""
+    greys, found = (_grey(source), _grey(edited)), {}
+    own = min(grey.numel() for grey in greys)
+    sizes = [SEARCHED, *(area for area, _ in LEVELS)]
+    kept = [
+        area for area, below in zip(sizes, (0, 0, *sizes[1:])) if area <= CHECKED or min(area, own) > LARGER * below
+    ]
+    for area in reversed(kept):
+        found[area] = Level.of(greys, area)
+        greys = found[area].greys
+    return found
+
+
 def register(source: Tensor, edited: Tensor) -> Registered:
     """source (3, H, W), edited (3, h, w), in 0..1, at least 8 pixels on each side."""
-    start = Alignment.stretched(size_of(source), size_of(edited))
-    checked = Level.of(source, edited, CHECKED)
-    if _textured(checked.source).float().mean() < PLAIN:
+    start, levels = Alignment.stretched(size_of(source), size_of(edited)), _levels(source, edited)
+    coarse, checked = levels[SEARCHED], levels[CHECKED]
+    if checked.textured.float().mean() < PLAIN:
         return Registered(alignment=start, matched=0.0, plain=True)
-    found = refine(checked, checked.fit(start), 2)
-    if found.farthest() > 1 or matched(checked, found) < AGREES:
-        found = refine(checked, checked.fit(_searched(Level.of(source, edited, SEARCHED), start)), STEPS)
-    agrees = matched(checked, found)
-    for area in (SETTLED, FULL):
-        level = Level.of(source, edited, area)
-        if level.source.numel() > checked.source.numel():
-            found = refine(level, level.fit(found), 2)
+    found = refine(coarse, coarse.fit(start), 2)
+    if found.farthest() > NEAR or matched(checked, checked.fit(found)) < AGREES:
+        found = _searched(coarse, start)
+    for area, steps in LEVELS:
+        if area in levels:
+            found = refine(levels[area], levels[area].fit(found), steps)
+    agrees = matched(checked, checked.fit(found))
     return Registered(alignment=found.at(start.source, start.edited), matched=agrees)
 
 
@@ -158,7 +186,7 @@ def refine(level: Level, alignment: Alignment, steps: int) -> Alignment:
         view = warp(level.edited[None], alignment)[0]
         inside = alignment.overlap().to(view.device)
         error = level.source - view
-        weight = _agreement(level.source, view, error) * inside
+        weight = _agreement(level, view, error) * inside
         gradient = torch.stack(_gradient((level.source + view) / 2))
         jacobian = (gradient[:, None] * basis).flatten(0, 1).flatten(1)  # (6, h * w): x by 1, x, y; y by 1, x, y
         weighted = jacobian * weight.flatten()
@@ -199,11 +227,11 @@ def _gradient(picture: Tensor) -> tuple[Tensor, Tensor]:
     return (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
 
 
-def _agreement(source: Tensor, view: Tensor, error: Tensor) -> Tensor:
+def _agreement(level: Level, view: Tensor, error: Tensor) -> Tensor:
     """(h, w) in 0..1, how much each place's neighbourhood is alike in both. The scale is the median error there is
     where there is texture."""
     local = blur(error.square(), 2)
-    textured = _textured(source) & _textured(view)
+    textured = level.textured & _textured(view)
     if not textured.any():
         return torch.ones_like(error)
     scale = local[textured].median() + 1e-6
@@ -220,7 +248,7 @@ def correlation(source: Tensor, view: Tensor, radius: int = 4) -> Tensor:
 def matched(level: Level, alignment: Alignment) -> float:
     """The fraction of the source's textured places, of those that the edited picture shows, that agree with it."""
     view = warp(level.edited[None], alignment)[0]
-    seen = _textured(level.source) & alignment.overlap().to(view.device)
+    seen = level.textured & alignment.overlap().to(view.device)
     return float((correlation(level.source, view)[seen] > AGREES).float().mean()) if seen.any() else 0.0
 
 
@@ -228,10 +256,13 @@ def _textured(contrast: Tensor) -> Tensor:
     return blur(contrast.square(), 4) > 0.1
 
 
-def _contrast(picture: Tensor, area: int) -> Tensor:
-    """picture (3, H, W) -> (h, w): luminance less that of its surroundings, in units of the contrast there."""
-    small = resized(picture, within(size_of(picture), area))
-    grey = torch.einsum("c, c h w -> h w", small.new_tensor(LUMINANCE), small)
+def _grey(picture: Tensor) -> Tensor:
+    """(3, H, W) -> (1, H, W)."""
+    return torch.einsum("c, c h w -> h w", picture.new_tensor(LUMINANCE), picture)[None]
+
+
+def _contrast(grey: Tensor) -> Tensor:
+    """grey (h, w), less that of its surroundings, in units of the contrast there."""
     detail = grey - blur(blur(grey, 3), 3)
     return detail / (blur(blur(detail.square(), 4), 4) + CONTRAST**2).sqrt()
 

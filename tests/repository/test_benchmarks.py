@@ -8,7 +8,18 @@ from types import ModuleType
 
 import pytest
 from palimpsest.benchmarks import results as rows_module, run
-from palimpsest.benchmarks.results import Row, load, load_looks, meets, merge, number, save, save_look, summary, table
+from palimpsest.benchmarks.results import (
+    Row,
+    load,
+    load_test_runs,
+    meets,
+    merge,
+    number,
+    save,
+    save_test_run,
+    summary,
+    table,
+)
 
 FACTS = {"machine": "m", "date": "2026-01-01"}
 
@@ -125,7 +136,7 @@ def suites(monkeypatch, tmp_path):
     results = tmp_path / "results.json"
     monkeypatch.setattr(run, "load", lambda: load(results))
     monkeypatch.setattr(run, "save", lambda rows: save(rows, results))
-    monkeypatch.setattr(run, "save_look", lambda rows: save_look(rows, tmp_path / "looks.json"))
+    monkeypatch.setattr(run, "save_test_run", lambda rows: save_test_run(rows, tmp_path / "test_runs.json"))
     save([row("b")], results)
     return results
 
@@ -143,20 +154,20 @@ def test_a_suite_that_fails_does_not_stop_the_others(suites, capsys):
     assert "Failed: bad." in capsys.readouterr().err
 
 
-def test_each_run_that_has_a_value_is_a_look_at_the_test_split(suites, monkeypatch):
-    looks, module = suites.with_name("looks.json"), sys.modules["palimpsest.benchmarks.good.suite"]
+def test_each_run_that_has_a_value_is_counted_as_one_of_the_test_split(suites, monkeypatch):
+    test_runs, module = suites.with_name("test_runs.json"), sys.modules["palimpsest.benchmarks.good.suite"]
     for _ in range(2):
         run.main([])
-    assert load_looks(looks) == {"a": 2}
+    assert load_test_runs(test_runs) == {"a": 2}
     monkeypatch.setattr(module, "TEST_SPLIT", False, raising=False)
     run.main(["good"])
     monkeypatch.undo()
-    assert load_looks(looks) == {"a": 2}
+    assert load_test_runs(test_runs) == {"a": 2}
 
 
-def test_a_row_without_a_value_is_no_look(tmp_path):
-    save_look([row("a", value=None), row("b")], tmp_path / "looks.json")
-    assert load_looks(tmp_path / "looks.json") == {"b": 1}
+def test_a_row_without_a_value_is_not_counted(tmp_path):
+    save_test_run([row("a", value=None), row("b")], tmp_path / "test_runs.json")
+    assert load_test_runs(tmp_path / "test_runs.json") == {"b": 1}
 
 
 def test_one_suite_can_be_chosen_and_an_unknown_one_is_a_sentence(suites):

@@ -276,12 +276,12 @@ def test_the_licence_is_the_hosts():
 
 
 def test_the_generated_tables_are_up_to_date():
-    from palimpsest.benchmarks.results import load, load_looks
+    from palimpsest.benchmarks.results import load, load_test_runs
     from palimpsest.tools.readme import README, RESULTS, renewed, results_page
 
     text, rows = README.read_text(encoding="utf-8"), load()
     assert renewed(text, schemas(), rows) == text, "run 'make readme'"
-    assert results_page(rows, load_looks()) == RESULTS.read_text(encoding="utf-8"), "run 'make readme'"
+    assert results_page(rows, load_test_runs()) == RESULTS.read_text(encoding="utf-8"), "run 'make readme'"
 
 
 def test_the_readme_is_short():

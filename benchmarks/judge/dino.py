@@ -23,9 +23,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RENAMED = (
     (r"^(vit|dino|module|backbone)\.", ""), (r"^embeddings\.cls_token", "cls_token"),
     (r"^embeddings\.position_embeddings", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"), (r"^encoder\.layer", "blocks"),
+    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"), (r"^(encoder\.layer|layers)\.", "blocks."),
     ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), (r"attention\.output\.dense", "attn.proj"),
-    (r"attention\.attention\.(query|key|value)", r"attn.\1"), (r"intermediate\.dense", "mlp.fc1"),
+    (r"attention\.attention\.(query|key|value)", r"attn.\1"),
+    (r"attention\.o_proj", "attn.proj"), (r"attention\.q_proj", "attn.query"), (r"attention\.k_proj", "attn.key"),
+    (r"attention\.v_proj", "attn.value"), (r"intermediate\.dense", "mlp.fc1"),
     (r"\.output\.dense", ".mlp.fc2"),
 )  # fmt: skip
 NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")

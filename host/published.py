@@ -11,22 +11,22 @@ from .notify import notify
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a paper samples with. cfg: None where it names none."""
+    """What a run samples with, or a paper as far as it says so."""
 
-    cfg: float | None
-    steps: int
+    cfg: float | None = None
+    steps: int | None = None
 
     def __str__(self) -> str:
-        return (f"CFG {self.cfg:g}, " if self.cfg is not None else "") + f"{self.steps} steps"
+        cfg = [f"CFG {self.cfg:g}"] if self.cfg is not None else []
+        return ", ".join(cfg + ([f"{self.steps} steps"] if self.steps is not None else []))
 
 
 def beside_published(model, technique: str, published: Sampling):
     """A clone of the MODEL whose runs say on the running node where they sample otherwise than the paper."""
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        cfg = getattr(executor.class_obj, "cfg", None) if published.cfg is not None else None
-        run = Sampling(cfg, len(sigmas) - 1)
-        if run != published:
+        run = Sampling(getattr(executor.class_obj, "cfg", None), len(sigmas) - 1)
+        if (published.cfg or run.cfg, published.steps or run.steps) != (run.cfg, run.steps):
             notify(f"{technique}, published: {published}; this run: {run}.")
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 

@@ -6,6 +6,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..guidance.diffedit.heat_map import ShapeChanges
 from ..guidance.diffedit.masks import MaskRecipe, Outliers, Threshold
 
 
@@ -144,6 +145,19 @@ def edge_inputs() -> list:
             tooltip="Width in pixels of the ramp round the soft mask. The hard mask has none.",
         ),
     ]
+
+
+def shape_input(what: str) -> io.Combo.Input:
+    """what: the inputs that hang on it, in words."""
+    return io.Combo.Input(
+        "shape_changes",
+        options=list(get_args(ShapeChanges)),
+        default="detect",
+        optional=True,
+        advanced=True,
+        tooltip=f"Whether a thing gets another shape, which decides on {what}. detect: by a limit found on Papercut, "
+        "the pack's own model. On other models say yes or no.",
+    )
 
 
 def rare_inputs() -> list:

@@ -17,16 +17,20 @@ Presets = Mapping[str, Mapping[str, Any]]
 # DiffEdit, arXiv 2210.11427, section 3; diffusers' StableDiffusionDiffEditPipeline, whose level is 481 of 1000.
 DIFFEDIT_MASK: Presets = {
     PUBLISHED: {
-        "noises": 10, "strength": 0.5, "threshold": "fixed", "level": 0.5, "outliers": "drop the extreme noises",
-        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+        "noises": 10, "strength": 0.5, "threshold": "fixed", "level": 0.5, "outliers": "clip at 3 x mean",
+        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0, "shape_changes": "no",
     },
     "as in diffusers": {
         "noises": 10, "strength": 0.48, "threshold": "1.5 x mean", "level": 0.5, "outliers": "none",
-        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+        "gap": 0, "fill_holes": False, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0, "shape_changes": "no",
     },
     OURS: {
         "noises": 10, "strength": 0.5, "threshold": "adaptive", "level": 0.5, "outliers": "drop the extreme noises",
-        "gap": 1, "fill_holes": True, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0,
+        "gap": 1, "fill_holes": True, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0, "shape_changes": "detect",
+    },
+    "ours, on other models": {
+        "noises": 10, "strength": 0.5, "threshold": "adaptive", "level": 0.5, "outliers": "drop the extreme noises",
+        "gap": 1, "fill_holes": True, "parts": 0, "grow": 0, "cfg": 7.5, "room": 0.0, "shape_changes": "no",
     },
 }  # fmt: skip
 
@@ -54,19 +58,21 @@ PROXIMAL: Presets = {
     OURS: {**_PROXIMAL, "form": "palimpsest"},
 }
 
-# Sketch-Guided Text-to-Image Diffusion, arXiv 2211.13752, section 4: beta 1.6, the first half of the steps.
+# Sketch-Guided Text-to-Image Diffusion, arXiv 2211.13752, section 4: beta 1.6, the first half of the steps, CFG 8. It
+# names no number of steps.
+SKETCH_SAMPLING = Sampling(8.0)
 SKETCH_GUIDANCE: Presets = {
     PUBLISHED: {
         "strength": 1.6, "start_percent": 0.0, "end_percent": 0.5, "every": 1, "unfinished": 0.0, "soften": 0.0,
-        "stroke_weights": False, "renew": 0.0, "adapt": 0.0, "hold": 0.0,
+        "stroke_weights": False, "renew": 0.0, "adapt": 0.0, "hold": 0.0, "step_rule": "paper",
     },
     OURS: {
         "strength": 1.6, "start_percent": 0.0, "end_percent": 0.5, "every": 1, "unfinished": 0.0, "soften": 3.0,
-        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15,
+        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15, "step_rule": "palimpsest",
     },
     "half a drawing": {
         "strength": 0.8, "start_percent": 0.0, "end_percent": 0.35, "every": 1, "unfinished": 1.0, "soften": 3.0,
-        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15,
+        "stroke_weights": True, "renew": 0.0, "adapt": 0.5, "hold": 0.15, "step_rule": "palimpsest",
     },
 }  # fmt: skip
 

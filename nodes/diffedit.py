@@ -21,7 +21,15 @@ from ..host.images import batch_items, picture_frame
 from ..host.notify import notify
 from ..host.progress import Interruptible
 from ..host.validation import require_conditioning, require_finite, require_latent
-from ._diffedit_inputs import edge_inputs, noise_inputs, part_inputs, prompt_inputs, rare_inputs, threshold_inputs
+from ._diffedit_inputs import (
+    edge_inputs,
+    noise_inputs,
+    part_inputs,
+    prompt_inputs,
+    rare_inputs,
+    shape_input,
+    threshold_inputs,
+)
 from ._presets import DIFFEDIT_MASK, preset_input, with_presets
 
 SAME_TEXTS = (
@@ -73,6 +81,7 @@ class DiffEditMask(io.ComfyNode):
                 *edge_inputs(),
                 *rare_inputs(),
                 preset_input(DIFFEDIT_MASK),
+                shape_input("room, and on what the change keeps of the ground"),
             ],
             outputs=[
                 io.Mask.Output("mask", tooltip="Zeros and ones at the picture's size: 1 = change, 0 = keep."),
@@ -116,6 +125,7 @@ class DiffEditMask(io.ComfyNode):
         cfg=7.5,
         picture=None,
         room=0.0,
+        shape_changes="detect",
     ) -> io.NodeOutput:
         samples = require_latent(latent, model=model)
         prompts = _prompts(reference, query, reference_negative, query_negative)
@@ -140,9 +150,9 @@ class DiffEditMask(io.ComfyNode):
         silent = _silent(raw)
         mask, rescaled = find(raw, recipe)
         mask[silent] = False
-        moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples))
+        moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples), shape_changes)
         with Interruptible():
-            hard, soft = finish(roomy(mask, new_shape(moved), recipe), frame, recipe)
+            hard, soft = finish(roomy(mask, new_shape(moved, shape_changes), recipe), frame, recipe)
         note = _note(hard, silent, cost, _doubts(maps, raw, silent))
         return io.NodeOutput(hard, _grey(to_size(rescaled, frame)), soft, note, {"samples": moved})
 

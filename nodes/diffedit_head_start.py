@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..guidance.diffedit.heat_map import DRAFTS, HEAD_START
 from ..host.diffedit.head_start import with_head_start
 from ..host.validation import require_latent
+from ._diffedit_inputs import shape_input
 
 
 class DiffEditHeadStart(io.ComfyNode):
@@ -50,14 +51,15 @@ class DiffEditHeadStart(io.ComfyNode):
                     "run. Each draft costs a step, and the run starts from the draft instead of the old shape. 1 is "
                     "enough; 0 stays nearer to the old shape.",
                 ),
+                shape_input("drafts"),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler and guider that samples this picture.")],
         )
 
     @classmethod
-    def execute(cls, model, change, head_start, drafts=DRAFTS) -> io.NodeOutput:
+    def execute(cls, model, change, head_start, drafts=DRAFTS, shape_changes="detect") -> io.NodeOutput:
         found = require_latent(change, "The change", model)
-        return io.NodeOutput(with_head_start(model, found, head_start, drafts=drafts))
+        return io.NodeOutput(with_head_start(model, found, head_start, drafts=drafts, shape=shape_changes))
 
 
 NODES = (DiffEditHeadStart,)

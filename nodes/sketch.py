@@ -7,14 +7,14 @@ from typing import get_args
 import torch
 from comfy_api.latest import io
 
-from ..guidance.sketch.guidance import Scale, SketchRecipe
+from ..guidance.sketch.guidance import Scale, SketchRecipe, StepRule
 from ..guidance.sketch.prepare import Strokes, read_strokes
 from ..host.notify import notify
 from ..host.progress import check_interrupt
 from ..host.sketch.layers import require_predictor_of
 from ..host.sketch.patch import Sketch, sketch_guided
 from ..host.validation import require_vae_of
-from ._presets import SKETCH_GUIDANCE, preset_input, with_presets
+from ._presets import SKETCH_GUIDANCE, SKETCH_SAMPLING, preset_input, with_presets
 from .sockets import EdgePredictor as EdgePredictorSocket, advanced
 
 CATEGORY = "Palimpsest/sketch"
@@ -213,6 +213,14 @@ class EdgePredictorGuidance(io.ComfyNode):
                 *_law_inputs(),
                 *_saving_inputs(),
                 preset_input(SKETCH_GUIDANCE),
+                advanced(
+                    io.Combo,
+                    "step_rule",
+                    "palimpsest: renew, adapt and hold count. paper: at each step a new gradient, and strength times "
+                    "what the step changes, as published; the three numbers have no say.",
+                    options=list(get_args(StepRule)),
+                    default="palimpsest",
+                ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The guided model, for any stock sampler or guider."),
@@ -221,7 +229,7 @@ class EdgePredictorGuidance(io.ComfyNode):
         )
 
     @classmethod
-    @with_presets(SKETCH_GUIDANCE)
+    @with_presets(SKETCH_GUIDANCE, SKETCH_SAMPLING)
     def execute(
         cls,
         model,
@@ -240,6 +248,7 @@ class EdgePredictorGuidance(io.ComfyNode):
         adapt=0.5,
         hold=0.15,
         scale=SketchRecipe.scale,
+        step_rule="palimpsest",
     ) -> io.NodeOutput:
         if edge_predictor is None:
             raise ValueError(NO_PREDICTOR)
@@ -260,7 +269,7 @@ class EdgePredictorGuidance(io.ComfyNode):
             adapt=adapt,
             hold=hold,
             scale=scale,
-        )
+        ).with_step_rule(step_rule)
         guided = sketch_guided(model, edge_predictor, Sketch(strokes, _region(mask), encoder(vae)), recipe)
         return io.NodeOutput(guided, shown(strokes.weight))
 

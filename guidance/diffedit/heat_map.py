@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -26,6 +27,8 @@ from torch import Tensor
 
 from ...inversion.diffusion import append_dims
 from ..morphology import dilate
+
+ShapeChanges = Literal["detect", "yes", "no"]
 
 BETA_START, BETA_END = 0.00085, 0.012
 """Stable Diffusion's schedule, in which the paper's noise strength is meant."""
@@ -97,19 +100,21 @@ def change(query: Tensor, reference: Tensor, ratio: float) -> Tensor:
     return reduce(query.float() - reference.float(), "n b c h w -> b c h w", "mean") / ratio
 
 
-def off_ground(changes: Tensor, mask: Tensor, latent: Tensor) -> Tensor:
+def off_ground(changes: Tensor, mask: Tensor, latent: Tensor, shape: ShapeChanges = "detect") -> Tensor:
     """The changes (B, C, h, w) within the mask (B, h, w) bool, without what leads a new colour to the ground.
 
     latent: (B, C, h, w) the picture in the model's own scale. Asked for a thing of another colour, the model also
     predicts a little that nothing is there, so that the change leads towards the ground. Several times of that would
     make dark things that become light go to pieces. So the component towards the ground is removed where the change is
     even, as that of a colour is. It stays where the change is uneven: a new shape has to leave cells to the ground.
-    Between both values of EVEN a part of it is removed.
+    Between both values of EVEN a part of it is removed. Where the shape is known to change ("yes") it all stays.
 
     The ground is the mean of the cells two to four away from the mask (all others where there are none). The direction
     to it starts at the mean of the marked cells.
     """
     marked = rearrange(mask.to(changes), "b h w -> b 1 h w")
+    if shape == "yes":
+        return marked * changes
     ring = (dilate(mask, 4, "square") & ~dilate(mask, 1, "square"))[:, None].to(changes)
     around = torch.where(append_dims(ring.flatten(1).any(1), 4), ring, 1 - marked)
     seen = append_dims(around.flatten(1).any(1) & mask.flatten(1).any(1), 4)
@@ -132,10 +137,14 @@ def _mean_over(values: Tensor, where: Tensor) -> Tensor:
     return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp_min(1)
 
 
-def new_shape(changes: Tensor) -> Tensor:
-    """(B,) bool: whether the changes (B, C, h, w), zeros where there are none, are those of a shape."""
+def new_shape(changes: Tensor, shape: ShapeChanges = "detect") -> Tensor:
+    """(B,) bool: whether the changes (B, C, h, w), zeros where there are none, are those of a shape; shape: what the
+    artist knows of it. What is detected was found on Papercut."""
     where = (changes != 0).any(1, keepdim=True).to(changes)
-    return (evenness(changes, where).flatten() < SHAPED) & where.flatten(1).any(1)
+    there = where.flatten(1).any(1)
+    if shape != "detect":
+        return there & (shape == "yes")
+    return (evenness(changes, where).flatten() < SHAPED) & there
 
 
 def heat_map(maps: Tensor, *, trim: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from .token_alignment import Alignment, Prompt
 
 NUMBER = r"(\d*\.?\d+)"
 # "star: 0.4" or "star: 0.1 to 0.4", between commas or on lines.
-LINE = re.compile(rf"(?P<words>.+?)\s*:\s*(?:{NUMBER}\s*(?:to|-)\s*)?{NUMBER}")
+LINE = re.compile(rf"(.+?)\s*:\s*(?:{NUMBER}\s*(?:to|-)\s*)?{NUMBER}")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def parse_windows(text: str) -> list[tuple[str, float, float]]:
         if not part:
             continue
         match = LINE.fullmatch(part)
-        start, end = (float(match[2] or 0), float(match[3])) if match else (1.0, 0.0)
+        words, start, end = (match[1], float(match[2] or 0), float(match[3])) if match else ("", 1.0, 0.0)
         if not 0 <= start <= end <= 1:
             raise ValueError(
                 f"'{part}' in word_steps is no window: write a word and fractions of the steps from 0 to 1, as in "
                 "'star: 0.4' or 'star: 0.1 to 0.4'."
             )
-        found.append((match["words"], start, end))
+        found.append((words, start, end))
     return found
 
 

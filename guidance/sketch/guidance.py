@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -44,6 +44,8 @@ OLD_GRADIENT = 0.5
 """The length of a step along a gradient of an earlier step, as a fraction of the length along a new one."""
 
 Scale = Literal["sampler", "euler"]
+
+StepRule = Literal["palimpsest", "paper"]
 
 LEAST_GAIN, MOST_GAIN = 0.2, 2.0
 """Limits of the factor by which `next_gain` changes the paper's step length."""
@@ -85,6 +87,10 @@ class SketchRecipe:
     def faithful(**changes) -> "SketchRecipe":
         """The paper's algorithm, with any of the above on top."""
         return SketchRecipe(**{"blur": 0.0, "adapt": 0.0, "hold": 0.0, **changes})
+
+    def with_step_rule(self, rule: StepRule) -> "SketchRecipe":
+        """paper: a new gradient and a new negative half at each step, always of the paper's length."""
+        return self if rule == "palimpsest" else replace(self, renew=0.0, adapt=0.0, hold=0.0)
 
 
 @dataclass(frozen=True, eq=False)

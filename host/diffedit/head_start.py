@@ -12,23 +12,24 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...guidance.diffedit.heat_map import new_shape
+from ...guidance.diffedit.heat_map import ShapeChanges, new_shape
 from ...inversion.diffusion import append_dims
 from ..inversion.anchor import noise_for_start
 
 KEY = "palimpsest_head_start"
 
 
-def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0):
+def with_head_start(model, change: Tensor, times: float, *, drafts: int = 0, shape: ShapeChanges = "detect"):
     """A clone of the MODEL that adds `times` the change to the noise of every run; nothing of `model` is changed.
 
     change: (T, C, h, w) as noise, see `guidance.diffedit.change`; T is 1 or the batch size. drafts: how often a new
-    shape is drafted before the run, a call of the guider each. With `times` 0 it is the plain clone.
+    shape is drafted before the run, a call of the guider each; shape: whether it is one. With `times` 0 it is the
+    plain clone.
     """
     clone = model.clone()
     if times == 0:
         return clone
-    shapes = append_dims(new_shape(change), 4)
+    shapes = append_dims(new_shape(change, shape), 4)
 
     def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         moved = noise + times * _for_batch(change, noise)

@@ -98,6 +98,39 @@ def test_a_shape_comes_in_where_another_leaves():
     assert new_shape(changes[:1] + 0.5 * (changes[:1] != 0)).tolist() == [False]
 
 
+@pytest.mark.parametrize(("said", "found"), [("yes", [True, True, False]), ("no", [False] * 3)])
+def test_the_artist_may_say_whether_the_shape_changes(said, found):
+    """Where nothing changes no shape does."""
+    changes = torch.zeros(3, 2, 8, 8)
+    changes[0, :, 2:6, 2:4], changes[0, :, 2:6, 4:6] = 1.0, -1.1
+    changes[1, 0, 2:6, 2:6] = 1.0
+    assert new_shape(changes, said).tolist() == found
+
+
+def test_a_known_new_shape_may_lead_to_the_ground(object_on_ground):
+    mask, latent = object_on_ground
+    changes = torch.tensor([3.0, -4.0])[None, :, None, None].expand(3, 2, 16, 16)
+    assert torch.equal(off_ground(changes, mask, latent, "yes"), changes * mask[:, None])
+    assert torch.equal(off_ground(changes, mask, latent, "no"), off_ground(changes, mask, latent))
+
+
+@pytest.mark.parametrize(("said", "drafted"), [("detect", 1), ("yes", 1), ("no", 0)])
+def test_drafts_are_made_where_the_shape_changes(models, said, drafted):
+    model, latent = models["sd1"], tiny_latent("sd1")
+    calls = []
+
+    def spy(executor, x, timestep, *args, **kwargs):
+        calls.append(float(timestep[0]))
+        return executor(x, timestep, *args, **kwargs)
+
+    spied = model.clone()
+    spied.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "spy", spy)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(5))
+    (guided,) = DiffEditHeadStart.execute(spied, {"samples": shaped_change(latent)}, 3.0, 1, said).args
+    run(guided, "sd1", noise, latent)
+    assert calls.count(calls[0]) == 1 + drafted
+
+
 def shaped_change(latent, seed=4):
     """A change whose mean is zero, so that it counts as a new shape's."""
     found = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))

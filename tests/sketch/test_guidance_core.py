@@ -291,3 +291,9 @@ def test_the_tolerance_is_a_disc():
 def test_row_norm():
     x = draw(0, 3, 4, 8, 8)
     assert row_norm(x).shape == (3, 1, 1, 1) and row_norm(x)[1].item() == pytest.approx(float(x[1].norm()), rel=1e-6)
+
+
+def test_the_papers_step_rule_leaves_the_three_numbers_out():
+    recipe = SketchRecipe(strength=1.2, renew=0.1, adapt=0.7, hold=0.2)
+    assert recipe.with_step_rule("palimpsest") == recipe
+    assert recipe.with_step_rule("paper") == SketchRecipe(strength=1.2, renew=0.0, adapt=0.0, hold=0.0)

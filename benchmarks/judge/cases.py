@@ -21,7 +21,8 @@ class Case:
     """An edit to be made. source, target: prompts, the first "" where a set has none. kind: what is changed.
 
     runs: the mask as start, length, start, length, ... in row order, None where a set has none; blend: the words of
-    source and target that the published edits blend by, "" where there is none.
+    source and target that the published edits blend by, "" where there is none; drag: of a set of drags what Flow
+    Canvas keeps; points: its handles and targets in turn, (x, y) in pixels.
     """
 
     id: str
@@ -31,6 +32,8 @@ class Case:
     kind: str = ""
     runs: tuple[int, ...] | None = None
     blend: tuple[str, str] = ("", "")
+    drag: str = ""
+    points: tuple[tuple[float, float], ...] = ()
 
     def mask(self, height: int, width: int) -> Tensor | None:
         """(H, W) of 0 and 1, 1 = to be edited."""

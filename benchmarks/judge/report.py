@@ -17,7 +17,7 @@ from .techniques import Technique
 
 PAGE, SHOWN = "index.html", "shown"
 SIDE = 512
-RANKED_BY = ("structure", "psnr", "lpips", "clip")
+RANKED_BY = ("structure", "fidelity", "psnr", "lpips", "clip")
 OWN_STYLE = """
 .edits { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.5rem; }
 .edits .both { display: grid; grid-template-columns: 1fr 1fr; gap: 3px; }

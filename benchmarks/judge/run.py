@@ -1,9 +1,9 @@
 """`COMFYUI=path CHECKPOINT=name SET=folder make judge`: the pack's templates on a set of the field, in its table.
 
-SET: a folder of PIE-Bench. URL=http://... asks a ComfyUI that runs already. TECHNIQUES=a,b (see techniques.py), CASES=n
-takes n cases spread over the set, STEPS, CFG and MEGAPIXELS set what the templates leave to the model. DINO=file,
-VISION=file and TEXT=file add the measures of networks; what is missing is left out and named. An interrupted run goes
-on where it stopped, and what has been measured is not measured again.
+SET: a folder of PIE-Bench, TEdBench or DragBench. URL=http://... asks a ComfyUI that runs already. TECHNIQUES=a,b are
+those of techniques.py, CASES=n takes n cases spread over the set, and STEPS, CFG and MEGAPIXELS set what the templates
+leave to the model. DINO=file, VISION=file and TEXT=file add the measures of networks; what is missing is left out and
+named. An interrupted run goes on where it stopped, and what has been measured is not measured again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...tools.server import Host
 from ...tools.setup import read_record
 from ...tools.steps import Problem, Status
 from ...tools.workflow import WorkflowError
-from . import pie_bench, published, scores
+from . import dragbench, pie_bench, published, scores, tedbench
 from .cases import Case
 from .editing import Editor, require_checkpoint
 from .records import Records
@@ -37,16 +37,22 @@ PACKS = Path(__file__).parent / "host_packs"
 
 
 class Layout(NamedTuple):
-    """A set of the field. is_here: whether a folder holds it; published: the papers' lines, with their source."""
+    """A set of the field. is_here: whether a folder holds it; published: the papers' lines, with their source; lpips:
+    what measures with it."""
 
     name: str
     is_here: Callable[[Path], bool]
     read: Callable[[Path], list[Case]]
     published: Callable[[], list[Line]] = list
     source: str = ""
+    lpips: Callable[[], scores.Scorer] = scores.lpips
 
 
-LAYOUTS = (Layout("PIE-Bench", pie_bench.is_here, pie_bench.read, published.pie_bench, published.PIE_BENCH_SOURCE),)
+LAYOUTS = (
+    Layout("PIE-Bench", pie_bench.is_here, pie_bench.read, published.pie_bench, published.PIE_BENCH_SOURCE),
+    Layout("TEdBench", tedbench.is_here, tedbench.read),
+    Layout("DragBench", dragbench.is_here, dragbench.read, lpips=scores.fidelity),
+)
 
 
 def layout_of(folder: Path) -> tuple[Layout, Path]:
@@ -102,7 +108,9 @@ def host_of(given: Mapping[str, str]) -> Iterator[Client]:
         yield host.client
 
 
-def scorers_of(given: Mapping[str, str], client: Client, folder: Path) -> tuple[list[scores.Scorer], list[str]]:
+def scorers_of(
+    given: Mapping[str, str], layout: Layout, client: Client, folder: Path
+) -> tuple[list[scores.Scorer], list[str]]:
     """What measures, and a sentence for each measure that is left out."""
     found, notes = [scores.PIXELS], []
     if given.get("DINO"):
@@ -110,9 +118,9 @@ def scorers_of(given: Mapping[str, str], client: Client, folder: Path) -> tuple[
     else:
         notes.append("Structure distance is left out: give DINO=dino_vitbase8_pretrain.pth.")
     try:
-        found.append(scores.lpips())
+        found.append(layout.lpips())
     except ValueError as reason:
-        notes.append(f"LPIPS is left out. {reason}")
+        notes.append(f"Left out: {reason}")
     if given.get("VISION") and given.get("TEXT"):
         found.append(scores.clip(client, given["VISION"], given["TEXT"], folder / "scratch"))
     else:
@@ -125,8 +133,12 @@ def scorers_of(given: Mapping[str, str], client: Client, folder: Path) -> tuple[
 
 def usable(techniques: Sequence[Technique], cases: Sequence[Case]) -> tuple[list[Technique], list[str]]:
     """The techniques that have what they need, and a sentence on those that have not."""
+    drags = any(case.drag for case in cases)
+    techniques = [one for one in techniques if one.drags == drags]
+    if not techniques:
+        raise Problem("None of TECHNIQUES is for this set: drags need move-it, and nothing else does.")
     if all(case.source for case in cases):
-        return list(techniques), []
+        return techniques, []
     left_out = [one.title for one in techniques if one.needs_source]
     notes = [f"The set has no source prompts, without which these have nothing to go by: {', '.join(left_out)}."]
     return [one for one in techniques if not one.needs_source], notes if left_out else []
@@ -144,7 +156,7 @@ def judge(given: Mapping[str, str], out: Path = OUT) -> str:
     records = Records(folder)
     with host_of(given) as client:
         require_checkpoint(client, settings.checkpoint)
-        scorers, missing = scorers_of(given, client, folder)
+        scorers, missing = scorers_of(given, layout, client, folder)
         editor = Editor(client, settings, records, scores.Scores(scorers))
         if not editor.meter.here:
             missing.append("Calls and memory are left out: the host at URL was not started by the judge.")

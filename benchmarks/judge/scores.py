@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -79,6 +80,18 @@ def lpips() -> Scorer:
         return {"lpips": float(network(one, two))}
 
     return Scorer(("lpips",), score)
+
+
+def fidelity() -> Scorer:
+    """DragBench's image fidelity: 1 - LPIPS with AlexNet at 224 x 224. Raises ValueError as `lpips` does."""
+    network = lpips_network("alex", "Image fidelity", "or judge without it.")
+
+    @torch.inference_mode()
+    def score(case: Case, seen: Pictures) -> dict[str, float]:
+        small = (F.interpolate(x.movedim(-1, 0)[None] * 2 - 1, (224, 224), mode="bilinear") for x in seen[:2])
+        return {"fidelity": 1 - float(network(*small))}
+
+    return Scorer(("fidelity",), score)
 
 
 def clip(client: Client, vision: str, text: str, folder: Path) -> Scorer:

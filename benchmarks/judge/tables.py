@@ -24,6 +24,7 @@ COLUMNS = {
     "lpips": Column("LPIPS x 1e3", 1e3, False),
     "mse": Column("MSE x 1e4", 1e4, False),
     "ssim": Column("SSIM x 1e2", 1e2, True),
+    "fidelity": Column("image fidelity", 1.0, True),
     "clip": Column("CLIP whole", 1.0, True),
     "clip_edited": Column("CLIP edited", 1.0, True),
     "psnr_own": Column("PSNR of the background alone", 1.0, True),

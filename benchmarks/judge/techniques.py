@@ -35,16 +35,17 @@ class Values:
     source: str
     target: str
     blend: str
+    drag: str
     settings: Settings
 
     @classmethod
     def of(cls, case: Case, picture: str, settings: Settings) -> "Values":
         words = dict.fromkeys(word for word in case.blend if word)
-        return cls(picture, escaped(case.source), escaped(case.target), ", ".join(words), settings)
+        return cls(picture, escaped(case.source), escaped(case.target), ", ".join(words), case.drag, settings)
 
     def named(self) -> dict[str, Any]:
         steps, cfg = self.settings.steps, self.settings.cfg
-        return {name: getattr(self, name) for name in ("picture", "source", "target", "blend")} | {
+        return {name: getattr(self, name) for name in ("picture", "source", "target", "blend", "drag")} | {
             "steps": steps,
             "cfg": cfg,
         }
@@ -144,13 +145,14 @@ def ddim(values: Values, info: Mapping[str, dict]) -> tuple[Prompt, str]:
 
 @dataclass(frozen=True)
 class Technique:
-    """build: the prompt of a case. needs_source: without a source prompt it has nothing to go by."""
+    """build: the prompt of a case. needs_source: without a source prompt it has nothing to go by; drags: it moves
+    things, and is for sets of drags alone."""
 
     name: str
     title: str
     build: Builder
     needs_source: bool = True
-    baseline: bool = False
+    drags: bool = False
 
 
 PICTURE = {"2": {"image": "picture"}}
@@ -159,6 +161,7 @@ WORDS = {**PICTURE, "3": {"value": "source"}, "4": {"value": "target"}, "8": {"s
 PAIR = {**PICTURE, "4": {"value": "source"}, "5": {"value": "target"}}
 FACE = {"caption": "source", "edits": "target", "steps": "steps", "cfg": "cfg"}
 DIFFEDIT = {"what_it_shows": "source", "what_it_becomes": "target", "steps": "steps", "cfg": "cfg"}
+DRAWN, MOVE = {"canvas": "drag"}, {"caption": "source", "steps": "steps", "cfg": "cfg"}
 ONE_EDIT = {"15": {"amount": 2}}
 TECHNIQUES = {
     one.name: one
@@ -182,13 +185,14 @@ TECHNIQUES = {
         Technique(
             "change-only-that", "Change Only That", Template("Change only that", {**PICTURE, "3": DIFFEDIT}, "5")
         ),
-        Technique("source-guidance", "Source Guidance", Template("Edit in few steps", PAIR, "18")),
-        Technique("inversion-free", "Inversion-Free Edit", Template("Edit without inversion", PAIR, "17")),
-        Technique("ddim", "DDIM and the target prompt", ddim, baseline=True),
-        Technique("sdedit", "SDEdit, depth 0.7", sdedit(0.7), needs_source=False, baseline=True),
+        Technique("source-guidance", "Source Guidance", Template("Edit in few steps", PAIR, "18"), False),
+        Technique("inversion-free", "Inversion-Free Edit", Template("Edit without inversion", PAIR, "17"), False),
+        Technique("move-it", "Move It", Template("Move it", {**PICTURE, "3": DRAWN, "4": MOVE}, "6"), drags=True),
+        Technique("ddim", "DDIM and the target prompt", ddim, False),
+        Technique("sdedit", "SDEdit, depth 0.7", sdedit(0.7), False),
     )
 }
-USUAL = ("edit-by-words", "prompt-to-prompt", "change-only-that", "ddim", "sdedit")
+USUAL = ("edit-by-words", "prompt-to-prompt", "change-only-that", "move-it", "ddim", "sdedit")
 
 
 def chosen(names: str) -> list[Technique]:

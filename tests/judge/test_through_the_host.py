@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import nullcontext
 
@@ -22,6 +23,8 @@ from palimpsest.tools.steps import Problem
 
 from .. import narrow_models
 from .ten_cases import write_set
+from .test_dragbench import write_sample
+from .test_tedbench import PAIRS, write as write_tedbench
 
 STEPS = 12
 PAPERCUT = {"CHECKPOINT": "papercut.safetensors", "STEPS": str(STEPS), "CFG": "4", "MEGAPIXELS": "0.0625"}
@@ -63,7 +66,7 @@ def test_papercut_in_this_layout_gives_the_numbers_of_our_own_benchmark(host, tm
     for name, values in expected.items():
         measured = [record.measures["psnr_own"] for record in records.of(name).values()]
         assert measured == pytest.approx(values, abs=2e-3), name
-    assert "published: null text" in text and "LPIPS is left out" in text
+    assert "published: null text" in text and "Left out: LPIPS needs" in text
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +91,33 @@ def test_every_technique_runs_on_a_small_random_model(host, tmp_path, random_mod
     text = judged(host, tmp_path, random_model, TECHNIQUES=",".join(TECHNIQUES), CASES="1")
     folder = tmp_path / "out" / "pie-bench" / "v1-5-pruned-emaonly-fp16"
     records = Records(folder)
-    for name, technique in TECHNIQUES.items():
-        (record,) = records.of(name).values()
-        assert record.error == "" and record.measures["psnr"] > 0, name
+    editors = [one for one in TECHNIQUES.values() if not one.drags]
+    for technique in editors:
+        (record,) = records.of(technique.name).values()
+        assert record.error == "" and record.measures["psnr"] > 0, technique.name
         assert technique.title in text
     page = (folder / "index.html").read_text(encoding="utf-8")
-    assert page.count('alt="Edit"') == len(TECHNIQUES)
+    assert page.count('alt="Edit"') == len(editors)
     assert all((folder / place).is_file() for place in re.findall(r'src="([^"]+)"', page))
+
+
+def test_a_set_without_source_prompts_is_judged_by_what_needs_none(host, tmp_path, random_model):
+    write_tedbench(tmp_path / "set", "list.json", json.dumps(PAIRS))
+    text = judged(host, tmp_path, random_model, TECHNIQUES=",".join(TECHNIQUES), CASES="1")
+    records = Records(tmp_path / "out" / "tedbench" / "v1-5-pruned-emaonly-fp16")
+    for technique in (one for one in TECHNIQUES.values() if not one.drags):
+        found = list(records.of(technique.name).values())
+        assert technique.title in text and len(found) == (not technique.needs_source)
+        assert all(record.error == "" for record in found), technique.name
+    assert "Prompt-to-Prompt, null text" in re.search(r"have nothing to go by: (.*)\.", text)[1]
+
+
+def test_drags_are_judged_by_what_moves_things(host, tmp_path, random_model):
+    write_sample(tmp_path / "set")
+    text = judged(host, tmp_path, random_model)
+    (record,) = Records(tmp_path / "out" / "dragbench" / "v1-5-pruned-emaonly-fp16").of("move-it").values()
+    assert record.error == "" and record.measures["psnr"] > 0 and re.search(r"Move It +1 ", text)
+    assert "drags need move-it" in sentence(host, tmp_path, random_model, TECHNIQUES="sdedit")
 
 
 def test_a_second_run_goes_on_where_the_first_was_stopped(host, tmp_path, random_model, monkeypatch):

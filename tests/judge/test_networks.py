@@ -116,6 +116,24 @@ def test_lpips_is_that_of_torchmetrics(tmp_path, monkeypatch):
     assert scores.lpips().score(CASE, Pictures(source, edit, torch.ones_like(mask))) == {}
 
 
+def test_image_fidelity_is_one_less_lpips_with_alexnet_at_224(tmp_path, monkeypatch):
+    pytest.importorskip("lpips")
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
+    from torchvision.models import AlexNet_Weights, alexnet
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^Image fidelity needs the weights of AlexNet"):
+        scores.fidelity()
+    (tmp_path / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    torch.save(alexnet().state_dict(), tmp_path / "checkpoints" / AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    source, edit = random_pictures(128, 96)
+    found = scores.fidelity().score(CASE, Pictures(source, edit, None))["fidelity"]
+    resize = torch.nn.functional.interpolate
+    one, two = (resize(x.movedim(-1, 0)[None] * 2 - 1, (224, 224), mode="bilinear") for x in (source, edit))
+    assert found == pytest.approx(1 - float(theirs(one, two, net_type="alex")), rel=1e-4)
+
+
 def test_the_clip_score_is_that_of_torchmetrics():
     from torchmetrics.functional.multimodal.clip_score import _clip_score_update
 

@@ -15,7 +15,7 @@ from ..guidance.diffedit.heat_map import (
     steadiness,
     strongest,
 )
-from ..guidance.diffedit.masks import MaskRecipe, find, finish, roomy, to_size
+from ..guidance.diffedit.masks import MaskRecipe, find, finish, one_level, roomy, to_size
 from ..host.diffedit.heat_map import MapRecipe, Prompts, compare, same_content
 from ..host.images import batch_items, picture_frame
 from ..host.notify import notify
@@ -47,6 +47,10 @@ HARDLY = (
 CHANCE = (
     "The map of picture {0} depends on the noises (two halves of them correlate by {1:.0f} %), so the mask is partly "
     "chance: take more noises or another strength, or name the change more clearly."
+)
+FAINT = (
+    "The map of picture {0} has no two levels, as where a thing is small and faint, so the mask may be much too large: "
+    "look at heat_map, and name the change more clearly, take more noises, or paint the mask."
 )
 
 
@@ -153,7 +157,7 @@ class DiffEditMask(io.ComfyNode):
         moved = off_ground(change, mask & (not complement), model.model.process_latent_in(samples), shape_changes)
         with Interruptible():
             hard, soft = finish(roomy(mask, new_shape(moved, shape_changes), recipe), frame, recipe)
-        note = _note(hard, silent, cost, _doubts(maps, raw, silent))
+        note = _note(hard, silent, cost, _doubts(maps, raw, silent) + _faint(raw, silent, recipe))
         return io.NodeOutput(hard, _grey(to_size(rescaled, frame)), soft, note, {"samples": moved})
 
 
@@ -205,6 +209,13 @@ def _doubts(maps: torch.Tensor, raw: torch.Tensor, silent: torch.Tensor) -> list
         elif not silent[i] and alike < STEADY:
             doubts.append(CHANCE.format(i, 100 * max(alike, 0)))
     return doubts
+
+
+def _faint(raw: torch.Tensor, silent: torch.Tensor, recipe: MaskRecipe) -> list[str]:
+    """Sentences for pictures whose adaptive mask may be noise. raw: (B, h, w)."""
+    if recipe.threshold != "adaptive":
+        return []
+    return [FAINT.format(i) for i, chance in enumerate(one_level(raw) & ~silent.to(raw.device)) if chance]
 
 
 def _note(hard: torch.Tensor, silent: torch.Tensor, cost: int, doubts: list[str]) -> str:

@@ -138,6 +138,26 @@ def test_a_map_that_other_noises_would_not_give_is_doubted(model, monkeypatch):
     assert "The map of picture 0 depends on the noises" in found(model, noises=4)[3]
 
 
+def test_a_map_without_two_levels_is_named(model, monkeypatch, caplog):
+    """All noises agree on a map of one population; a clear thing in it is two levels."""
+    rough = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).expand(4, -1, -1, -1)
+    latent = {"samples": tiny_latent("sd1", size=(16, 16))}
+
+    def note(maps, **changes):
+        monkeypatch.setattr(
+            "palimpsest.nodes.diffedit.compare", lambda *_: Compared(maps, torch.zeros(1, 4, 16, 16), 8)
+        )
+        return found(model, noises=4, latent=latent, **changes)[3]
+
+    said = "The map of picture 0 has no two levels"
+    with caplog.at_level(logging.WARNING):
+        assert said in note(1 + 0.2 * rough) and said in caplog.text
+    assert said not in note(1 + 0.2 * rough, threshold="fixed")
+    clear = 1 + 0.2 * rough
+    clear[..., 4:8, 4:8] *= 4
+    assert said not in note(clear)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

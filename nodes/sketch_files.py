@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from comfy_api.latest import io, ui
 
@@ -17,6 +19,9 @@ TRAIN = (
     "Choose another file, or open the template 'Train an edge predictor', run it, and press R: it teaches one from "
     "pictures, or from what your model paints, and saves it."
 )
+
+
+NEWEST = "the newest"
 
 
 class SaveEdgePredictor(io.ComfyNode):
@@ -66,8 +71,9 @@ class LoadEdgePredictor(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=folders.file_names(KIND),
-                    tooltip="A file that Save Edge Predictor has written. Press R to see new ones.",
+                    options=[NEWEST, *folders.file_names(KIND)],
+                    tooltip="A file that Save Edge Predictor has written; press R to see new ones. 'the newest': of "
+                    "those that fit the model.",
                 ),
                 io.Model.Input(
                     "model",
@@ -85,25 +91,55 @@ class LoadEdgePredictor(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file="") -> bool | str:
-        if file is None or file in folders.file_names(KIND):  # None: it comes through a link, and is checked in the run
+        if file is None:  # it comes through a link, and is checked in the run
             return True
-        return f"There is no edge predictor '{file}'. {TRAIN}"
+        files = folders.file_names(KIND)
+        if file in files or (file == NEWEST and files):
+            return True
+        named = "" if file == NEWEST else f" '{file}'"
+        return f"There is no edge predictor{named}. {TRAIN}"
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **kwargs):
         """Another file under the same name is another input."""
         try:
-            state = folders.existing_file(KIND, file).stat()
-        except ValueError:
+            path = newest_files()[0] if file == NEWEST else folders.existing_file(KIND, file)
+            state = path.stat()
+        except (ValueError, IndexError):
             return ""
-        return f"{state.st_mtime_ns} {state.st_size}"
+        return f"{path.name} {state.st_mtime_ns} {state.st_size}"
 
     @classmethod
     def execute(cls, file, model=None) -> io.NodeOutput:
-        predictor = read_predictor(folders.existing_file(KIND, file))
-        if model is not None:
-            require_predictor_of(model, predictor.spec, f"'{file}'")
+        if file == NEWEST:
+            predictor = newest(model)
+        else:
+            predictor = read_predictor(folders.existing_file(KIND, file))
+            if model is not None:
+                require_predictor_of(model, predictor.spec, f"'{file}'")
         return io.NodeOutput(predictor, facts_of(predictor))
+
+
+def newest_files() -> list[Path]:
+    paths = [folders.existing_file(KIND, name) for name in folders.file_names(KIND)]
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def newest(model) -> EdgePredictor:
+    """The newest finished predictor that fits the model. Raises ValueError where there is none."""
+    for path in newest_files():
+        predictor = read_predictor(path)
+        if predictor.state is None and (model is None or serves(model, predictor)):
+            return predictor
+    raise ValueError(f"There is no edge predictor for this model. {TRAIN}")
+
+
+def serves(model, predictor: EdgePredictor) -> bool:
+    try:
+        require_predictor_of(model, predictor.spec, "Load Edge Predictor")
+    except ValueError:
+        return False
+    return True
 
 
 def facts_of(predictor: EdgePredictor) -> str:

@@ -165,7 +165,7 @@ def _sources(wish: Wish, g: Graph, loaded: Node) -> dict[str, Ref]:
         canvas = g.add("PalimpsestFlowCanvas", "Drag here", image=picture["IMAGE"])
         return {"picture": picture["IMAGE"], "flow": canvas["flow"], "layers": canvas["layers"]}
     if name == "Draw It":
-        predictor = g.add("PalimpsestLoadEdgePredictor", file="my_edges_00001_.safetensors", model=loaded["MODEL"])
+        predictor = g.add("PalimpsestLoadEdgePredictor", file="the newest", model=loaded["MODEL"])
         return {"drawing": picture["IMAGE"], "edge_predictor": predictor["edge_predictor"]}
     if name == "Morph":
         second = g.add("LoadImage", "Your second picture", image="example.png")

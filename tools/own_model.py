@@ -16,8 +16,8 @@ from .examples import set_widgets, widgets_of
 from .places import HOST, Installation
 
 FOLDERS = ("checkpoints", "optical_flow", "loras", "edge_predictors", "clip_vision", "text_encoders")
-TEACHER, TAUGHT = "Train an edge predictor", "my_edges_*.safetensors"
-"""The example that makes what another loads, and under which name; and the folder that a third one edits."""
+TEACHER = "Train an edge predictor"
+"""The example that makes what another loads; and the folder that a third one edits."""
 PICTURES = "my_pictures"
 
 
@@ -45,16 +45,11 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
 
 
 def lend(installation: Installation) -> tuple[str, ...]:
-    """Gives the demo's host the models and the example picture of the ComfyUI that runs; its further arguments.
-
-    A predictor that an earlier demo has left may be another model's, and goes.
-    """
+    """Gives the demo's host the models and the example picture of the ComfyUI that runs; its further arguments."""
     comfyui, base = Path(installation.comfyui), Path(installation.base)
     for folder in (base / "input", base / "input" / PICTURES):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(comfyui / "input" / "example.png", folder / "example.png")
-    for old in (base / "output" / "edge_predictors").glob(TAUGHT):
-        old.unlink()
     places = {name: name for name in FOLDERS}
     config = HOST / "own_models.yaml"
     # JSON is YAML, too.

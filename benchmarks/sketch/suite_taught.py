@@ -69,15 +69,21 @@ def lesson(host) -> Lesson:
     if result.status != "success":
         raise RuntimeError(f"The blueprint failed: {result.error}")
     made = max((Path(host.base) / "output" / "edge_predictors").glob("taught_*"))
-    return Lesson(read_predictor(made), result.seconds / 60, work(prompt, info))
+    return Lesson(read_predictor(made), result.seconds / 60, work(prompt, as_set(info)))
 
 
-def work(prompt: dict, info: dict) -> float:
+def work(prompt: dict, beside: int | None = None) -> float:
+    """Samples x model calls of the whole prompt beside those of a training (None: of its own)."""
     of = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    as_set = {name: info[TRAIN]["input"]["required"][name][1]["default"] for name in ("steps", "batch_size")}
     learning = of[TRAIN]["steps"] * of[TRAIN]["batch_size"]
     painting = of["PalimpsestPromptList"]["count"] * of["KSampler"]["steps"] * ROWS_OF_CFG
-    return (painting + learning) / (as_set["steps"] * as_set["batch_size"])
+    return (painting + learning) / (beside or learning)
+
+
+def as_set(info: dict) -> int:
+    """Samples of Edge Predictor Train as it is set."""
+    inputs = info[TRAIN]["input"]["required"]
+    return inputs["steps"][1]["default"] * inputs["batch_size"][1]["default"]
 
 
 def captions() -> list[str]:

@@ -120,9 +120,9 @@ def thresholds(heat: Tensor, rule: Threshold, level: float = 0.5) -> Tensor:
     if rule == "fixed":
         low, high = flat.amin(1), flat.amax(1)
         return low + level * (high - low)
-    level = otsu(flat)
-    outstanding = _marks_much(flat, level) & (separability(flat, level) < STANDS_OUT)
-    rows = [otsu(row[row > one][None])[0] if again else one for row, one, again in zip(flat, level, outstanding)]
+    split = otsu(flat)
+    outstanding = _marks_much(flat, split) & (separability(flat, split) < STANDS_OUT)
+    rows = [otsu(row[row > one][None])[0] if again else one for row, one, again in zip(flat, split, outstanding)]
     return torch.stack(rows)
 
 

@@ -157,7 +157,13 @@ class Technique:
 
 PICTURE = {"2": {"image": "picture"}}
 # Of the graphs of Prompt-to-Prompt: captions, schedule, guidance; one row beside the source's.
-WORDS = {**PICTURE, "3": {"value": "source"}, "4": {"value": "target"}, "8": {"steps": "steps"}, "13": {"cfg": "cfg"}}
+CAPTIONS = {
+    **PICTURE,
+    "3": {"value": "source"},
+    "4": {"value": "target"},
+    "8": {"steps": "steps"},
+    "13": {"cfg": "cfg"},
+}
 PAIR = {**PICTURE, "4": {"value": "source"}, "5": {"value": "target"}}
 FACE = {"caption": "source", "edits": "target", "steps": "steps", "cfg": "cfg"}
 DIFFEDIT = {"what_it_shows": "source", "what_it_becomes": "target", "steps": "steps", "cfg": "cfg"}
@@ -170,17 +176,17 @@ TECHNIQUES = {
         Technique(
             "prompt-to-prompt",
             "Prompt-to-Prompt, anchored source",
-            Template("Replace a word", WORDS, "20", ONE_EDIT),
+            Template("Replace a word", CAPTIONS, "20", ONE_EDIT),
         ),
         Technique(
             "local-blend",
             "Prompt-to-Prompt, anchored source, local blend",
-            Template("Change one thing of two", {**WORDS, "11": {"blend_words": "blend"}}, "20"),
+            Template("Change one thing of two", {**CAPTIONS, "11": {"blend_words": "blend"}}, "20"),
         ),
         Technique(
             "null-text",
             "Prompt-to-Prompt, null text",
-            Template("Null text", {**WORDS, "12": {"cfg": "cfg"}}, "22"),
+            Template("Null text", {**CAPTIONS, "12": {"cfg": "cfg"}}, "22"),
         ),
         Technique(
             "change-only-that", "Change Only That", Template("Change only that", {**PICTURE, "3": DIFFEDIT}, "5")

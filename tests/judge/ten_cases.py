@@ -55,8 +55,8 @@ CASES = [
 
 
 def mse_by_hand(case: Flat) -> float:
-    share = case.kept / SIDE**2
-    return share * sum(((case.source - one) / 255) ** 2 for one in case.edit) / 3
+    fraction = case.kept / SIDE**2
+    return fraction * sum(((case.source - one) / 255) ** 2 for one in case.edit) / 3
 
 
 def ssim_by_hand(case: Flat) -> float:

@@ -22,11 +22,11 @@ def test_a_flat_edit_measures_what_was_worked_out_by_hand(tmp_path, number):
     if not flat.kept:
         assert found == {}
         return
-    mse, share = mse_by_hand(flat), flat.kept / SIDE**2
+    mse, fraction = mse_by_hand(flat), flat.kept / SIDE**2
     decibels = lambda error: -10 * math.log10(error) if error else PSNR_EQUAL
     assert found["mse"] == pytest.approx(mse, rel=1e-4, abs=1e-9)
     assert found["psnr"] == pytest.approx(decibels(mse), abs=1e-3)
-    assert found["psnr_own"] == pytest.approx(decibels(mse / share), abs=1e-3)
+    assert found["psnr_own"] == pytest.approx(decibels(mse / fraction), abs=1e-3)
     # Flat windows have no variance, and float32 has its rounding in the place of it.
     assert found["ssim"] == pytest.approx(flat.ssim, abs=2e-4)
     assert ssim_by_hand(flat) == pytest.approx(flat.ssim, abs=1e-6)

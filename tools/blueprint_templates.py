@@ -83,8 +83,8 @@ TEMPLATES = {
     ),
     "Draw It": Template(
         "Draw it", 5,
-        "a drawing in **Load Image**, say what is drawn; press **Run**. It needs an edge predictor: "
-        "*Train an edge predictor* makes one for your model.",
+        "a drawing in **Load Image** (with Nodes 2.0 the host's *Painter* may take its place), say what is drawn; "
+        "press **Run**. It needs an edge predictor: *Train an edge predictor* makes one for your model.",
         "Lines become a picture: a small predictor reads the coming edges, and sampling is moved until they meet the "
         "strokes.",
         {"caption": "a girl in a pink dress on a green hill", "steps": 30},

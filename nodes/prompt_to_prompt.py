@@ -64,7 +64,7 @@ def _published_inputs() -> list[io.Input]:
         advanced(io.String, "word_steps", "Steps of its own for a word of the edits, as fractions with or without a "
                  "start: 'star: 0.4' or 'star: 0.1 to 0.4', between commas. All others have cross_steps.",
                  default="", dynamic_prompts=False),
-        advanced(io.Combo, "replaced_words", "Where a word stands for another: at the old word's place, or where the "
+        advanced(io.Combo, "replaced_word", "Where a word stands for another: at the old word's place, or where the "
                  "model puts it (the official Refine), which frees its shape.",
                  options=list(REPLACED), default=next(iter(REPLACED))),
         preset_input(PROMPT_TO_PROMPT),
@@ -187,7 +187,7 @@ class PromptToPrompt(io.ComfyNode):
         pairing=METHODS[0],
         auto_blend=False,
         word_steps="",
-        replaced_words=next(iter(REPLACED)),
+        replaced_word=next(iter(REPLACED)),
     ) -> io.NodeOutput:
         texts = [source, *(line.strip() for line in edits.splitlines() if line.strip())]
         read = [read_prompt(clip, text) for text in texts]
@@ -197,7 +197,7 @@ class PromptToPrompt(io.ComfyNode):
             blend = _blend(clip, prompts, blend_words, keep_words, blend_start, blend_threshold)
             settings = {
                 "cross_steps": cross_steps, "self_steps": self_steps, "blend": blend, "pairing": pairing,
-                "word_steps": windows, "own_maps": REPLACED[replaced_words],
+                "word_steps": windows, "own_maps": REPLACED[replaced_word],
             }  # fmt: skip
             return plan_edits(prompts[0], prompts[1:], **settings, **WHERE[self_layers])
 

@@ -22,15 +22,15 @@ class Papercut(NamedTuple):
     sigmas: Tensor
 
 
-def papercut(count: int = SCENES, steps: int = STEPS) -> Papercut:
-    """The first `count` scenes of the test split, and the levels of so many steps."""
+def papercut(count: int = SCENES, steps: int = STEPS, split: str = "test") -> Papercut:
+    """The first `count` scenes of a split, and the levels of so many steps."""
     import comfy.samplers
 
     from ...papercut.scenes import SPLITS, sample_scene
     from ...papercut.shipped import load_shipped
 
     model, clip, vae = load_shipped()
-    scenes = [sample_scene(seed) for seed in SPLITS["test"][:count]]
+    scenes = [sample_scene(seed) for seed in SPLITS[split][:count]]
     pictures = torch.stack([scene.render().movedim(0, -1) for scene in scenes])
 
     def encode(texts: list[str]) -> list:

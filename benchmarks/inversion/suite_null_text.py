@@ -71,6 +71,11 @@ def now(context) -> float:
 
 def sampled_back(fixtures: Papercut, trajectory, negative: list, *, model=None) -> float:
     """Mean PSNR of the stock Euler sampler's pictures, started at the inverted latents."""
+    return float(sampled_back_each(fixtures, trajectory, negative, model=model).mean())
+
+
+def sampled_back_each(fixtures: Papercut, trajectory, negative: list, *, model=None) -> Tensor:
+    """The same of each picture, (B,)."""
     import comfy.sample
     import comfy.samplers
 
@@ -91,10 +96,11 @@ def sampled_back(fixtures: Papercut, trajectory, negative: list, *, model=None) 
     return likeness(fixtures, latents)
 
 
-def likeness(fixtures: Papercut, latents: Tensor) -> float:
+def likeness(fixtures: Papercut, latents: Tensor) -> Tensor:
+    """(B,) PSNR of what the latents show."""
     from ...inversion.quality import psnr
 
-    return float(psnr(fixtures.vae.decode(latents)[..., :3].float().cpu(), fixtures.pictures).mean())
+    return psnr(fixtures.vae.decode(latents)[..., :3].float().cpu(), fixtures.pictures)
 
 
 Found = tuple[dict[str, float], dict[str, Fitted]]
@@ -108,7 +114,7 @@ def came_back(context, fixtures: Papercut, modes: Sequence[str], pairing: str = 
     trajectory = inverted(fixtures, pairing, 0)
     kept = anchored(fixtures.model, Anchor(trajectory))
     found = {
-        "VAE alone": likeness(fixtures, fixtures.latents),
+        "VAE alone": float(likeness(fixtures, fixtures.latents).mean()),
         "plain DDIM": sampled_back(fixtures, trajectory, fixtures.negative),
         "negative-prompt": sampled_back(fixtures, trajectory, fixtures.positive),
         "anchored": sampled_back(fixtures, trajectory, fixtures.negative, model=kept),

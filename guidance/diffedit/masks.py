@@ -130,12 +130,12 @@ def separability(values: Tensor, threshold: Tensor) -> Tensor:
     """Otsu's measure of a split (equation 14), (B,): the fraction of the variance of values (B, N) that lies between
     both sides of the threshold (B,). 1 = two levels, 2 / pi = a single normal population cut at its middle."""
     above = values > threshold[:, None]
-    share = above.double().mean(1)
+    fraction = above.double().mean(1)
     means = [(values.double() * side).sum(1) / side.sum(1).clamp_min(1) for side in (~above, above)]
     spread = values.double().var(1, correction=0)
-    return (share * (1 - share) * (means[1] - means[0]) ** 2 / spread.clamp_min(torch.finfo(spread.dtype).tiny)).to(
-        values.dtype
-    )
+    return (
+        fraction * (1 - fraction) * (means[1] - means[0]) ** 2 / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    ).to(values.dtype)
 
 
 def one_level(heat: Tensor) -> Tensor:

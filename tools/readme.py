@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ..benchmarks.cost.table import cost_table
 from ..benchmarks.headlines import HEADLINES, headline_cells
 from ..benchmarks.results import HEAD, Row, cells, load as load_rows, load_test_runs, summary
 from .places import ROOT
@@ -126,7 +127,10 @@ def replaced(text: str, marker: str, content: str) -> str:
 
 def renewed(text: str, schemas: Sequence[Any], rows: Sequence[Row]) -> str:
     """The README as it should be."""
-    return replaced(replaced(text, "nodes", nodes_table(schemas)), "headlines", headline_table(rows))
+    made = {"nodes": nodes_table(schemas), "headlines": headline_table(rows), "costs": cost_table(rows)}
+    for marker, content in made.items():
+        text = replaced(text, marker, content)
+    return text
 
 
 def registered_schemas() -> list[Any]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from .alignment import Alignment, Box, Size, resample
+from .alignment import Alignment, Box, Size, resample, size_of
 from .colour import Cast
 from .registration import blur, correlation
 
@@ -28,10 +28,11 @@ def opacity(mask: Tensor, grow: float, feather: float) -> Tensor:
     Where the mask is at least a half, and `grow` pixels round it (inside it, below 0), it is all of the edit, falling
     to nothing over `feather` pixels further out. A soft mask that is neither grown nor feathered stays as it is.
     """
-    if (not grow and not feather) or not (mask >= 0.5).any():
-        return mask
     inside, alpha = mask >= 0.5, torch.zeros_like(mask)
-    box = bounds(inside).wider(ceil(max(grow, 0) + feather) + 1, mask.shape)
+    box = bounds(inside)
+    if (not grow and not feather) or box is None:
+        return mask
+    box = box.wider(ceil(max(grow, 0) + feather) + 1, size_of(mask))
     here = slice(box.top, box.bottom), slice(box.left, box.right)
     marked = inside[here].cpu().numpy()
     # Pixels outside count from 1, pixels inside from 0 down.

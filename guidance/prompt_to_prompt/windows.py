@@ -14,7 +14,7 @@ from .token_alignment import Alignment, Prompt
 
 NUMBER = r"(\d*\.?\d+)"
 # "star: 0.4" or "star: 0.1 to 0.4", between commas or on lines.
-LINE = re.compile(rf"(.+?)\s*:\s*(?:{NUMBER}\s*(?:to|-)\s*)?{NUMBER}")
+LINE = rf"(.+?)\s*:\s*(?:{NUMBER}\s*(?:to|-)\s*)?{NUMBER}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def parse_windows(text: str) -> list[tuple[str, float, float]]:
     for part in (one.strip() for one in text.replace("\n", ",").split(",")):
         if not part:
             continue
-        match = LINE.fullmatch(part)
+        match = re.fullmatch(LINE, part)
         words, start, end = (match[1], float(match[2] or 0), float(match[3])) if match else ("", 1.0, 0.0)
         if not 0 <= start <= end <= 1:
             raise ValueError(

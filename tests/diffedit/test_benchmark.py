@@ -147,10 +147,8 @@ def test_what_is_measured_is_the_blueprint():
     mask = values["PalimpsestDiffEditMask"][:14]  # before the preset
     assert values["BasicScheduler"][:2] == ["normal", round(methods.STEPS * methods.DEPTH)]
     assert [n["widgets_values"] for n in graph["nodes"] if n.get("title") == "Depth"] == [[methods.DEPTH]]
-    assert values["CFGGuider"] == [methods.CFG] and values["PalimpsestDiffEditHeadStart"] == [
-        methods.HEAD_START,
-        methods.DRAFTS,
-    ]
+    assert values["CFGGuider"] == [methods.CFG]
+    assert values["PalimpsestDiffEditHeadStart"] == [methods.HEAD_START, methods.DRAFTS, "detect"]
     assert mask[1:4] == [methods.NOISES, methods.STRENGTH, "adaptive"] and mask[-1] == methods.ROOMY.room
     assert mask[-4:-2] == [methods.GROW, methods.OURS.soft_edge] and values["KSamplerSelect"] == ["euler"]
 
